@@ -1,0 +1,40 @@
+"""nextpixel: the PixelCNN family of image models, with exact likelihoods.
+
+The public names are imported when they are first used, so that `nextpixel --help` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "MODELS": "nextpixel.models",
+    "AutoregressiveModel": "nextpixel.models",
+    "GatedPixelCNN": "nextpixel.models",
+    "PixelCNN": "nextpixel.models",
+    "Labels": "nextpixel.condition",
+    "SpatialMap": "nextpixel.condition",
+    "Vector": "nextpixel.condition",
+    "load": "nextpixel.models.storage",
+    "InputError": "nextpixel.errors",
+}
+__all__ = sorted([*_WHERE, "__version__"])
+
+if TYPE_CHECKING:
+    from nextpixel.condition import Labels, SpatialMap, Vector
+    from nextpixel.errors import InputError
+    from nextpixel.models import MODELS, AutoregressiveModel, GatedPixelCNN, PixelCNN
+    from nextpixel.models.storage import load
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'nextpixel' has no attribute {name!r}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

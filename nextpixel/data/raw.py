@@ -1,0 +1,92 @@
+"""Images as they are stored: one integer array per split, in memory or on disk, before any quantisation."""
+
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from nextpixel.errors import InputError
+
+MEMORY_LIMIT = 2**30  # bytes; a larger array is decoded into a temporary file
+CHUNK = 2**24  # values looked at together by the range check
+
+SPLIT_ALIASES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "testing": "test"}
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class RawImages:
+    """The stored images of one split.
+
+    Args:
+        images: Integers (N, C, H, W) in 0..levels-1; may be a memory map.
+        labels: Class of each image, int64 (N,), or None.
+        class_names: Name of each class, or None.
+        levels: How many levels the stored values have.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    class_names: list[str] | None
+    levels: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def split_name(name: str) -> str:
+    """Return the one name that nextpixel uses for a split; names that are no alias are kept.
+
+    Example:
+        >>> split_name("valid"), split_name("test"), split_name("gallery")
+        ('validation', 'test', 'gallery')
+    """
+    return SPLIT_ALIASES.get(name.lower(), name.lower() if name.lower() in SPLITS else name)
+
+
+def allocate(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an empty uint8 array of this shape; above `MEMORY_LIMIT` it lies in a temporary file.
+
+    The file has no name any more when this returns (on systems that allow it), so that it vanishes with the process, however
+    that ends. TMPDIR chooses its disk.
+    """
+    if int(np.prod(shape, dtype=np.int64)) <= MEMORY_LIMIT:
+        return np.empty(shape, dtype=np.uint8)
+    return np.memmap(tempfile.TemporaryFile(prefix="nextpixel-"), dtype=np.uint8, mode="w+", shape=shape)
+
+
+def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
+    """Return `labels` as int64 (count,).
+
+    Raises:
+        InputError: they are not one integer >= 0 per image.
+    """
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise InputError(f"the labels of {where} are {labels.dtype} of shape {labels.shape}: expected {count} integers")
+    if count and labels.min() < 0:
+        raise InputError(f"label {labels.min()} of image {int(labels.argmin())} of {where}: expected 0 or more")
+    return labels.astype(np.int64)
+
+
+def check_range(images: np.ndarray, levels: int, where: str) -> None:
+    """Make sure that all values are in 0..levels-1, reading a memory map piece by piece.
+
+    Raises:
+        InputError: a value lies outside; the message says which, where, and what was expected.
+
+    Example:
+        >>> check_range(np.array([[[[0, 1], [2, 3]]]]), levels=3, where="codes.npy")
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: value 3 in codes.npy (image 0, channel 0, row 1, column 1): expected 0 to 2
+    """
+    bounds = np.iinfo(images.dtype)
+    if bounds.min >= 0 and bounds.max < levels:
+        return
+    step = max(1, CHUNK // max(1, int(np.prod(images.shape[1:]))))
+    for first in range(0, len(images), step):
+        chunk = images[first : first + step]
+        if chunk.min() >= 0 and chunk.max() < levels:
+            continue
+        image, c, i, j = np.argwhere((chunk < 0) | (chunk >= levels))[0]
+        value, place = chunk[image, c, i, j], f"image {first + image}, channel {c}, row {i}, column {j}"
+        raise InputError(f"value {value} in {where} ({place}): expected 0 to {levels - 1}")

@@ -1,0 +1,76 @@
+"""What the user may say about the data; imports nothing heavy, because the command line is parsed from it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nextpixel.errors import InputError
+
+MAX_LEVELS = 8192
+FORMS = '"digits", a Hugging Face id (owner/name), a folder of pictures, or a .npy, .npz or .parquet file'
+
+
+@dataclass
+class DataSettings:
+    """Where the images come from and how they become symbols 0..levels-1.
+
+    Args:
+        source: "digits" (8x8, in scikit-learn), a Hugging Face data set id, a folder of images, a .npy or .npz file of
+            integers, a .parquet file or a glob of such files, or a folder of them.
+        levels: How many symbols the model sees: 0..levels-1.
+        source_levels: How many levels the stored values have. Left out: 256 for pictures, 17 for digits, and `levels` for
+            integer arrays, whose values are symbols already.
+        binarize: How pixels become bits (levels must be 2). "fixed": drawn once per image with probability proportional to
+            its value; "stochastic": drawn anew at every access in training; "threshold": 1 from half of the range upwards.
+        size: Resize pictures to this height and width (Lanczos).
+        crop: Cut this height and width out of the centre, before the resize.
+        grayscale: Turn colour pictures into gray ones (ITU-R 601 luma).
+        flip: Flip training images left to right with probability 1/2.
+        validation: Share of the training images kept for validation where the source brings no such split.
+        test: Share of the images kept for testing where the source brings no such split.
+        seed: Seed of the splits and of the fixed binarisation.
+
+    Example:
+        >>> DataSettings(source="digits", levels=17).validation
+        0.1
+    """
+
+    source: str = "digits"
+    levels: int = 256
+    source_levels: int | None = None
+    binarize: Literal["none", "fixed", "stochastic", "threshold"] = "none"
+    size: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    grayscale: bool = False
+    flip: bool = False
+    validation: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse values that no source can satisfy.
+
+        Raises:
+            InputError: levels out of range, binarisation without 2 levels, a size or crop that is not positive, or a share
+                outside of 0..1.
+
+        Example:
+            >>> DataSettings(levels=1).check()
+            Traceback (most recent call last):
+            nextpixel.errors.InputError: --data.levels is 1: expected 2 to 8192
+        """
+        for name in ("levels", "source_levels"):
+            value = getattr(self, name)
+            if value is not None and not 2 <= value <= MAX_LEVELS:
+                raise InputError(f"--data.{name} is {value}: expected 2 to {MAX_LEVELS}")
+        if self.binarize not in ("none", "fixed", "stochastic", "threshold"):
+            raise InputError(f"--data.binarize is {self.binarize!r}: expected none, fixed, stochastic or threshold")
+        if self.binarize != "none" and self.levels != 2:
+            raise InputError(f"--data.binarize {self.binarize} makes 2 levels, but --data.levels is {self.levels}")
+        for name in ("size", "crop"):
+            value = getattr(self, name)
+            if value is not None and min(value) < 1:
+                raise InputError(f"--data.{name} is {tuple(value)}: expected a height and a width of at least 1")
+        for name in ("validation", "test"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise InputError(f"--data.{name} is {value}: expected a share from 0 up to (not including) 1")

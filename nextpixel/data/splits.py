@@ -1,0 +1,111 @@
+"""Train, validation and test: those of the source, and carved out of its training images where it lacks them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nextpixel.data.images import Images
+from nextpixel.data.raw import RawImages, split_name
+from nextpixel.data.settings import DataSettings
+from nextpixel.data.sources import load_source
+from nextpixel.errors import InputError
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images to train on, to choose by and to report on, and the source's further splits by name."""
+
+    train: Images
+    validation: Images
+    test: Images
+    others: dict[str, Images] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("train", "validation", "test", *self.others))
+
+    def __getitem__(self, name: str) -> Images:
+        """Return a split by its name or an alias of it (val, valid).
+
+        Raises:
+            InputError: there is no such split.
+        """
+        known = {"train": self.train, "validation": self.validation, "test": self.test, **self.others}
+        return known[_known(name, list(known), self.train.settings.source)]
+
+
+def load(settings: DataSettings, progress: bool = True) -> Splits:
+    """Load `settings.source` with all three splits.
+
+    A missing test or validation split is carved out of the training images (or of all images, where the source has one part)
+    by a permutation that depends on the seed and the number of images only. `progress` shows a bar on a terminal.
+
+    Raises:
+        InputError: the source cannot be used, has no training images or too few, or its splits differ in shape or classes.
+
+    Example:
+        >>> splits = load(DataSettings(source="digits", levels=17))
+        >>> len(splits.train), len(splits.validation), len(splits.test)
+        (1437, 180, 180)
+    """
+    parts = load_source(settings.source, settings, progress)
+    _compare(parts, settings.source)
+    pool = parts.pop("all" if list(parts) == ["all"] else "train", None)
+    if pool is None:
+        raise InputError(f"{settings.source} has no train split: it has {', '.join(parts)}")
+    shares = {name: getattr(settings, name) for name in ("test", "validation") if name not in parts}
+    carved = _carve(len(pool), shares, settings)
+    images = {name: Images(part, settings, split=name) for name, part in parts.items()}
+    for name, indices in carved.items():
+        whole = None if len(indices) == len(pool) else indices
+        images[name] = Images(pool, settings, training=name == "train", split=name, indices=whole)
+    return Splits(images.pop("train"), images.pop("validation"), images.pop("test"), images)
+
+
+def load_one(settings: DataSettings, split: str, progress: bool = True) -> Images:
+    """Load one split to evaluate on; a source of a single part is taken whole, whatever the split is called.
+
+    Raises:
+        InputError: the source cannot be used, or has no such split.
+
+    Example:
+        >>> len(load_one(DataSettings(source="digits", levels=17), "test"))
+        1797
+    """
+    parts = load_source(settings.source, settings, progress)
+    name = "all" if list(parts) == ["all"] else _known(split, list(parts), settings.source)
+    return Images(parts[name], settings, split=name)
+
+
+def _known(name: str, names: list[str], source: str) -> str:
+    """Return the usual name of a split that must be one of `names`."""
+    if split_name(name) not in names:
+        raise InputError(f"{source} has no split {name!r}: it has {', '.join(names)}")
+    return split_name(name)
+
+
+def _compare(parts: dict[str, RawImages], source: str) -> None:
+    """Raise InputError where the splits are not of one shape and one set of classes."""
+    (first, reference), *others = parts.items()
+    for name, part in others:
+        if part.images.shape[1:] != reference.images.shape[1:]:
+            shapes = f"{first} has {reference.images.shape[1:]} and {name} has {part.images.shape[1:]}"
+            raise InputError(f"the splits of {source} differ in shape (C, H, W): {shapes}")
+        if reference.class_names and part.class_names and reference.class_names != part.class_names:
+            counts = f"{first} has {len(reference.class_names)} and {name} has {len(part.class_names)}"
+            raise InputError(f"the splits of {source} name different classes or order them differently: {counts}")
+
+
+def _carve(count: int, shares: dict[str, float], settings: DataSettings) -> dict[str, np.ndarray]:
+    """Divide 0..count-1 at random into the named shares and the rest, "train"; each sorted, to read memory maps in order."""
+    order = np.random.default_rng(settings.seed).permutation(count)
+    carved: dict[str, np.ndarray] = {}
+    for name, share in shares.items():
+        size = round(count * share)
+        carved[name], order = np.sort(order[:size]), order[size:]
+    carved["train"] = np.sort(order)
+    empty = [name for name, indices in carved.items() if not len(indices)]
+    if empty:
+        asked = ", ".join(f"--data.{name} {share:g}" for name, share in shares.items()) or "no shares to carve out"
+        raise InputError(f"{settings.source}: {count} training images leave none for {' and '.join(empty)} ({asked})")
+    return carved

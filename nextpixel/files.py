@@ -1,0 +1,38 @@
+"""Files are written aside and renamed, so that an error or a lost machine never leaves half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nextpixel.errors import InputError
+
+
+@contextmanager
+def write_aside(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; rename it to `path` at the end, remove it if the body raises.
+
+    Raises:
+        InputError: the folder does not exist and cannot be made, or may not be written to.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with write_aside(folder / "note.txt") as aside:
+        ...     _ = aside.write_text("whole or not at all")
+        >>> (folder / "note.txt").read_text()
+        'whole or not at all'
+    """
+    path = Path(path)
+    # The suffix stays last, because Pillow and numpy choose the format by it.
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) in (path, aside, path.parent):
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
+    finally:
+        aside.unlink(missing_ok=True)

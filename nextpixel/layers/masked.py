@@ -1,0 +1,233 @@
+"""Masked convolutions (van den Oord, Kalchbrenner, Kavukcuoglu 2016, arXiv:1601.06759, section 3.4) and the vertical stack's
+convolution (van den Oord et al. 2016, arXiv:1606.05328, section 2.2), for all places at once and for one place of a scan.
+
+    rows above     a a a a a      read on the row clock: one convolution per row
+                   a a a a a
+    current row    b b m . .      read on the pixel clock: one matrix product; m is the mask's centre
+
+What never contributes is never stored: the kernel ends at the current row, and at its centre if there are no rows above.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextpixel.grid import CurrentRow, RowsAbove, colour_groups, kernel_matrix, row_convolution
+
+Mask = Literal["A", "B"]
+
+
+def colour_mask(in_features: int, out_features: int, mask: Mask, colours: int, halves: int = 1) -> Tensor:
+    """Which input maps an output map may see at its own place, (out, in) bool.
+
+    Output colour c sees input colour c' if c' < c (mask A) or c' <= c (mask B). A gated layer's output has two halves, and
+    each is grouped by colour on its own.
+
+    Example:
+        >>> colour_mask(3, 3, "A", colours=3).int().tolist()
+        [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    """
+    colour_in = _colours(in_features, colours)
+    colour_out = _colours(out_features // halves, colours).repeat(halves)
+    if mask == "A":
+        return colour_in[None, :] < colour_out[:, None]
+    return colour_in[None, :] <= colour_out[:, None]
+
+
+def _colours(features: int, colours: int) -> Tensor:
+    sizes = [group.stop - group.start for group in colour_groups(features, colours)]
+    return torch.repeat_interleave(torch.arange(colours), torch.tensor(sizes))
+
+
+@dataclass
+class ConvCache:
+    """What one MaskedConv2d remembers during a scan; the lists are indexed [colour group][column]."""
+
+    row: CurrentRow
+    rows_above: RowsAbove | None
+    weight_above: Tensor | None
+    weights: list[Tensor]  # (window * in, out of c): the current row's half
+    row_parts: list[Tensor]  # (B, W, out of c): bias, and what the row clock has found for the current row
+    parts: list[list[Tensor]]  # views of row_parts, (B, out of c)
+    outputs: list[Tensor | slice]  # the output maps of a colour group
+
+
+class MaskedConv2d(nn.Module):
+    r"""A convolution that sees only earlier places, and at its own place only what mask A or B allows.
+
+    .. math:: y_{ij} = b + \sum_{u < 0, v} W_{uv} x_{i+u, j+v} + \sum_{v < 0} W_{0v} x_{i, j+v} + (W_{00} \odot M) x_{ij}
+
+    with M from :func:`colour_mask`. The mask is multiplied at use, so gradients, weight decay and averages of masked weights
+    stay zero.
+
+    Args:
+        in_features, out_features: maps in and out.
+        kernel_size: odd side k of the centred k x k kernel, or (rows, columns).
+        mask: "A" excludes the current place, "B" includes it.
+        colours: colour groups; 1 means that the maps are not split by channel.
+        halves: 2 for the input of a gate, whose two halves are grouped by colour separately.
+        bias: False where the sum that the output goes into needs none of its own.
+
+    Shapes:
+        forward: (B, in_features, H, W) -> (B, out_features, H, W), for any H and W.
+
+    Raises:
+        ValueError: an even kernel, or fewer maps than colours.
+
+    Example:
+        >>> layer = MaskedConv2d(1, 8, kernel_size=7, mask="A")
+        >>> layer(torch.zeros(2, 1, 5, 9)).shape
+        torch.Size([2, 8, 5, 9])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | tuple[int, int],
+        mask: Mask,
+        colours: int = 1,
+        halves: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        rows, columns = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        if rows % 2 == 0 or columns % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, not {kernel_size}")
+        self.in_features, self.out_features, self.colours, self.halves = in_features, out_features, colours, halves
+        self.above, self.left = rows // 2, columns // 2
+        self.right = self.left if self.above else 0
+        # Without neighbours and colour groups, one place needs no memory.
+        self.pointwise = rows == columns == 1 and colours == 1
+        kernel = torch.ones(out_features, in_features, self.above + 1, self.left + 1 + self.right)
+        kernel[:, :, -1, self.left + 1 :] = 0
+        kernel[:, :, -1, self.left] = colour_mask(in_features, out_features, mask, colours, halves)
+        self.register_buffer("mask", kernel, persistent=False)
+        self.weight = nn.Parameter(torch.empty_like(kernel))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw from U(-1/sqrt(n), 1/sqrt(n)), n the number of inputs that an output map really has."""
+        bound = self.mask.flatten(1).sum(1).clamp(min=1).rsqrt()
+        with torch.no_grad():
+            self.weight.uniform_(-1, 1).mul_(bound[:, None, None, None] * self.mask)
+            if self.bias is not None:
+                self.bias.uniform_(-1, 1).mul_(bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.above or self.left:
+            x = F.pad(x, (self.left, self.right, self.above, 0))
+        return F.conv2d(x, self.weight * self.mask, self.bias)
+
+    def start(self, batch: int, width: int) -> ConvCache:
+        """Memory and prepared weights for one scan over images of this width."""
+        weight = (self.weight * self.mask).detach()
+        current = kernel_matrix(weight[:, :, -1:, : self.left + 1])
+        bias = weight.new_zeros(self.out_features) if self.bias is None else self.bias
+        outputs = self._outputs(weight.device)
+        row_parts = [bias[maps].expand(batch, width, -1).contiguous() for maps in outputs]
+        above = self.above
+        return ConvCache(
+            row=CurrentRow(batch, width, self.in_features, self.left + 1, self.colours, weight),
+            rows_above=RowsAbove(batch, width, self.in_features, above, self.left, weight) if above else None,
+            weight_above=kernel_matrix(weight[:, :, :above]) if above else None,
+            weights=[current[:, maps].contiguous() for maps in outputs],
+            row_parts=row_parts,
+            parts=[list(part.unbind(1)) for part in row_parts],
+            outputs=outputs,
+        )
+
+    def _outputs(self, device: torch.device) -> list[Tensor | slice]:
+        """The output maps of every colour group: a run in each half."""
+        if self.colours == 1:
+            return [slice(0, self.out_features)]
+        half = self.out_features // self.halves
+        maps = torch.arange(self.out_features, device=device).view(self.halves, half)
+        return [maps[:, group].flatten() for group in colour_groups(half, self.colours)]
+
+    def begin_row(self, cache: ConvCache, i: int, bias: Tensor | None = None) -> None:
+        """Row clock: the rows-above half of row i, and `bias` (B or 1, W or 1, out), for all its columns at once."""
+        if cache.rows_above is None and bias is None:
+            return
+        row_part = self.weight.new_zeros(()) if self.bias is None else self.bias
+        if cache.rows_above is not None and cache.weight_above is not None:
+            if i > 0:
+                cache.rows_above.push(cache.row.image)
+            row_part = row_convolution(cache.rows_above.values, cache.weight_above, row_part)
+        if bias is not None:
+            row_part = row_part + bias
+        for part, maps in zip(cache.row_parts, cache.outputs, strict=True):
+            part.copy_(row_part[..., maps])
+
+    def step(self, cache: ConvCache, x: Tensor, j: int, c: int = 0, add: Tensor | None = None) -> Tensor:
+        """Pixel and channel clock: colour group c of the input at column j, (B, in of c), to that of the output.
+
+        `add` (B, out of c) is added to the output of a layer without bias: a residual connection costs no call of its own.
+        """
+        part = cache.parts[c][j] if add is None else add
+        if self.pointwise:
+            return torch.addmm(part, x, cache.weights[c])
+        cache.row.slots[c][j].copy_(x)
+        return torch.addmm(part, cache.row.windows[j], cache.weights[c])
+
+    def step_seen(self, cache: ConvCache, j: int, c: int = 0) -> Tensor:
+        """The same where the current row already holds the input."""
+        return torch.addmm(cache.parts[c][j], cache.row.windows[j], cache.weights[c])
+
+
+@dataclass
+class VerticalCache:
+    """The rows that one VerticalConv2d still needs, and its kernel as a matrix."""
+
+    rows: RowsAbove
+    weight: Tensor
+
+
+class VerticalConv2d(nn.Module):
+    """The vertical stack's convolution: sees whole rows, all columns and colours, and belongs to the row clock alone.
+
+    The first one reads the image and excludes the current row; all later ones read maps that know only finished rows, and
+    include it. So the current row is excluded exactly once.
+
+    Args:
+        in_features, out_features: maps in and out.
+        kernel_size: odd side k; the kernel has k // 2 rows above, each k wide, and the current one unless it is excluded.
+        exclude_current_row: True for the first layer.
+
+    Example:
+        >>> VerticalConv2d(1, 8, 7, exclude_current_row=True)(torch.zeros(2, 1, 5, 9)).shape
+        torch.Size([2, 8, 5, 9])
+    """
+
+    def __init__(self, in_features: int, out_features: int, kernel_size: int, exclude_current_row: bool = False) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0 or (exclude_current_row and kernel_size == 1):
+            raise ValueError(f"kernel_size must be odd, and at least 3 without the current row, not {kernel_size}")
+        self.in_features, self.exclude_current_row = in_features, exclude_current_row
+        self.above = self.side = kernel_size // 2
+        rows = self.above if exclude_current_row else self.above + 1
+        self.conv = nn.Conv2d(in_features, out_features, (rows, kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.exclude_current_row:
+            x = x[:, :, :-1]
+        return self.conv(F.pad(x, (self.side, self.side, self.above, 0)))
+
+    def start(self, batch: int, width: int) -> VerticalCache:
+        """Memory for one scan over images of this width."""
+        weight = self.conv.weight.detach()
+        return VerticalCache(
+            RowsAbove(batch, width, self.in_features, self.conv.kernel_size[0], self.side, weight), kernel_matrix(weight)
+        )
+
+    def begin_row(self, cache: VerticalCache, row: Tensor) -> Tensor:
+        """Row clock: take the newest input row (B, W, in), give the output row (B, W, out).
+
+        The newest row is row i - 1 of the image for the first layer, and row i of the layer below for all others.
+        """
+        cache.rows.push(row)
+        return row_convolution(cache.rows.values, cache.weight, self.conv.bias)

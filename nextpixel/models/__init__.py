@@ -1,0 +1,7 @@
+"""The architectures, one file per paper. A new one is registered here with one line."""
+
+from nextpixel.models.base import AutoregressiveModel
+from nextpixel.models.gated_pixelcnn import GatedPixelCNN
+from nextpixel.models.pixelcnn import PixelCNN
+
+MODELS: dict[str, type[AutoregressiveModel]] = {model.name: model for model in (PixelCNN, GatedPixelCNN)}

@@ -1,0 +1,297 @@
+"""The contract of every architecture, and what all of them inherit from it.
+
+    forward(x)[:, :, i, j] == step(..., i, j)    for every place, stepping over x in raster order            (the contract)
+
+The left side is the parallel path (training, likelihood), the right side the scan (sampling, completion, coding), and a scan
+costs the arithmetic of one forward pass. In float64 the two agree to 1e-10; tests/test_contract.py holds every model of
+`nextpixel.MODELS` to it.
+"""
+
+import inspect
+import math
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nextpixel.condition import Condition, make_condition
+from nextpixel.errors import InputError
+from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
+from nextpixel.likelihoods import Likelihood, make_likelihood
+from nextpixel.raster import Draw, Keep, Naive, Progress, raster
+
+Inputs = Literal["intensity", "embedding"]
+Method = Literal["cached", "naive"]
+# Images scanned side by side: more would only make the caches larger than the processor's.
+LANES = 256
+
+
+class AutoregressiveModel(nn.Module):
+    r"""An image model with an exact likelihood, :math:`p(x) = \prod_{i,j,c} p(x_{ijc} \mid x_{\text{earlier}})`.
+
+    A new architecture is one file with a subclass that defines `network`, `start`, `begin_row` and `step`, and keeps every
+    constructor argument as an attribute of the same name; the rest is inherited.
+
+    Args:
+        shape: (C, H, W) of the training images. Fully convolutional models take any H and W at use time.
+        levels: symbols are the integers 0..levels-1, from 2 to 8192.
+        likelihood: "categorical".
+        inputs: "intensity" feeds symbols as numbers from -1 to 1, "embedding" as learned vectors (codes without order).
+        embedding_features: size of these vectors.
+        condition: None, or `Labels`, `Vector`, `SpatialMap` (or the `config` of one).
+
+    Raises:
+        InputError: sizes that make no image model.
+    """
+
+    name: ClassVar[str]
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        likelihood: str,
+        inputs: Inputs,
+        embedding_features: int,
+        condition: Condition | dict | None,
+    ) -> None:
+        super().__init__()
+        if len(shape) != 3 or min(shape) < 1:
+            raise InputError(f"shape must be (channels, height, width), each at least 1, not {tuple(shape)}")
+        self.shape: tuple[int, int, int] = (int(shape[0]), int(shape[1]), int(shape[2]))
+        self.levels, self.inputs, self.embedding_features = levels, inputs, embedding_features
+        self.likelihood: Likelihood = make_likelihood(likelihood, self.shape[0], levels)
+        self.condition = make_condition(condition)
+        if inputs not in ("intensity", "embedding"):
+            raise InputError(f"inputs must be 'intensity' or 'embedding', not {inputs!r}")
+        embedding = inputs == "embedding"
+        self.encode = EmbeddingInput(self.shape[0], levels, embedding_features) if embedding else IntensityInput(levels)
+        self.input_features = self.shape[0] * (embedding_features if embedding else 1)
+
+    # --- the contract ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def network(self, inputs: Tensor, h: Tensor | None = None) -> Tensor:
+        """Encoded images (B, F, H, W) and encoded condition h to params (B, P, H, W), causally."""
+
+    @abstractmethod
+    def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> Any:
+        """A cache for one scan over `batch` images of `size` (H, W) under the encoded condition h.
+
+        It belongs to the caller and is never stored on a module. All work on h is done here, once per scan.
+        """
+
+    @abstractmethod
+    def begin_row(self, cache: Any, x: Tensor, i: int) -> None:
+        """Row clock: everything that row i takes from the finished rows of x, for all its columns at once."""
+
+    @abstractmethod
+    def step(self, cache: Any, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
+        """Pixel and channel clock: params (B, P) of place (i, j), exact for the channels up to c.
+
+        Rows are begun in order, places stepped in raster order, and colour groups 0, 1, ... of a place in order; a step may
+        be repeated. Where the likelihood couples the channels there is one colour group.
+        """
+
+    def forward(self, x: Tensor, cond: Any = None) -> Tensor:
+        """Integers x (B, C, H, W) to params (B, P, H, W): what stands at (i, j) depends on earlier places only."""
+        batch, _, height, width = x.shape
+        return self.network(self.encode(x), self.encode_condition(cond, batch, height, width))
+
+    # --- inherited ---------------------------------------------------------------------------------------------------
+
+    def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
+        """log p(x) of whole images in nats: x (B, C, H, W) integers give (B,).
+
+        Raises:
+            InputError: x is not integer, has other channels, or symbols outside 0..levels-1.
+
+        Example:
+            >>> import nextpixel
+            >>> model = nextpixel.GatedPixelCNN(shape=(1, 8, 8), levels=2, features=8, blocks=2)
+            >>> model.log_prob(torch.zeros(5, 1, 8, 8, dtype=torch.long)).shape
+            torch.Size([5])
+        """
+        x = self.check_images(x)
+        return self.likelihood.log_prob(self(x, cond), x).flatten(1).sum(1)
+
+    def bits_per_dim(self, x: Tensor, cond: Any = None) -> Tensor:
+        """-log2 p(x) divided by the image's C * H * W numbers, (B,)."""
+        return -self.log_prob(x, cond) / (x[0].numel() * math.log(2))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        cond: Any = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        method: Method = "cached",
+        size: tuple[int, int] | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw n images: (n, C, H, W), uint8 up to 256 levels and int64 above.
+
+        Args:
+            n: how many.
+            cond: the condition, for one image or for all n.
+            seed: of the noise; equal seeds give equal images, whatever the method.
+            temperature: below 1 more likely images, above 1 more varied ones; 1 is the model itself.
+            method: "cached" scans at about the cost of one forward pass, "naive" runs one forward pass for every place.
+            size: (H, W), by default that of the training images.
+            progress: called with the number of finished rows.
+
+        Raises:
+            InputError: n, temperature, method or size make no sense, or the condition is missing or superfluous.
+        """
+        if n < 1:
+            raise InputError(f"n must be at least 1, not {n}")
+        height, width = self._check_size(size)
+        x = torch.zeros(n, self.shape[0], height, width, dtype=torch.long, device=self.device)
+        h = self.encode_condition(cond, n, height, width)
+        return self._scan(x, None, h, seed, temperature, method, progress)
+
+    @torch.no_grad()
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        n: int = 1,
+        cond: Any = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        method: Method = "cached",
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw the unknown places of images given the earlier ones; known places stay as they are.
+
+        A place is drawn from everything *before* it in raster order: what is known after it is kept, but cannot guide it.
+
+        Args:
+            x: (B, C, H, W) integers; what stands at unknown places is not read.
+            known: bool, broadcastable to x.
+            n: completions per image; those of image b are rows b * n ... b * n + n - 1 of the result.
+            cond, seed, temperature, method, progress: as for `sample`; `cond` is for the B images.
+
+        Returns:
+            (B * n, C, H, W), uint8 up to 256 levels and int64 above.
+
+        Raises:
+            InputError: as `sample` and `log_prob`, or `known` is not a bool mask that fits x.
+        """
+        known = torch.as_tensor(known, device=self.device)
+        if known.dtype != torch.bool:
+            raise InputError(f"known must be a bool mask, not {known.dtype}")
+        try:
+            known = known.expand(x.shape)
+        except RuntimeError:
+            raise InputError(f"known {tuple(known.shape)} does not fit images {tuple(x.shape)}") from None
+        if n < 1:
+            raise InputError(f"n must be at least 1, not {n}")
+        x = torch.where(known, torch.as_tensor(x, device=self.device), torch.zeros((), dtype=x.dtype, device=self.device))
+        x = self.check_images(x)
+        h = self.encode_condition(cond, x.shape[0], *x.shape[2:])
+        if n > 1:
+            x, known = x.repeat_interleave(n, 0), known.repeat_interleave(n, 0)
+            h = None if h is None else h.repeat_interleave(n, 0)
+        return self._scan(x, known, h, seed, temperature, method, progress)
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and a model card to a folder that `nextpixel.load` reads."""
+        from nextpixel.models.storage import save
+
+        save(self, folder)
+
+    # --- shared parts ------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values: `type(model)(**model.config)` builds the same network."""
+        return {name: _plain(getattr(self, name)) for name in inspect.signature(type(self).__init__).parameters if name != "self"}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def colours(self) -> int:
+        """How many colour groups the network's maps are split into."""
+        return self.likelihood.colours
+
+    def encode_condition(self, cond: Any, batch: int, height: int, width: int) -> Tensor | None:
+        """The maps h of a condition, or None for an unconditional model.
+
+        Raises:
+            InputError: a condition is missing, superfluous or does not fit.
+        """
+        if self.condition is None:
+            if cond is not None:
+                raise InputError("this model takes no condition, but one was given")
+            return None
+        if cond is None:
+            raise InputError(f"this model needs a condition ({self.condition.config}), but none was given")
+        return self.condition(cond, batch, height, width)
+
+    def check_images(self, x: Tensor) -> Tensor:
+        """x as int64 on the model's device.
+
+        Raises:
+            InputError: not an integer tensor (B, C, H, W) of symbols 0..levels-1 with this model's channels.
+        """
+        if x.dim() != 4 or x.shape[1] != self.shape[0] or min(x.shape) < 1:
+            raise InputError(f"images must be (B, {self.shape[0]}, H, W), not {tuple(x.shape)}")
+        if x.is_floating_point() or x.is_complex():
+            raise InputError(f"images must be integers 0..{self.levels - 1}, not {x.dtype}")
+        low, high = int(x.min()), int(x.max())
+        if low < 0 or high >= self.levels:
+            raise InputError(f"images must have symbols 0..{self.levels - 1}, but these have {low}..{high}")
+        self._check_size(tuple(x.shape[2:]))
+        return x.to(self.device, torch.long)
+
+    def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        height, width = size or self.shape[1:]
+        if height < 1 or width < 1:
+            raise InputError(f"size must be (height, width), each at least 1, not {size}")
+        return height, width
+
+    def _scan(
+        self,
+        x: Tensor,
+        known: Tensor | None,
+        h: Tensor | None,
+        seed: int,
+        temperature: float,
+        method: Method,
+        progress: Progress | None,
+    ) -> Tensor:
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise InputError(f"temperature must be above 0, not {temperature}")
+        if method not in ("cached", "naive"):
+            raise InputError(f"method must be 'cached' or 'naive', not {method!r}")
+        # Drawn for all images at once, and always on the CPU: neither lanes nor the device change the pictures.
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(self.device)
+        training = self.training
+        self.eval()
+        try:
+            for a in range(0, x.shape[0], LANES):
+                lanes = slice(a, a + LANES)
+                choose = Draw(self.likelihood, noise[lanes], temperature)
+                if known is not None:
+                    choose = Keep(known[lanes], choose)
+                scanned = Naive(self) if method == "naive" else self
+                raster(scanned, x[lanes], choose, None if h is None else h[lanes], progress)
+        finally:
+            self.train(training)
+        return x.to(torch.uint8) if self.levels <= 256 else x
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Likelihood):
+        return value.name
+    if isinstance(value, Condition):
+        return value.config
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,138 @@
+"""A model as a folder: config.json, model.safetensors and README.md (the model card)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from nextpixel.errors import InputError
+from nextpixel.files import write_aside
+from nextpixel.models.base import AutoregressiveModel
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+_CARD = """---
+library_name: nextpixel
+pipeline_tag: unconditional-image-generation
+---
+# {name}, {channels} x {height} x {width}, {levels} levels
+
+An autoregressive image model with {parameters:,} parameters, saved by [nextpixel](https://pypi.org/project/nextpixel).
+
+```python
+import nextpixel
+model = nextpixel.load("path/to/this/folder")
+images = model.sample(16{cond})
+nats = -model.log_prob(images{cond})
+```
+{notes}"""
+
+
+def save(model: AutoregressiveModel, folder: str | Path, notes: str = "") -> None:
+    """Write a model's folder; `notes` (Markdown) end its card.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    config = {"model": model.name, **model.config}
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with write_aside(folder / WEIGHTS) as path:
+        safetensors.torch.save_file(weights, path, metadata={"format": "pt", "model": model.name})
+    with write_aside(folder / CONFIG) as path:
+        path.write_text(json.dumps(config, indent=2) + "\n")
+    channels, height, width = model.shape
+    card = _CARD.format(
+        name=model.name,
+        channels=channels,
+        height=height,
+        width=width,
+        levels=model.levels,
+        parameters=sum(p.numel() for p in model.parameters()),
+        cond=", cond=..." if model.condition is not None else "",
+        notes=f"\n{notes.strip()}\n" if notes.strip() else "",
+    )
+    with write_aside(folder / CARD) as path:
+        path.write_text(card)
+
+
+def load(folder_or_hub_id: str | Path, models: dict[str, type[AutoregressiveModel]] | None = None) -> AutoregressiveModel:
+    """A saved model in eval mode, from a folder (that of the model, or of a whole run) or from the Hugging Face hub.
+
+    Raises:
+        InputError: there is no such folder, or it holds no model that this version can read.
+
+    Example:
+        >>> import nextpixel, tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> nextpixel.PixelCNN(shape=(1, 8, 8), levels=2, features=4, blocks=1).save(folder)
+        >>> nextpixel.load(folder).name
+        'pixelcnn'
+    """
+    if models is None:
+        from nextpixel.models import MODELS as models  # noqa: N811
+    folder = _find(folder_or_hub_id)
+    config = _read_config(folder / CONFIG)
+    name = config.pop("model", None)
+    if name not in models:
+        raise InputError(f"{folder / CONFIG} is a {name!r} model: expected one of {', '.join(models)}")
+    try:
+        model = models[name](**{**config, "shape": tuple(config["shape"])})
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / CONFIG} does not describe a {name} of this version: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read {folder / WEIGHTS}: {error}") from error
+    load_weights(model, weights, folder / WEIGHTS)
+    return model.eval()
+
+
+def load_weights(model: AutoregressiveModel, weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Put weights into a model.
+
+    Raises:
+        InputError: the weights are of another network, in one line with the first difference.
+    """
+    own = model.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        if name not in weights or name not in own:
+            missing = "lacks" if name not in weights else "has an unknown"
+            raise InputError(f"{source} is of another architecture than this {model.name}: it {missing} {name}")
+        if own[name].shape != weights[name].shape:
+            raise InputError(
+                f"{source} has {name} of {tuple(weights[name].shape)}: {model.name} expects {tuple(own[name].shape)}"
+            )
+    model.load_state_dict(weights)
+
+
+def _find(folder_or_hub_id: str | Path) -> Path:
+    folder = Path(folder_or_hub_id)
+    for candidate in (folder, folder / "model"):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    if folder.exists():
+        raise InputError(f"{folder} holds no model: expected {CONFIG} in it, or in {folder / 'model'}")
+    text = str(folder_or_hub_id)
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise InputError(f"{text} does not exist: expected a model's folder, a run's folder or a hub id owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(text, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).splitlines() or ["no answer"])[0]
+        raise InputError(f"{text} is no folder here and could not be fetched from the hub: {reason}") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object, not {type(config).__name__}")
+    return config

@@ -1,0 +1,139 @@
+"""The one loop over rows, pixels and channels. Sampling, completion and scoring differ only in how a symbol is chosen.
+
+    raster(model, x, choose)
+        for row i:         model.begin_row
+          for column j:
+            for channel c: params = model.step;  x[:, c, i, j] = choose(params, x, i, j, c)
+
+Anything with `start`, `begin_row` and `step` can be scanned: a model with its cache, or `Naive`, which runs a whole forward
+pass for every place and is the reference that the cached scan is tested against.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from nextpixel.likelihoods import Likelihood
+
+Choose = Callable[[Tensor, Tensor, int, int, int], Tensor]
+Progress = Callable[[int], None]
+
+
+class Steppable(Protocol):
+    """What the loop needs of a model: see `nextpixel.models.base.AutoregressiveModel`."""
+
+    likelihood: Likelihood
+
+    def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> Any: ...
+    def begin_row(self, cache: Any, x: Tensor, i: int) -> None: ...
+    def step(self, cache: Any, x: Tensor, i: int, j: int, c: int = 0) -> Tensor: ...
+
+
+@torch.no_grad()
+def raster(model: Steppable, x: Tensor, choose: Choose, h: Tensor | None = None, progress: Progress | None = None) -> Tensor:
+    """Visit every place of x (B, C, H, W) int64 in raster order, fill it with what `choose` returns, and return x.
+
+    Args:
+        model: what gives the parameters of a place from all earlier places.
+        x: changed in place; its symbols are read only where they are earlier than the current place, or by `choose`.
+        choose: called with (params (B, P), x, i, j, c), returns the symbols (B,) of channel c at place (i, j).
+        h: the encoded condition, from `model.encode_condition`.
+        progress: called with the number of finished rows after each row.
+
+    Example (how likely is each symbol of a given image, place by place):
+        >>> import nextpixel
+        >>> model = nextpixel.PixelCNN(shape=(1, 4, 4), levels=2, features=4, blocks=1).eval()
+        >>> score = Score(model.likelihood)
+        >>> _ = raster(model, torch.ones(2, 1, 4, 4, dtype=torch.long), score)
+        >>> score.nats.shape
+        torch.Size([2, 1, 4, 4])
+    """
+    batch, channels, height, width = x.shape
+    clock = model.likelihood.colours > 1
+    cache = model.start(batch, h, (height, width))
+    for i in range(height):
+        model.begin_row(cache, x, i)
+        for j in range(width):
+            params = model.step(cache, x, i, j)
+            for c in range(channels):
+                if clock and c > 0:
+                    params = model.step(cache, x, i, j, c)
+                x[:, c, i, j] = choose(params, x, i, j, c)
+        if progress is not None:
+            progress(i + 1)
+    return x
+
+
+class Draw:
+    """Choose by noise: one number uniform in [0, 1) per place and channel, so that equal noise gives equal images.
+
+    Args:
+        likelihood: the law of a place.
+        noise: (B, C, H, W).
+        temperature: divides the logits; 1 is the model itself.
+    """
+
+    def __init__(self, likelihood: Likelihood, noise: Tensor, temperature: float = 1.0) -> None:
+        self.likelihood, self.noise, self.temperature = likelihood, noise, temperature
+
+    def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
+        return self.likelihood.draw(params, x[:, :, i, j], c, self.noise[:, c, i, j], self.temperature)
+
+
+class Keep:
+    """Keep the known places as they are in x and choose the others by `otherwise`.
+
+    Args:
+        known: (B, C, H, W) bool.
+        otherwise: the chooser of the unknown places.
+    """
+
+    def __init__(self, known: Tensor, otherwise: Choose) -> None:
+        self.known, self.otherwise = known, otherwise
+
+    def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
+        return torch.where(self.known[:, c, i, j], x[:, c, i, j], self.otherwise(params, x, i, j, c))
+
+
+class Score:
+    """Keep every symbol and note its cost.
+
+    Attributes:
+        nats: after the scan, -log p of every symbol given all earlier ones, (B, C, H, W); its sum is -log p(x).
+    """
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        self.likelihood = likelihood
+        self._costs: list[Tensor] = []
+        self._shape: tuple[int, int, int, int] | None = None
+
+    def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
+        self._shape = tuple(x.shape)
+        symbol = x[:, c, i, j]
+        self._costs.append(-self.likelihood.pmf(params, x[:, :, i, j], c).log().gather(1, symbol[:, None]).squeeze(1))
+        return symbol
+
+    @property
+    def nats(self) -> Tensor:
+        if self._shape is None:
+            raise ValueError("Score has no nats before the scan: pass it to raster() first")
+        batch, channels, height, width = self._shape
+        return torch.stack(self._costs, 1).view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+class Naive:
+    """A model scanned without a cache: one whole forward pass for every place. Slow, simple, and right by definition."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.likelihood = model, model.likelihood
+
+    def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> Any:
+        return h
+
+    def begin_row(self, cache: Any, x: Tensor, i: int) -> None:
+        """A forward pass has no row clock."""
+
+    def step(self, cache: Any, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
+        return self.model.network(self.model.encode(x), cache)[:, :, i, j]

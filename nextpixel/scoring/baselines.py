@@ -1,0 +1,238 @@
+"""What a model must beat, in bits per dimension of the same images: no model, a histogram per place, PNG and WebP."""
+
+import io
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, features
+
+from nextpixel.data.images import Images
+from nextpixel.errors import InputError
+from nextpixel.files import write_aside
+
+BATCH = 1024
+MOST_FILES = 1000  # images that the codecs get: their mean is then known to about a percent
+# A sheet's largest side, pixels: the header is long forgotten there, memory and time stay small, WebP could do 16383.
+SHEET_SIDE = 4096
+WEBP_SIDE = 16383
+
+Encoder = Callable[[np.ndarray], bytes]  # symbols, uint8 (H, W) or (H, W, 3) -> a file's bytes
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One line of a report: bits per dimension, or None with the reason in `note`."""
+
+    name: str
+    bits_per_dim: float | None
+    note: str
+
+
+def all_baselines(train_marginal: "PixelMarginal", images: Images) -> list[Baseline]:
+    """Every baseline on the images of one split.
+
+    Raises:
+        InputError: there are no images, or the marginal was fitted to images of another kind.
+    """
+    return [
+        Baseline("uniform", uniform(images.levels), f"log2 of {images.levels} levels"),
+        Baseline("pixel marginal", train_marginal.bits_per_dim(images), "a histogram per place, from the training images"),
+        *png(images),
+        *webp(images),
+    ]
+
+
+def uniform(levels: int) -> float:
+    """log2(levels): the bits per dimension of a code that knows nothing.
+
+    Example:
+        >>> uniform(256)
+        8.0
+    """
+    return math.log2(levels)
+
+
+class PixelMarginal:
+    r"""Independent places, each with its own histogram, smoothed by one half (Krichevsky and Trofimov 1981).
+
+    .. math:: p(x_{cij} = s) = \frac{n_{cij}(s) + 1/2}{N + L / 2}
+
+    with n(s) how often symbol s stood at that place in N training images, and L levels.
+
+    Args:
+        counts: n, integers (C, H, W, L).
+
+    Example:
+        >>> marginal = PixelMarginal(np.array([[[[3, 0], [1, 2]]]]))  # 3 images of 1 x 2 bits
+        >>> marginal.law[0, 0]
+        array([[0.875, 0.125],
+               [0.375, 0.625]])
+    """
+
+    def __init__(self, counts: np.ndarray) -> None:
+        self.counts = counts
+        self.shape, self.levels = counts.shape[:3], counts.shape[3]
+
+    @property
+    def law(self) -> np.ndarray:
+        """Probabilities, float64 (C, H, W, L)."""
+        smoothed = self.counts + 0.5
+        return smoothed / smoothed.sum(axis=-1, keepdims=True)
+
+    @classmethod
+    def fit(cls, images: Images) -> "PixelMarginal":
+        """Count the symbols of every place.
+
+        Raises:
+            InputError: there are no images.
+        """
+        _require_some(images)
+        dims, levels = math.prod(images.shape), images.levels
+        counts = np.zeros(dims * levels, dtype=np.int64)
+        for x in _batches(images):
+            counts += np.bincount((np.arange(dims) * levels + x.reshape(len(x), dims)).ravel(), minlength=dims * levels)
+        return cls(counts.reshape(*images.shape, levels))
+
+    def bits_per_dim(self, images: Images) -> float:
+        """Mean of -log2 p(x) over images and places.
+
+        Raises:
+            InputError: there are no images, or they have another shape or other levels than the training images.
+        """
+        _require_some(images)
+        if (tuple(images.shape), images.levels) != (self.shape, self.levels):
+            raise InputError(
+                f"the pixel marginal was fitted to images {self.shape} with {self.levels} levels, "
+                f"these are {tuple(images.shape)} with {images.levels} levels"
+            )
+        bits = -np.log2(self.law).reshape(-1, self.levels)
+        places = np.arange(len(bits))
+        total = sum(bits[places, x.reshape(len(x), -1)].sum() for x in _batches(images))
+        return float(total) / (len(images) * len(places))
+
+    def save(self, path: str | Path) -> None:
+        """Write the counts to a compressed .npz file."""
+        with write_aside(path) as aside, open(aside, "wb") as file:
+            np.savez_compressed(file, counts=self.counts)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PixelMarginal":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is missing, damaged, or something else.
+        """
+        try:
+            with np.load(path) as file:
+                counts = file["counts"]
+        except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            raise InputError(f"cannot read the pixel marginal {path}: {' '.join(str(error).split())}") from error
+        if counts.ndim != 4 or counts.dtype.kind not in "iu" or counts.size == 0:
+            raise InputError(f"{path} holds no pixel marginal: expected integers (C, H, W, L), not {counts.dtype} {counts.shape}")
+        return cls(counts)
+
+
+def png(images: Images) -> list[Baseline]:
+    """Lossless PNG, optimised: a file per image, and one sheet of all images, where the header weighs nothing.
+
+    Tried are symbols as they are, symbols stretched over 0..255 and, for grey of up to 16 levels, bit depth 1, 2 or 4;
+    the smallest total counts.
+    """
+    encoders = _storages(images.levels, lambda picture: _file(Image.fromarray(picture), format="PNG", optimize=True))
+    if images.shape[0] == 1 and images.levels <= 16:
+        bits = 1 if images.levels == 2 else 2 if images.levels <= 4 else 4
+        encoders[f"bit depth {bits}"] = lambda picture: _packed_png(picture, images.levels)
+    return _codec("PNG", encoders, images)
+
+
+def webp(images: Images) -> list[Baseline]:
+    """Lossless WebP at its greatest effort: a file per image, and one sheet of all images, where the header weighs nothing.
+
+    Tried are symbols as they are and symbols stretched over 0..255; the smallest total counts.
+    """
+    if not features.check("webp"):
+        return [Baseline("WebP", None, "no WebP: this Pillow is built without it")]
+    if max(images.shape[1:]) > WEBP_SIDE:
+        return [Baseline("WebP", None, f"no WebP for images {images.shape}: it ends at {WEBP_SIDE} pixels a side")]
+    options = {"format": "WEBP", "lossless": True, "quality": 100, "method": 6}
+    return _codec("WebP", _storages(images.levels, lambda picture: _file(Image.fromarray(picture), **options)), images)
+
+
+def _codec(name: str, encoders: dict[str, Encoder], images: Images) -> list[Baseline]:
+    _require_some(images)
+    channels, levels, number = images.shape[0], images.levels, len(images)
+    if channels not in (1, 3):
+        return [Baseline(name, None, f"no {name} for {channels} channels")]
+    if levels > 256:
+        return [Baseline(name, None, f"no {name} for {levels} levels")]
+    # Evenly over the set, because it may be sorted by class.
+    chosen = list(range(number)) if number <= MOST_FILES else [k * number // MOST_FILES for k in range(MOST_FILES)]
+    pictures = images.__getitems__(chosen)[0].numpy().astype(np.uint8).transpose(0, 2, 3, 1)
+    which = f"{len(chosen)} of {number} images, evenly spaced" if len(chosen) < number else f"all {number} images"
+    return [
+        _smallest(f"{name}, a file per image", encoders, list(pictures), pictures.size, which),
+        _smallest(f"{name}, one sheet", encoders, _sheets(pictures), pictures.size, which),
+    ]
+
+
+def _smallest(name: str, encoders: dict[str, Encoder], files: list[np.ndarray], dims: int, which: str) -> Baseline:
+    """The encoder with the smallest total over all files, in bits per each of `dims` numbers."""
+    files = [file[..., 0] if file.shape[-1] == 1 else file for file in files]
+    totals = {stored: sum(len(encode(file)) for file in files) for stored, encode in encoders.items()}
+    stored = min(totals, key=totals.__getitem__)
+    return Baseline(name, totals[stored] * 8 / dims, f"{which}; {len(files)} {'file' if len(files) == 1 else 'files'}; {stored}")
+
+
+def _storages(levels: int, encode: Encoder) -> dict[str, Encoder]:
+    """Symbols as they are, or stretched: filters and predictors like one or the other, depending on the images."""
+    if levels >= 256:
+        return {"bit depth 8": encode}
+    stretch = np.rint(np.arange(levels) * 255 / (levels - 1)).astype(np.uint8)
+    return {"symbols as they are": encode, "symbols stretched over 0..255": lambda picture: encode(stretch[picture])}
+
+
+def _packed_png(picture: np.ndarray, levels: int) -> bytes:
+    """Grey symbols (H, W) as bits: Pillow packs palette pictures, and one of two levels needs no palette."""
+    height, width = picture.shape
+    if levels == 2:
+        return _file(Image.fromarray(picture.astype(bool)), format="PNG", optimize=True)
+    packed = Image.frombytes("P", (width, height), picture.tobytes())
+    packed.putpalette(bytes(symbol for symbol in range(levels) for _ in "RGB"))
+    return _file(packed, format="PNG", optimize=True, bits=2 if levels <= 4 else 4)
+
+
+def _file(picture: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def _sheets(pictures: np.ndarray) -> list[np.ndarray]:
+    """Pictures (N, H, W, C) side by side on about square sheets (H', W', C), as few as SHEET_SIDE allows."""
+    number, height, width, channels = pictures.shape
+    most_columns, most_rows = max(1, SHEET_SIDE // width), max(1, SHEET_SIDE // height)
+    columns = min(most_columns, math.ceil(math.sqrt(number * height / width)))
+    per_sheet = columns * min(most_rows, math.ceil(number / columns))
+    sheets = []
+    for start in range(0, number, per_sheet):
+        part = pictures[start : start + per_sheet]
+        rows = math.ceil(len(part) / columns)
+        cells = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
+        cells[: len(part)] = part
+        cells = cells.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+        sheets.append(cells.reshape(rows * height, columns * width, channels))
+    return sheets
+
+
+def _batches(images: Images) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), BATCH):
+        yield images.__getitems__(list(range(start, min(start + BATCH, len(images)))))[0].numpy()
+
+
+def _require_some(images: Images) -> None:
+    if len(images) == 0:
+        raise InputError("there are no images: the split is empty")

@@ -1,0 +1,137 @@
+"""The exact likelihood of a data set under a model, with its standard error."""
+
+import csv
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from nextpixel.data.images import Images
+from nextpixel.errors import InputError
+from nextpixel.files import write_aside
+from nextpixel.models.base import AutoregressiveModel
+from nextpixel.progress import track
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    r"""Negative log-likelihoods :math:`-\ln p(x_n)` of N images.
+
+    .. math:: \text{bits/dim} = \frac{\text{nats}}{D \ln 2}, \quad \text{standard error} = \frac{s}{\sqrt N}
+
+    with D numbers per image and s the sample's standard deviation. The error tells how far another test set of the same kind
+    could be, not how far another training run could be; it is nan for one image.
+
+    Args:
+        nats: per image, float64 (N,).
+        dims: D = C * H * W.
+        labels: class per image, int (N,), or None.
+
+    Example:
+        >>> evaluation = Evaluation(nats=np.array([1.0, 3.0]), dims=4)
+        >>> evaluation.nats_per_image, evaluation.nats_standard_error
+        (2.0, 1.0)
+    """
+
+    nats: np.ndarray
+    dims: int
+    labels: np.ndarray | None = None
+
+    @property
+    def nats_per_image(self) -> float:
+        return float(self.nats.mean())
+
+    @property
+    def nats_standard_error(self) -> float:
+        number = len(self.nats)
+        return float(self.nats.std(ddof=1)) / math.sqrt(number) if number > 1 else math.nan
+
+    @property
+    def bits_per_dim(self) -> float:
+        return self.nats_per_image / self._nats_per_bit_per_dim
+
+    @property
+    def bits_per_dim_standard_error(self) -> float:
+        return self.nats_standard_error / self._nats_per_bit_per_dim
+
+    @property
+    def _nats_per_bit_per_dim(self) -> float:
+        return self.dims * math.log(2)
+
+    def write_csv(self, path: str | Path) -> None:
+        """Write one line per image: its index, its label if there are labels, nats, bits_per_dim."""
+        labels = [] if self.labels is None else [("label", self.labels.tolist())]
+        nats = [f"{value:.9g}" for value in self.nats]
+        bits = [f"{value:.9g}" for value in self.nats / self._nats_per_bit_per_dim]
+        names, columns = zip(("index", range(len(nats))), *labels, ("nats", nats), ("bits_per_dim", bits), strict=True)
+        with write_aside(path) as aside, open(aside, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(names)
+            writer.writerows(zip(*columns, strict=True))
+
+
+def evaluate(model: AutoregressiveModel, images: Images, batch_size: int = 128, progress: bool = True) -> Evaluation:
+    """Score every image of a split, in its order, in eval mode and without reduced precision.
+
+    A conditional model gets the labels as its condition.
+
+    Args:
+        model: any model; its modules are put back into the mode they were in.
+        images: the split.
+        batch_size: images per forward pass.
+        progress: whether to show a bar, if stderr is a terminal.
+
+    Raises:
+        InputError: there are no images; the model has other channels or levels than they, or needs labels that they lack.
+
+    Example:
+        >>> import nextpixel
+        >>> from nextpixel.data.arrays import load_digits
+        >>> from nextpixel.data.settings import DataSettings
+        >>> settings = DataSettings(source="digits", levels=17)
+        >>> images = Images(load_digits(settings)["all"], settings)
+        >>> model = nextpixel.GatedPixelCNN(shape=(1, 8, 8), levels=17, features=8, blocks=2)
+        >>> evaluate(model, images).nats.shape
+        (1797,)
+    """
+    number, dims = len(images), math.prod(images.shape)
+    if number == 0:
+        raise InputError("there are no images to evaluate: the split is empty")
+    if images.shape[0] != model.shape[0]:
+        raise InputError(f"the model is for images of {model.shape[0]} channels {model.shape}, the data are {images.shape}")
+    if images.levels != model.levels:
+        raise InputError(f"the model is for {model.levels} levels, the data have {images.levels}")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
+    starts = range(0, number, batch_size)
+    device = next(model.parameters()).device
+    nats, labels = np.empty(number), []
+    # A caller's autocast would change the third digit of a likelihood.
+    with eval_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        for start in track(starts, len(starts), "evaluating") if progress else starts:
+            batch = slice(start, min(start + batch_size, number))
+            x, label = images.__getitems__(list(range(batch.start, batch.stop)))
+            if label is not None:
+                labels.append(label.numpy())
+            elif model.condition is not None:
+                raise InputError("the model needs a condition, but the data have no labels")
+            cond = label.to(device) if model.condition is not None else None
+            nats[batch] = -model.log_prob(x.to(device), cond).double().cpu().numpy()
+    return Evaluation(nats, dims, np.concatenate(labels) if labels else None)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Set eval mode; put every single module back into its own mode at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

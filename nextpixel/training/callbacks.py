@@ -1,0 +1,140 @@
+"""What happens around the training loop: averaged weights, progress, pictures, and saving on Ctrl-C."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from nextpixel.pictures import save_grid
+
+
+class EMA(WeightAveraging):
+    r"""Averaged weights :math:`\bar\theta \leftarrow d_n \bar\theta + (1 - d_n) \theta` with :math:`d_n = \min(d, (1+n)/(10+n))`.
+
+    A plain average lags by 1/(1-d) steps, which ruins short runs: the warm-up lets it start at once. Validation, sample grids
+    and the checkpoints' `state_dict` use the average; training goes on with the weights themselves.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(averages: tuple[Tensor, ...], weights: tuple[Tensor, ...], updates: Tensor | int) -> None:
+            n = int(updates)
+            torch._foreach_lerp_(list(averages), list(weights), 1 - min(decay, (1 + n) / (10 + n)))
+
+        super().__init__(use_buffers=False, multi_avg_fn=average)
+
+
+class SaveOnInterrupt(Callback):
+    """Ctrl-C and SIGTERM save `last.ckpt`; a diverged run does not, so that the last good one stays."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            trainer.save_checkpoint(self.path)
+
+
+class SampleGrid(Callback):
+    """Draws a grid with the averaged weights every few epochs, always from the same noise, so that one can watch it learn.
+
+    Must stand before `EMA` in the list of callbacks, which takes the averaged weights out again after validation.
+    """
+
+    def __init__(self, folder: Path, every: int, number: int, seed: int) -> None:
+        self.folder, self.every, self.number, self.seed = folder, every, number, seed
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if not self.every or epoch % self.every or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        model = pl_module.model
+        x = model.sample(self.number, cond=class_conditions(model, self.number), seed=self.seed)
+        save_grid(x, model.levels, self.folder / f"epoch-{epoch:04d}.png")
+
+
+def class_conditions(model: Any, number: int) -> Tensor | None:
+    """Labels 0, 1, 2, ... in turn for a class-conditional model, None for an unconditional one."""
+    return None if model.condition is None else torch.arange(number) % model.condition.features
+
+
+class RunProgress(Callback):
+    """One bar over all steps of the run with the time left, and one line per validation; on a log file the lines only."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[figures]}"),
+        )
+        self.console = console
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self.task: TaskID | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        total = int(trainer.estimated_stepping_batches)
+        self.task = self.progress.add_task("training", total=total, completed=trainer.global_step, figures="")
+        self.progress.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Reading the loss waits for a GPU: a bar needs it a few times a second only.
+        if self.task is not None and (batch_idx % 10 == 0 or trainer.is_last_batch):
+            figures = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, {outputs['loss'].item():.3f} bits/dim"
+            self.progress.update(self.task, completed=trainer.global_step, figures=figures)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.console.print(
+            f"epoch {trainer.current_epoch + 1:4d} of {trainer.max_epochs}   step {trainer.global_step}   "
+            f"train {figures.get('train/bits_per_dim', float('nan')):.4f}   "
+            f"validation {figures.get('val/bits_per_dim', float('nan')):.4f} bits/dim",
+            highlight=False,
+        )
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.progress.stop()
+
+
+class Stopwatch(Callback):
+    """Seconds spent in training steps (without validation and pictures) and images seen, over all parts of a resumed run."""
+
+    def __init__(self) -> None:
+        self.seconds, self.images, self._begun = 0.0, 0, 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds else float("nan")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._begun
+        self.images += len(batch[0]) * trainer.world_size
+        self._begun = now
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begun = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "images": self.images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.images = state_dict["seconds"], state_dict["images"]

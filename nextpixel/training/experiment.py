@@ -1,0 +1,113 @@
+"""An experiment is what config.yaml and a recipe hold: model, data and training settings, complete and re-runnable."""
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nextpixel.data.settings import DataSettings
+from nextpixel.errors import InputError
+from nextpixel.files import write_aside
+from nextpixel.training.settings import TrainingSettings
+
+
+@dataclass
+class Experiment:
+    """Everything that a run is made from.
+
+    Args:
+        recipe: name of the recipe it started from.
+        about: what the recipe is, and where it leaves the paper.
+        model: `name` of the architecture and its constructor's arguments; shape and levels come from the data.
+        data: where the images come from.
+        training: how the model is trained.
+    """
+
+    recipe: str = "custom"
+    about: str = ""
+    model: dict[str, Any] = field(default_factory=lambda: {"name": "gated-pixelcnn"})
+    data: DataSettings = field(default_factory=DataSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def save(self, path: Path) -> None:
+        """Write YAML that `read_experiment` reads.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        with write_aside(path) as aside:
+            aside.write_text(yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True, width=120))
+
+
+def recipe_names() -> list[str]:
+    """The recipes in the package, by name."""
+    return sorted(path.name.removesuffix(".yaml") for path in files("nextpixel.recipes").iterdir() if path.name.endswith(".yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """A recipe of the package.
+
+    Raises:
+        InputError: an unknown name; the message gives the nearest ones.
+
+    Example:
+        >>> read_recipe("digit")
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: unknown recipe 'digit': did you mean digits, ...? `nextpixel recipes` lists all
+    """
+    names = recipe_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
+        raise InputError(f"unknown recipe {name!r}: did you mean {', '.join(near)}? `nextpixel recipes` lists all")
+    return {"recipe": name, **yaml.safe_load((files("nextpixel.recipes") / f"{name}.yaml").read_text())}
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The settings of a YAML file, as they stand there.
+
+    Raises:
+        InputError: no such file, no YAML, or an unknown section or setting, which is named.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold the sections {', '.join(f.name for f in fields(Experiment))}")
+    _refuse_unknown(values, Experiment, str(path))
+    for section, kind in (("data", DataSettings), ("training", TrainingSettings)):
+        _refuse_unknown(values.get(section) or {}, kind, f"{path}, section {section}")
+    return values
+
+
+def read_experiment(path: str | Path) -> Experiment:
+    """The experiment of a run's config.yaml.
+
+    Raises:
+        InputError: as `read_config`.
+    """
+    values = read_config(path)
+    data, training = values.pop("data", None) or {}, values.pop("training", None) or {}
+    return Experiment(**values, data=DataSettings(**_tuples(data)), training=TrainingSettings(**_tuples(training)))
+
+
+def _refuse_unknown(values: dict[str, Any], kind: type, where: str) -> None:
+    known = [f.name for f in fields(kind)]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise InputError(f"{where}: unknown setting {unknown[0]!r}, expected one of {', '.join(known)}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

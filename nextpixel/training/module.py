@@ -1,0 +1,78 @@
+"""The one training loop's content: loss, optimiser and schedule; lightning runs it."""
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from nextpixel.models import AutoregressiveModel
+from nextpixel.training.settings import TrainingSettings
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is infinite or not a number; raised before the step that would spoil the weights is taken."""
+
+
+class ImageModule(pl.LightningModule):
+    """Minimises bits/dim, the mean over images and dimensions.
+
+    The loss's scale decides what Adam's epsilon and the gradient's norm mean: it is bits per dimension everywhere, so that one
+    set of settings serves 8x8 and 64x64 images.
+
+    Args:
+        model: any model of the registry.
+        settings: how to train it.
+    """
+
+    def __init__(self, model: AutoregressiveModel, settings: TrainingSettings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+
+    def bits_per_dim(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
+        """Mean bits/dim of a batch (images, labels), under the caller's precision."""
+        x, labels = batch
+        params = self.model(x, labels if self.model.condition is not None else None)
+        nats = -self.model.likelihood.log_prob(params, x)
+        return nats.sum() / (x.numel() * math.log(2))
+
+    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
+        loss = self.bits_per_dim(batch)
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(f"the loss is {loss.item()} at step {self.global_step}")
+        self.log("train/bits_per_dim", loss, batch_size=len(batch[0]))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+        self.log("val/bits_per_dim", self.bits_per_dim(batch), batch_size=len(batch[0]), sync_dist=True)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.log("lr", optimizer.param_groups[0]["lr"])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        settings = self.settings
+        if settings.optimizer == "adam":
+            optimizer = torch.optim.Adam(self.model.parameters(), settings.lr, settings.betas)
+        else:
+            optimizer = torch.optim.RMSprop(self.model.parameters(), settings.lr, alpha=0.95)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def learning_rate_factor(settings: TrainingSettings, step: int, total: int) -> float:
+    """What `lr` is multiplied with at a step: the linear warm-up times the schedule.
+
+    Example:
+        >>> settings = TrainingSettings(warmup=10, schedule="cosine")
+        >>> [round(learning_rate_factor(settings, step, total=110), 3) for step in (0, 9, 60, 110)]
+        [0.1, 1.0, 0.5, 0.0]
+    """
+    warmup = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.schedule == "exponential":
+        return warmup * settings.lr_decay**step
+    if settings.schedule == "cosine":
+        done = max(0, step - settings.warmup) / max(1, total - settings.warmup)
+        return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return warmup

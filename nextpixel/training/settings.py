@@ -1,0 +1,82 @@
+"""What the user may say about training; imports nothing heavy, because the command line is parsed from it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nextpixel.errors import InputError
+
+
+@dataclass
+class TrainingSettings:
+    """How a model is trained.
+
+    Args:
+        epochs: Passes over the training images.
+        batch_size: Images per optimiser step (on each device).
+        optimizer: "adam", or "rmsprop" as in the PixelRNN paper.
+        lr: Largest learning rate.
+        betas: Adam's averaging factors.
+        warmup: Steps over which the learning rate rises linearly to `lr`.
+        schedule: After the warm-up: "constant", "cosine" (to zero at the last step) or "exponential".
+        lr_decay: Factor per step of the exponential schedule.
+        clip: Largest norm of the gradient of the loss in bits/dim; 0 does not clip.
+        ema: Decay of the averaged weights that are evaluated and kept, min(ema, (1 + n) / (10 + n)) at step n; 0 averages
+            nothing.
+        precision: "bf16" (autocast), "float32", or "auto": bf16 where the device multiplies it faster.
+        channels_last: Keep images and kernels as (B, H, W, C) in memory.
+        compile: Compile the forward pass (needs a C++ compiler; pays in long runs).
+        eval_every: Epochs between validations, of which the best weights are kept.
+        sample_every: Epochs between sample grids; 0 draws them at the end only.
+        samples: Images in a grid.
+        workers: Processes that load data; 0 loads in the main process.
+        devices: Devices per machine, a number or "auto".
+        nodes: Machines.
+        seed: Of initial weights, order of images and samples.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: int = 200
+    schedule: Literal["constant", "cosine", "exponential"] = "cosine"
+    lr_decay: float = 0.999995
+    clip: float = 1.0
+    ema: float = 0.999
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    eval_every: int = 1
+    sample_every: int = 5
+    samples: int = 36
+    workers: int = 0
+    devices: int | str = "auto"
+    nodes: int = 1
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse values that no run can satisfy.
+
+        Raises:
+            InputError: a count below its minimum, or a rate outside its range.
+
+        Example:
+            >>> TrainingSettings(epochs=0).check()
+            Traceback (most recent call last):
+            nextpixel.errors.InputError: --training.epochs is 0: expected at least 1
+        """
+        for name in ("epochs", "batch_size", "eval_every", "samples", "nodes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--training.{name} is {getattr(self, name)}: expected at least 1")
+        for name in ("warmup", "sample_every", "workers", "clip"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--training.{name} is {getattr(self, name)}: expected at least 0")
+        if not self.lr > 0:
+            raise InputError(f"--training.lr is {self.lr}: expected a number above 0")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"--training.ema is {self.ema}: expected from 0 up to (not including) 1")
+        if not 0 < self.lr_decay <= 1:
+            raise InputError(f"--training.lr_decay is {self.lr_decay}: expected above 0 and at most 1")
+        if self.eval_every > self.epochs:
+            raise InputError(f"--training.eval_every is {self.eval_every}, but there are only {self.epochs} epochs")

@@ -1,0 +1,757 @@
+"""nextpixel.data: every kind of source, every error message, exact quantisation, reproducible binarisation and splits."""
+
+import hashlib
+import re
+import socket
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from nextpixel.data import hub, raw
+from nextpixel.data.images import Images
+from nextpixel.data.quantise import fixed_uniforms
+from nextpixel.data.raw import RawImages
+from nextpixel.data.settings import DataSettings
+from nextpixel.data.sources import load_source
+from nextpixel.data.splits import load, load_one
+from nextpixel.errors import InputError
+
+H, W = 5, 7
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def shared(name: str) -> str:
+    """Return a path in the shared data, or skip."""
+    if not (SHARED / name.split("/")[0]).exists():
+        pytest.skip(f"needs {SHARED / name}, which is not part of the repository")
+    return str(SHARED / name)
+
+
+def noise(*shape: int, below: int = 256, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, below, shape).astype(np.uint8)
+
+
+def save_picture(file: Path, channels: int = 1, height: int = H, width: int = W, seed: int = 0) -> np.ndarray:
+    """Write a picture of noise; return its pixels (C, H, W)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = noise(height, width, channels, seed=seed)
+    Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(file, lossless=True)  # WebP asks for it, others ignore it
+    return pixels.transpose(2, 0, 1)
+
+
+def refuse(settings: DataSettings, *parts: str) -> None:
+    """Loading must raise one line that holds all parts."""
+    with pytest.raises(InputError) as caught:
+        load_source(settings.source, settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+def arrays(folder: Path, **named: np.ndarray) -> str:
+    np.savez(folder / "a.npz", **named)
+    return str(folder / "a.npz")
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_read_without_torch():
+    code = "import sys, nextpixel.data.settings; print([m for m in ('torch', 'numpy', 'datasets') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "parts"),
+    [
+        ({"levels": 1}, ("--data.levels is 1", "2 to 8192")),
+        ({"levels": 8193}, ("--data.levels is 8193", "2 to 8192")),
+        ({"source_levels": 1}, ("--data.source_levels is 1",)),
+        ({"levels": 4, "binarize": "fixed"}, ("--data.binarize fixed makes 2 levels", "--data.levels is 4")),
+        ({"binarize": "sometimes"}, ("'sometimes'", "stochastic")),
+        ({"size": (0, 4)}, ("--data.size is (0, 4)",)),
+        ({"validation": 1.0}, ("--data.validation is 1.0",)),
+    ],
+)
+def test_settings_out_of_range(wrong, parts):
+    refuse(DataSettings(**wrong), *parts)
+
+
+# --- sources that do not exist ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["/no/such", "./nothing", "data/missing.npz", "a/b/c", "two words", "missing.parquet"])
+def test_no_such_source_is_told_at_once(source, monkeypatch):
+    monkeypatch.setattr(hub, "_download", lambda name: pytest.fail("asked the hub"))
+    refuse(DataSettings(source=source), repr(source), '"digits"', ".npz or .parquet")
+
+
+def test_empty_source_and_glob_without_match(tmp_path):
+    refuse(DataSettings(source=""), "is empty", '"digits"')
+    refuse(DataSettings(source=str(tmp_path / "*.parquet")), "no file matches", "*.parquet")
+
+
+def test_strange_file(tmp_path):
+    (tmp_path / "notes.txt").write_text("no images")
+    refuse(DataSettings(source=str(tmp_path / "notes.txt")), "notes.txt", ".npy, .npz or .parquet")
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("suffix", "channels"),
+    [("png", 1), ("png", 3), ("bmp", 1), ("bmp", 3), ("tif", 1), ("tiff", 3), ("pgm", 1), ("ppm", 3), ("webp", 3)],
+)
+def test_folder_of_pictures(tmp_path, suffix, channels):
+    pixels = save_picture(tmp_path / f"a.{suffix}", channels)
+    (tmp_path / "README.md").write_text("not a picture")
+    part = load_source(str(tmp_path), DataSettings())["all"]
+    assert part.images.shape == (1, channels, H, W)
+    assert part.levels == 256
+    assert part.labels is None
+    np.testing.assert_array_equal(part.images[0], pixels)
+
+
+def test_class_folders_become_labels(tmp_path):
+    expected = [save_picture(tmp_path / name, 3, seed=n) for n, name in enumerate(["ant/b.png", "bee/a.png", "bee/deep/c.png"])]
+    save_picture(tmp_path / ".hidden" / "x.png")
+    part = load_source(str(tmp_path), DataSettings())["all"]
+    np.testing.assert_array_equal(part.images, expected)
+    assert part.class_names == ["ant", "bee"]
+    assert part.labels.tolist() == [0, 1, 1]
+
+
+def test_split_folders_number_their_classes_together(tmp_path):
+    for n, name in enumerate(["train/ant/a.png", "train/cat/a.png", "val/bee/a.png", "val/cat/a.png", "gallery/cat/a.png"]):
+        save_picture(tmp_path / name, seed=n)
+    parts = load_source(str(tmp_path), DataSettings())
+    assert set(parts) == {"train", "validation", "gallery"}
+    assert parts["train"].class_names == parts["validation"].class_names == ["ant", "bee", "cat"]
+    assert parts["train"].labels.tolist() == [0, 2]
+    assert parts["validation"].labels.tolist() == [1, 2]
+
+
+def test_folder_forms_that_are_refused(tmp_path):
+    refuse(DataSettings(source=str(tmp_path)), "no pictures in", "png")
+    save_picture(tmp_path / "loose.png")
+    save_picture(tmp_path / "ant" / "a.png")
+    refuse(DataSettings(source=str(tmp_path)), "loose.png", "ant")
+    save_picture(tmp_path / "train" / "a.png")
+    refuse(DataSettings(source=str(tmp_path)), "loose.png", "split folders")
+    (tmp_path / "loose.png").unlink()
+    save_picture(tmp_path / "val" / "a.png")
+    save_picture(tmp_path / "valid" / "a.png")
+    refuse(DataSettings(source=str(tmp_path)), "validation split", "val", "valid")
+
+
+def test_sizes_that_differ_and_their_remedies(tmp_path):
+    save_picture(tmp_path / "a.png")
+    wide = save_picture(tmp_path / "b.png", height=H + 2, width=W + 4)
+    source = str(tmp_path)
+    refuse(DataSettings(source=source), "b.png is 7x11", "a.png is 5x7", "--data.size", "--data.crop")
+    cropped = load_source(source, DataSettings(crop=(H, W)))["all"].images
+    np.testing.assert_array_equal(cropped[1], wide[:, 1:-1, 2:-2])
+    refuse(DataSettings(source=source, crop=(6, 7)), "a.png is 5x7", "--data.crop 6x7")
+    resized = load_source(source, DataSettings(crop=(4, 6), size=(2, 3)))["all"].images
+    assert resized.shape == (2, 1, 2, 3)
+    centre = Image.fromarray(wide[0, 1:5, 2:8])
+    np.testing.assert_array_equal(resized[1, 0], np.asarray(centre.resize((3, 2), Image.Resampling.LANCZOS)))
+
+
+def test_gray_beside_colour(tmp_path):
+    save_picture(tmp_path / "a.png", 1)
+    colour = save_picture(tmp_path / "b.png", 3)
+    refuse(DataSettings(source=str(tmp_path)), "b.png is RGB", "a.png is gray", "--data.grayscale true")
+    gray = load_source(str(tmp_path), DataSettings(grayscale=True))["all"].images
+    luma = colour.transpose(1, 2, 0) @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(gray[1, 0] - luma).max() <= 1
+
+
+def test_palette_alpha_and_bits(tmp_path):
+    source = str(tmp_path)
+    Image.fromarray(noise(H, W, 3)).quantize(256).save(tmp_path / "a.gif")
+    assert load_source(source, DataSettings())["all"].images.shape == (1, 3, H, W)
+    Image.new("RGBA", (W, H), (1, 2, 3, 255)).save(tmp_path / "b.png")
+    assert load_source(source, DataSettings())["all"].images[1, :, 0, 0].tolist() == [1, 2, 3]
+    Image.new("RGBA", (W, H), (1, 2, 3, 254)).save(tmp_path / "b.png")
+    refuse(DataSettings(source=source), "b.png", "transparent")
+    Image.new("P", (W, H)).save(tmp_path / "b.png", transparency=0)
+    refuse(DataSettings(source=source), "b.png", "transparent")
+    Image.new("CMYK", (W, H)).save(tmp_path / "b.jpg")
+    (tmp_path / "b.png").unlink()
+    refuse(DataSettings(source=source), "b.jpg", "CMYK")
+
+
+def png16(channels: int) -> bytes:
+    """Return a PNG of 16 bits per channel; Pillow writes none in colour."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", W, H, 16, {1: 0, 3: 2}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + noise(W * channels * 2, seed=n).tobytes() for n in range(H))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("gray.png", png16(1)),
+        ("colour.png", png16(3)),
+        ("colour.ppm", b"P6 7 5 65535\n" + noise(H * W * 6).tobytes()),
+        ("gray.pgm", b"P5 7 5 4095\n" + noise(H * W * 2, below=16).tobytes()),
+    ],
+)
+def test_sixteen_bits_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    refuse(DataSettings(source=str(tmp_path)), name, "more than 8 bits")
+
+
+@pytest.mark.parametrize("kept", [0, 20, 60])
+def test_damaged_picture(tmp_path, kept):
+    save_picture(tmp_path / "a.png")
+    save_picture(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:kept])
+    refuse(DataSettings(source=str(tmp_path)), "cannot read the picture", "b.png")
+
+
+def test_large_sets_are_decoded_into_a_temporary_file(tmp_path, monkeypatch):
+    expected = [save_picture(tmp_path / f"{n}.png", seed=n) for n in range(3)]
+    monkeypatch.setattr(raw, "MEMORY_LIMIT", 3 * H * W - 1)
+    images = load_source(str(tmp_path), DataSettings())["all"].images
+    assert isinstance(images, np.memmap)
+    np.testing.assert_array_equal(images, expected)
+    monkeypatch.setattr(raw, "MEMORY_LIMIT", 3 * H * W)
+    assert not isinstance(load_source(str(tmp_path), DataSettings())["all"].images, np.memmap)
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def test_digits():
+    part = load_source("digits", DataSettings(levels=17))["all"]
+    assert part.images.shape == (1797, 1, 8, 8)
+    assert part.levels == 17
+    assert part.images.max() == 16
+    assert part.labels[:3].tolist() == [0, 1, 2]
+    assert load_source("digits", DataSettings(crop=(4, 6)))["all"].images.shape == (1797, 1, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("stored", "seen"),
+    [
+        ((9, H, W), (1, H, W)),
+        ((9, 3, H, W), (3, H, W)),
+        ((9, H, W, 3), (3, H, W)),
+        ((9, H, W, 1), (1, H, W)),
+        ((9, 2, H, 3), None),
+    ],
+)
+def test_shapes_of_arrays(tmp_path, stored, seen):
+    np.save(tmp_path / "a.npy", noise(*stored))
+    images = load_source(str(tmp_path / "a.npy"), DataSettings())["all"].images
+    assert images.shape[1:] == (seen or (3, 2, H))
+    whole = noise(*stored)
+    np.testing.assert_array_equal(images.reshape(9, -1)[:, 0], whole.reshape(9, -1)[:, 0])
+    if stored[-1] == 3:
+        np.testing.assert_array_equal(images[:, 2], whole[..., 2])
+
+
+def test_channels_first_wins(tmp_path):
+    np.save(tmp_path / "a.npy", noise(9, 3, 6, 3))
+    assert load_source(str(tmp_path / "a.npy"), DataSettings())["all"].images.shape == (9, 3, 6, 3)
+
+
+def test_npy_stays_mapped(tmp_path):
+    stored = noise(40, H, W, 3)
+    np.save(tmp_path / "a.npy", stored)
+    splits = load(DataSettings(source=str(tmp_path / "a.npy"), crop=(3, W)))
+    for name in ("train", "validation", "test"):
+        assert isinstance(splits[name].raw.images, np.memmap)
+    x = splits.validation.tensor()
+    np.testing.assert_array_equal(x, stored.transpose(0, 3, 1, 2)[splits.validation.indices][:, :, 1:4])
+
+
+def test_npz_with_splits_and_labels(tmp_path):
+    source = arrays(
+        tmp_path,
+        train=noise(6, 1, H, W, below=4),
+        valid=noise(4, 1, H, W, below=4),
+        gallery=noise(3, 1, H, W, below=4),
+        train_labels=np.arange(6),
+        valid_label=np.arange(4),
+        valid_index=np.arange(4),
+    )
+    parts = load_source(source, DataSettings(levels=4))
+    assert {name: len(part) for name, part in parts.items()} == {"train": 6, "validation": 4, "gallery": 3}
+    assert parts["train"].labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert parts["validation"].labels.tolist() == [0, 1, 2, 3]
+    assert parts["gallery"].labels is None
+    assert parts["train"].levels == 4
+
+
+@pytest.mark.parametrize("key", ["images", "x", "data", "codes", "anything"])
+def test_npz_without_splits(tmp_path, key):
+    part = load_source(arrays(tmp_path, **{key: noise(3, H, W), "y": np.array([2, 0, 1])}), DataSettings())["all"]
+    assert part.images.shape == (3, 1, H, W)
+    assert part.labels.tolist() == [2, 0, 1]
+
+
+def test_bools_are_bits(tmp_path):
+    np.save(tmp_path / "a.npy", noise(3, H, W, below=2).astype(bool))
+    part = load_source(str(tmp_path / "a.npy"), DataSettings(levels=2))["all"]
+    assert part.images.max() == 1
+    assert Images(part, DataSettings(levels=2)).describe_binarisation() == "values taken as given (2 levels)"
+
+
+@pytest.mark.parametrize(
+    ("named", "parts"),
+    [
+        ({"x": np.zeros((3, H, W), np.float32)}, ("float32", "integers", "round")),
+        ({"x": np.zeros((3, H), np.uint8)}, ("(3, 5)", "(N, C, H, W)")),
+        ({"x": np.zeros((0, H, W), np.uint8)}, ("(0, 5, 7)",)),
+        ({"a": noise(3, H, W), "b": noise(3, H, W)}, ("a, b", "train, validation, test")),
+        ({"x": noise(3, H, W), "y": np.arange(2)}, ("(2,)", "3 integers")),
+        ({"x": noise(3, H, W), "y": np.zeros(3)}, ("float64", "3 integers")),
+        ({"x": noise(3, H, W), "y": np.array([0, -2, 1])}, ("label -2 of image 1",)),
+        ({"val": noise(3, H, W), "valid": noise(3, H, W)}, ("validation split",)),
+        ({"x": np.full((3, H, W), -1)}, ("value -1", "image 0, channel 0, row 0, column 0", "0 to 255")),
+    ],
+)
+def test_arrays_that_are_refused(tmp_path, named, parts):
+    refuse(DataSettings(source=arrays(tmp_path, **named)), "a.npz", *parts)
+
+
+def test_value_out_of_range_names_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw, "CHUNK", 2 * H * W)
+    x = noise(7, 3, H, W, below=4)
+    x[5, 2, 1, 6] = 9
+    np.save(tmp_path / "a.npy", x)
+    refuse(DataSettings(source=str(tmp_path / "a.npy"), levels=4), "value 9", "image 5, channel 2, row 1, column 6", "0 to 3")
+    assert load_source(str(tmp_path / "a.npy"), DataSettings(levels=4, source_levels=10))["all"].levels == 10
+
+
+def test_settings_that_arrays_cannot_follow(tmp_path):
+    source = arrays(tmp_path, x=noise(3, H, W))
+    refuse(DataSettings(source=source, size=(2, 3)), "--data.size", "array of symbols")
+    refuse(DataSettings(source=source, grayscale=True), "--data.grayscale", "array of symbols")
+    refuse(DataSettings(source=source, crop=(H + 1, W)), "5x7", "--data.crop 6x7")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.parquet"])
+def test_damaged_file(tmp_path, name):
+    (tmp_path / name).write_bytes(b"neither of them")
+    refuse(DataSettings(source=str(tmp_path / name)), "cannot read", name)
+
+
+# --- parquet and the hub ----------------------------------------------------------------------------------------------
+
+
+def dataset(count: int = 3, channels: int = 3, seed: int = 0, labels: str = "class"):
+    """Return a data set in Hugging Face form and its pixels (N, C, H, W)."""
+    import datasets
+
+    pixels = noise(count, H, W, channels, seed=seed)
+    features = {"img": datasets.Image(), "id": datasets.Value("int64")}
+    columns = {"img": [Image.fromarray(p[..., 0] if channels == 1 else p) for p in pixels], "id": list(range(count))}
+    if labels == "class":
+        features["fine_label"] = datasets.ClassLabel(names=["ant", "bee", "cat"])
+        columns["fine_label"] = [n % 3 for n in range(count)]
+    if labels == "integer":
+        features["label"], columns["label"] = datasets.Value("int32"), [n % 3 + 4 for n in range(count)]
+    table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    return table, pixels.transpose(0, 3, 1, 2)
+
+
+def save_parquet(file: Path, table) -> None:
+    """Write what `Dataset.to_parquet` writes, without its progress bar."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table.data.table.replace_schema_metadata(table.features.arrow_schema.metadata), file)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse_network(*args, **kwargs):
+        raise AssertionError("a look-up in the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse_network)
+    monkeypatch.setattr(socket.socket, "connect", refuse_network)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("labels", ["class", "integer", "none"])
+def test_parquet_file(tmp_path, no_network, channels, labels):
+    table, pixels = dataset(300, channels, labels=labels)
+    save_parquet(tmp_path / "train.parquet", table)
+    part = load_source(str(tmp_path / "train.parquet"), DataSettings())["all"]
+    np.testing.assert_array_equal(part.images, pixels)
+    assert part.class_names == (["ant", "bee", "cat"] if labels == "class" else None)
+    expected = {"class": [0, 1, 2], "integer": [4, 5, 6], "none": None}[labels]
+    assert (None if part.labels is None else part.labels[:3].tolist()) == expected
+
+
+def test_parquet_folder_and_glob(tmp_path, no_network):
+    names = ["train-00000-of-00002", "train-00001-of-00002", "valid", "test_b", "gallery-00000-of-00001"]
+    pixels = {}
+    for n, name in enumerate(names):
+        table, pixels[name] = dataset(n + 2, seed=n)
+        save_parquet(tmp_path / f"{name}.parquet", table)
+    parts = load_source(str(tmp_path), DataSettings())
+    assert {name: len(part) for name, part in parts.items()} == {"train": 5, "validation": 4, "test": 5, "gallery": 6}
+    np.testing.assert_array_equal(parts["train"].images, np.concatenate([pixels[name] for name in names[:2]]))
+    assert parts["train"].labels.tolist() == [0, 1, 0, 1, 2]
+    one = load_source(str(tmp_path / "train-*.parquet"), DataSettings())
+    assert list(one) == ["all"]
+    assert len(one["all"]) == 5
+
+
+def test_parquet_files_that_are_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "train.parquet")
+    refuse(DataSettings(source=str(tmp_path)), "train.parquet", "no image column", "a, b")
+    cell = {"bytes": None, "path": None}
+    pq.write_table(pa.table({"one": [cell], "two": [cell]}), tmp_path / "train.parquet")
+    refuse(DataSettings(source=str(tmp_path)), "several image columns (one, two)")
+    pq.write_table(
+        pa.table({"image": [cell]}, pa.schema({"image": pa.struct({"bytes": pa.binary(), "path": pa.string()})})),
+        tmp_path / "train.parquet",
+    )
+    refuse(DataSettings(source=str(tmp_path)), "image 0", "train.parquet", "missing (null)")
+    save_picture(tmp_path / "a.png")
+    cells = [{"bytes": (tmp_path / "a.png").read_bytes()}, {"bytes": b"no picture"}]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "train.parquet")
+    refuse(DataSettings(source=str(tmp_path)), "cannot read the picture image 1", "train.parquet")
+    save_parquet(tmp_path / "train-2.parquet", dataset()[0])
+    refuse(DataSettings(source=str(tmp_path)), "the columns of", "train-2.parquet", "train.parquet")
+
+
+def test_hidden_labels_are_no_labels(tmp_path):
+    table, _ = dataset()
+    column = table.features["fine_label"]
+    save_parquet(
+        tmp_path / "a.parquet",
+        table.remove_columns("fine_label").add_column("fine_label", [-1] * 3).cast_column("fine_label", column),
+    )
+    assert load_source(str(tmp_path / "a.parquet"), DataSettings())["all"].labels is None
+
+
+def test_hub_data_set(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    tables = {"train": dataset(4, seed=1), "val": dataset(3, seed=2)}
+    asked = []
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, timeout: asked.append((name, timeout)))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict({k: v[0] for k, v in tables.items()}))
+    parts = load_source("owner/name", DataSettings())
+    assert asked == [("owner/name", hub.TIMEOUT)]
+    np.testing.assert_array_equal(parts["train"].images, tables["train"][1])
+    np.testing.assert_array_equal(parts["validation"].images, tables["val"][1])
+    assert parts["validation"].labels.tolist() == [0, 1, 2]
+
+
+def test_hub_out_of_reach(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    def unreachable(self, name, timeout):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: pytest.fail("went on without the hub"))
+    refuse(DataSettings(source="owner/name"), "'owner/name'", "no route to host", ".npz or .parquet")
+
+
+# --- symbols ----------------------------------------------------------------------------------------------------------
+
+
+def ramp(levels: int = 256, copies: int = 1) -> RawImages:
+    """Return images (copies, 1, 1, levels) that hold every stored value once."""
+    return RawImages(np.tile(np.arange(levels, dtype=np.uint8), (copies, 1, 1, 1)), None, None, levels)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4, 5, 8, 16, 17, 100, 255, 256])
+def test_quantisation_is_the_exact_floor(levels):
+    x = Images(ramp(), DataSettings(levels=levels)).tensor()
+    assert x.dtype == torch.int64
+    assert x.flatten().tolist() == [value * levels // 256 for value in range(256)]
+    assert set(x.flatten().tolist()) == set(range(levels))
+
+
+def test_digits_can_be_quantised():
+    images = load_one(DataSettings(source="digits", levels=4), "test")
+    np.testing.assert_array_equal(images.tensor(), images.raw.images.astype(int) * 4 // 17)
+    assert images.describe_binarisation() == "4 levels: floor(x * 4 / 17)"
+
+
+def test_threshold():
+    x = Images(ramp(), DataSettings(levels=2, binarize="threshold")).tensor().flatten()
+    assert x.tolist() == [0] * 128 + [1] * 128
+    x = Images(ramp(17), DataSettings(levels=2, binarize="threshold")).tensor().flatten()
+    assert x.tolist() == [0] * 9 + [1] * 8
+
+
+@pytest.mark.parametrize(
+    ("binarize", "training"), [("fixed", True), ("fixed", False), ("stochastic", True), ("stochastic", False)]
+)
+def test_drawn_bits_have_the_intensity_as_mean(binarize, training):
+    torch.manual_seed(0)
+    copies = 2000
+    x = Images(ramp(copies=copies), DataSettings(levels=2, binarize=binarize), training=training).tensor().double()
+    mean, p = x.mean(0).flatten(), torch.arange(256) / 255
+    assert mean[0] == 0
+    assert mean[255] == 1
+    score = (mean - p)[1:255] / (p * (1 - p) / copies).sqrt()[1:255]
+    assert score.abs().max() < 4.5
+    assert 0.8 < score.std() < 1.2
+    bits = x[:, 0, 0, 64:192] - p[64:192]  # neither columns nor images may go together
+    assert (bits[:, 1:] * bits[:, :-1]).mean().abs() < 0.005
+    assert (bits[1:] * bits[:-1]).mean().abs() < 0.005
+
+
+def test_fixed_bits_depend_on_seed_split_and_image_only():
+    def images(**other):
+        split = other.pop("split", "train")
+        return Images(ramp(copies=9), DataSettings(levels=2, binarize="fixed", **other), training=True, split=split)
+
+    x = images().tensor()
+    assert torch.equal(x, images().tensor())
+    order = [7, 2, 2, 0]
+    assert torch.equal(images().tensor(order), x[order])
+    assert torch.equal(images()[5][0], x[5])
+    assert not torch.equal(x[0], x[1])
+    assert not torch.equal(x, images(seed=1).tensor())
+    assert not torch.equal(x, images(split="test").tensor())
+
+
+def splitmix64(state: int, count: int) -> list[int]:
+    """Return the first outputs of SplitMix64, in Python's unbounded integers."""
+    outputs = []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        outputs.append(z ^ (z >> 31))
+    return outputs
+
+
+def test_fixed_numbers_are_splitmix64_and_never_change():
+    assert splitmix64(0, 1) == [0xE220A8397B1DCDAF]  # the published first output
+    start = int.from_bytes(hashlib.blake2b(b"0/train", digest_size=8).digest(), "little")
+    expected = torch.tensor([(z >> 11) * 2.0**-53 for z in splitmix64(start, 12)], dtype=torch.float64).view(4, 3)
+    assert torch.equal(fixed_uniforms(0, "train", np.array([3, 1]), 3), expected[[3, 1]])
+
+
+def test_stochastic_bits_are_redrawn_in_training_only():
+    settings = DataSettings(levels=2, binarize="stochastic")
+    training, evaluation = Images(ramp(), settings, training=True), Images(ramp(), settings)
+    assert not torch.equal(training.tensor(), training.tensor())
+    assert torch.equal(evaluation.tensor(), evaluation.tensor())
+    torch.manual_seed(3)
+    first = training.tensor()
+    torch.manual_seed(3)
+    assert torch.equal(first, training.tensor())
+
+
+@pytest.mark.parametrize("binarize", ["none", "fixed", "stochastic", "threshold"])
+def test_bits_are_taken_as_given(tmp_path, binarize):
+    x = noise(30, 2, H, W, below=2)
+    images = load_one(DataSettings(source=arrays(tmp_path, x=x), levels=2, binarize=binarize), "test")
+    np.testing.assert_array_equal(images.tensor(), x)
+    assert images.describe_binarisation() == "values taken as given (2 levels)"
+
+
+def test_descriptions():
+    def describe(training=False, **settings):
+        return Images(ramp(), DataSettings(**settings), training=training).describe_binarisation()
+
+    assert describe() == "values taken as given (256 levels)"
+    assert describe(levels=2) == "2 levels: floor(x * 2 / 256)"
+    assert describe(levels=2, binarize="threshold") == "thresholded at half of the range: 1 where x >= 128 of 255"
+    assert "seed 5 (not Larochelle's)" in describe(levels=2, binarize="fixed", seed=5)
+    assert "redrawn at every access" in describe(levels=2, binarize="stochastic", training=True)
+    assert "drawn once with seed 0" in describe(levels=2, binarize="stochastic")
+
+
+def test_flip_turns_half_of_the_training_images():
+    torch.manual_seed(0)
+    part, settings = ramp(copies=400), DataSettings(flip=True)
+    plain, x = torch.arange(256), Images(part, settings, training=True).tensor()[:, 0, 0]
+    flipped = (x == plain.flip(0)).all(1)
+    assert ((x == plain).all(1) ^ flipped).all()
+    assert 160 < flipped.sum() < 240
+    assert (Images(part, settings).tensor() == plain).all()
+
+
+def test_batches_of_a_loader():
+    settings = DataSettings(source="digits", levels=17)
+    images = load(settings).train
+    batches = list(DataLoader(images, batch_size=500, collate_fn=lambda batch: batch))
+    x, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert torch.equal(x, images.tensor())
+    assert torch.equal(labels, images.labels)
+    one, label = images[-1]
+    assert torch.equal(one, x[-1])
+    assert label == labels[-1]
+    assert torch.equal(images.tensor(slice(3, 9, 2)), x[3:9:2])
+    assert images.classes == 10
+    with pytest.raises(IndexError):
+        images[len(images)]
+
+
+def test_without_labels():
+    images = Images(ramp(copies=4), DataSettings())
+    assert images[2][1] == -1
+    assert images.__getitems__([0, 1])[1] is None
+    assert images.classes is None
+
+
+def test_uint16_symbols(tmp_path):
+    x = np.random.default_rng(0).integers(0, 8192, (5, H, W)).astype(np.uint16)
+    images = load_one(DataSettings(source=arrays(tmp_path, codes=x), levels=8192), "test")
+    np.testing.assert_array_equal(images.tensor()[:, 0], x)
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def numbered(count: int, first: int = 0) -> np.ndarray:
+    """Return images (count, H, W) that are recognised by their first pixel."""
+    x = np.zeros((count, H, W), np.uint8)
+    x[:, 0, 0] = np.arange(first, first + count)
+    return x
+
+
+def numbers(images: Images) -> list[int]:
+    return images.tensor()[:, 0, 0, 0].tolist()
+
+
+def test_splits_are_carved_out_of_one_part(tmp_path):
+    settings = DataSettings(source=arrays(tmp_path, x=numbered(100)), validation=0.15, test=0.25)
+    splits = load(settings)
+    assert [len(splits[name]) for name in splits] == [60, 15, 25]
+    kept = {name: numbers(splits[name]) for name in splits}
+    assert sorted(kept["train"] + kept["validation"] + kept["test"]) == list(range(100))
+    assert all(ascending == sorted(ascending) for ascending in kept.values())
+    assert {name: numbers(load(settings)[name]) for name in splits} == kept
+    assert numbers(load(DataSettings(source=settings.source, seed=1)).test) != kept["test"]
+    assert kept["test"] != list(range(25))
+    assert splits.train.raw is splits.test.raw
+    assert splits.train.training
+    assert not splits.validation.training
+    assert not splits.test.training
+
+
+def test_only_missing_splits_are_carved(tmp_path):
+    source = arrays(tmp_path, train=numbered(50), test=numbered(7, 50), gallery=numbered(3, 60))
+    splits = load(DataSettings(source=source))
+    assert numbers(splits.test) == list(range(50, 57))
+    assert sorted(numbers(splits.train) + numbers(splits.validation)) == list(range(50))
+    assert len(splits.validation) == 5
+    assert list(splits) == ["train", "validation", "test", "gallery"]
+    assert numbers(splits["gallery"]) == [60, 61, 62]
+    assert splits["val"] is splits.validation
+    with pytest.raises(InputError, match=re.escape("no split 'probe': it has train, validation, test, gallery")):
+        splits["probe"]
+
+
+def test_complete_sources_are_left_whole(tmp_path):
+    source = arrays(tmp_path, train=numbered(9), valid=numbered(2, 9), test=numbered(3, 20))
+    splits = load(DataSettings(source=source))
+    assert [numbers(splits[name]) for name in splits] == [list(range(9)), [9, 10], [20, 21, 22]]
+
+
+def test_load_one(tmp_path):
+    source = arrays(tmp_path, train=numbered(9), valid=numbered(2, 9))
+    assert numbers(load_one(DataSettings(source=source), "validation")) == [9, 10]
+    assert numbers(load_one(DataSettings(source=source), "valid")) == [9, 10]
+    with pytest.raises(InputError, match="no split 'test': it has train, validation"):
+        load_one(DataSettings(source=source), "test")
+    assert len(load_one(DataSettings(source=arrays(tmp_path, x=numbered(9))), "test")) == 9
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"train": noise(9, H, W), "test": noise(9, W, H)}, r"differ in shape .*train has \(1, 5, 7\) and test has \(1, 7, 5\)"),
+        ({"valid": noise(9, H, W), "test": noise(9, H, W)}, "no train split: it has validation, test"),
+        (
+            {"x": noise(4, H, W)},
+            r"4 training images leave none for test and validation \(--data.test 0.1, --data.validation 0.1\)",
+        ),
+    ],
+)
+def test_splits_that_are_refused(tmp_path, named, message):
+    with pytest.raises(InputError, match=message):
+        load(DataSettings(source=arrays(tmp_path, **named)))
+
+
+def test_splits_with_other_classes(tmp_path):
+    table, _ = dataset()
+    save_parquet(tmp_path / "train.parquet", table)
+    import datasets
+
+    save_parquet(
+        tmp_path / "test.parquet", table.cast_column("fine_label", datasets.ClassLabel(names=["ant", "bee", "cow", "dog"]))
+    )
+    with pytest.raises(InputError, match=r"name different classes .*: test has 4 and train has 3"):
+        load(DataSettings(source=str(tmp_path)))
+
+
+# --- the progress bar -------------------------------------------------------------------------------------------------
+
+
+def test_progress_goes_to_a_terminal_only(tmp_path, monkeypatch, capsys):
+    save_picture(tmp_path / "a.png")
+    load_source(str(tmp_path), DataSettings(), progress=True)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    load_source(str(tmp_path), DataSettings(), progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "decoding" in err
+
+
+# --- real data --------------------------------------------------------------------------------------------------------
+
+
+def test_mnist(no_network):
+    source = shared("mnist")
+    splits = load(DataSettings(source=source, levels=2, binarize="stochastic"))
+    assert [len(splits[name]) for name in splits] == [54000, 6000, 8000]
+    assert splits.train.shape == (1, 28, 28)
+    assert splits.train.class_names == [str(n) for n in range(10)]
+    assert torch.bincount(splits.train.labels, minlength=10).min() > 4500
+    mean = splits.train.tensor(slice(0, 10000)).double().mean()
+    assert abs(mean - 0.1307) < 0.002  # the mean intensity of MNIST's training images
+
+
+def test_binarized_mnist():
+    splits = load(DataSettings(source=shared("binarized_mnist/binarized_mnist.npz"), levels=2))
+    assert [len(splits[name]) for name in splits] == [50000, 10000, 10000]
+    assert splits.train.shape == (1, 28, 28)
+    assert splits.train.labels is None
+    assert torch.bincount(splits.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_cifar10_glob(no_network):
+    part = load_source(shared("cifar10/train-00001-*.parquet"), DataSettings())["all"]
+    assert part.images.shape == (15000, 3, 32, 32)
+    assert part.class_names[0] == "airplane"
+    assert len(np.unique(part.labels)) == 10
