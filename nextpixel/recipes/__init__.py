@@ -1,0 +1,1 @@
+"""Experiments with the papers' settings noted, as YAML; `nextpixel recipes` lists them."""

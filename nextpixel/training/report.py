@@ -1,0 +1,173 @@
+"""The end of a run: the best weights as a model folder, the pictures, and report.md with the result beside its baselines."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from rich.console import Console
+
+import nextpixel
+from nextpixel.data.images import Images
+from nextpixel.data.splits import Splits
+from nextpixel.models import AutoregressiveModel
+from nextpixel.models.storage import load_weights, save
+from nextpixel.pictures import save_completions, save_grid
+from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines
+from nextpixel.scoring.evaluation import Evaluation, evaluate
+from nextpixel.training.callbacks import Stopwatch, class_conditions
+from nextpixel.training.experiment import Experiment
+
+SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run has shown.
+
+    Args:
+        test: likelihood of the test split under the averaged weights of the best epoch (without averaging: its weights).
+        test_last_weights: the same under that epoch's weights before averaging; None without averaging.
+        baselines: what it must beat.
+        out: the run folder.
+    """
+
+    test: Evaluation
+    test_last_weights: Evaluation | None
+    baselines: list[Baseline]
+    out: Path
+
+
+def finish(
+    experiment: Experiment,
+    out: Path,
+    model: AutoregressiveModel,
+    splits: Splits,
+    marginal: PixelMarginal,
+    trainer: pl.Trainer,
+    stopwatch: Stopwatch,
+    console: Console,
+) -> Result:
+    """Evaluate the best checkpoint, save it as RUN/model, write the pictures and the report, and print the figures."""
+    best = out / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    unaveraged = None
+    if "current_model_state" in checkpoint:
+        load_weights(model, _of_model(checkpoint["current_model_state"]), best)
+        unaveraged = evaluate(model, splits.test)
+    load_weights(model, _of_model(checkpoint["state_dict"]), best)
+    model.eval()
+    test = evaluate(model, splits.test)
+    baselines = all_baselines(marginal, splits.test)
+    draw_pictures(model, splits.test, out, experiment.training.seed)
+    result = Result(test, unaveraged, baselines, out)
+    epoch = checkpoint["epoch"] + 1
+    figures = _figures(result)
+    (out / "report.md").write_text(_report(experiment, result, model, splits, trainer, stopwatch, epoch, figures))
+    save(model, out / "model", notes=f"## Result\n\n{figures}\n\nData: {_data_line(experiment, splits)}")
+    print_result(result, console)
+    return result
+
+
+def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: int) -> None:
+    """samples/samples.png, and samples/completions.png: the lower half of test images drawn from the upper one."""
+    x = model.sample(SAMPLES, cond=class_conditions(model, SAMPLES), seed=seed)
+    save_grid(x, model.levels, out / "samples" / "samples.png")
+    number = min(COMPLETED, len(images))
+    # Spread over the split, which may be sorted by class.
+    chosen = [k * len(images) // number for k in range(number)]
+    original, labels = images.__getitems__(chosen)
+    known = torch.zeros(1, 1, *images.shape[1:], dtype=torch.bool)
+    known[:, :, : (images.shape[1] + 1) // 2] = True
+    cond = None if model.condition is None else labels
+    completions = model.complete(original, known, n=COMPLETIONS, cond=cond, seed=seed)
+    path = out / "samples" / "completions.png"
+    save_completions(original, known, completions.unflatten(0, (number, COMPLETIONS)), model.levels, path)
+
+
+def print_result(result: Result, console: Console) -> None:
+    """The figures and the paths, for the end of a run."""
+    test = result.test
+    console.print(
+        f"\ntest   {test.bits_per_dim:.4f} ± {test.bits_per_dim_standard_error:.4f} bits/dim   "
+        f"{test.nats_per_image:.3f} ± {test.nats_standard_error:.3f} nats per image   ({len(test.nats)} images)",
+        highlight=False,
+    )
+    for baseline in result.baselines:
+        value = "   n/a" if baseline.bits_per_dim is None else f"{baseline.bits_per_dim:6.3f}"
+        console.print(f"       {value} bits/dim   {baseline.name}: {baseline.note}", highlight=False)
+    for name in ("samples/samples.png", "samples/completions.png", "report.md"):
+        console.print(str(result.out / name), highlight=False, soft_wrap=True)
+
+
+def _of_model(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("model."): value for name, value in state.items()}
+
+
+def _data_line(experiment: Experiment, splits: Splits) -> str:
+    channels, height, width = splits.train.shape
+    return (
+        f"{experiment.data.source}; {channels} x {height} x {width}, {len(splits.train)} training, {len(splits.validation)} "
+        f"validation and {len(splits.test)} test images; {splits.test.describe_binarisation()}"
+    )
+
+
+def _figures(result: Result) -> str:
+    rows = ["| | bits/dim | nats per image | |", "|---|---|---|---|"]
+    scores = [("**test**", result.test)]
+    if result.test_last_weights is not None:
+        scores = [("**test, averaged weights**", result.test), ("test, weights not averaged", result.test_last_weights)]
+    for name, score in scores:
+        rows.append(
+            f"| {name} | {score.bits_per_dim:.4f} ± {score.bits_per_dim_standard_error:.4f} "
+            f"| {score.nats_per_image:.3f} ± {score.nats_standard_error:.3f} | {len(score.nats)} images |"
+        )
+    nats = result.test.nats_per_image / result.test.bits_per_dim
+    for baseline in result.baselines:
+        bits = baseline.bits_per_dim
+        value = "n/a | n/a" if bits is None else f"{bits:.4f} | {bits * nats:.2f}"
+        rows.append(f"| {baseline.name} | {value} | {baseline.note} |")
+    return "\n".join(rows)
+
+
+def _report(
+    experiment: Experiment,
+    result: Result,
+    model: AutoregressiveModel,
+    splits: Splits,
+    trainer: pl.Trainer,
+    stopwatch: Stopwatch,
+    epoch: int,
+    figures: str,
+) -> str:
+    training = experiment.training
+    settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
+    return f"""# {experiment.recipe}: {model.name}
+
+{experiment.about.strip()}
+
+{figures}
+
+± is the standard error of the mean over test images. Likelihoods are computed in float32; the weights are those of epoch
+{epoch} of {training.epochs}, the best on the validation images.
+
+![samples](samples/samples.png)
+
+Samples, temperature 1, seed {training.seed}.
+
+![completions](samples/completions.png)
+
+The original, its known half, and {COMPLETIONS} completions.
+
+- Data: {_data_line(experiment, splits)}.
+- Model: {model.name}, {sum(p.numel() for p in model.parameters()):,} parameters; {settings or "default sizes"}.
+- Training: {trainer.global_step} steps of {training.batch_size} images, {stopwatch.seconds / 60:.1f} minutes
+  ({stopwatch.images_per_second:.0f} images per second in the training loop), {trainer.precision}.
+- Machine: {platform.machine()}, {torch.get_num_threads()} threads{_gpu()}; Python {platform.python_version()},
+  torch {torch.__version__}, nextpixel {nextpixel.__version__}.
+"""
+
+
+def _gpu() -> str:
+    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""

@@ -1,0 +1,225 @@
+"""One run, from an experiment to a folder with a trained model, pictures and an honest report.
+
+    RUN/  config.yaml   metrics.csv   checkpoints/{best,last}.ckpt   tensorboard/
+          model/        samples/*.png   marginal.npz   report.md
+"""
+
+import csv
+import logging
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from rich.console import Console
+from torch.utils.data import DataLoader, DistributedSampler
+
+from nextpixel.condition import Labels
+from nextpixel.data.images import Images
+from nextpixel.data.splits import Splits, load
+from nextpixel.errors import InputError
+from nextpixel.models import MODELS, AutoregressiveModel
+from nextpixel.models.storage import load_weights, save
+from nextpixel.scoring.baselines import PixelMarginal
+from nextpixel.training.callbacks import EMA, RunProgress, SampleGrid, SaveOnInterrupt, Stopwatch
+from nextpixel.training.experiment import Experiment, read_experiment
+from nextpixel.training.module import ImageModule, NonFiniteLossError
+from nextpixel.training.report import Result, finish
+from nextpixel.training.settings import TrainingSettings
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: the user asked for it
+    """Ctrl-C; what has been learned is saved, and the message says how to go on."""
+
+
+def train(experiment: Experiment, out: str | Path, resume: bool = False, console: Console | None = None) -> Result:
+    """Train a model and write its run folder.
+
+    Args:
+        experiment: what to train on what; with `resume`, as `resumable` gives it.
+        out: the run folder; it must be new or empty unless `resume`.
+        resume: go on from checkpoints/last.ckpt.
+        console: where progress and results are printed.
+
+    Raises:
+        InputError: data, settings or folder cannot be used; or the loss became infinite, and the last good checkpoint stays.
+        Interrupted: Ctrl-C.
+    """
+    out, console, settings = Path(out), console or Console(stderr=True), experiment.training
+    settings.check()
+    last = out / "checkpoints" / "last.ckpt"
+    if not resume:
+        _require_empty(out)
+    splits = load(experiment.data)
+    pl.seed_everything(settings.seed, verbose=False)
+    model = build(experiment, splits.train)
+    if resume:
+        _check_checkpoint(last, model, settings)
+    experiment.save(out / "config.yaml")
+    marginal = PixelMarginal.fit(splits.train)
+    marginal.save(out / "marginal.npz")
+
+    stopwatch = Stopwatch()
+    trainer = _trainer(settings, out, resume, console, stopwatch)
+    module = ImageModule(model.to(memory_format=torch.channels_last) if settings.channels_last else model, settings)
+    if settings.compile:
+        model.compile()
+    console.print(f"training {model.name} ({sum(p.numel() for p in model.parameters()):,} parameters) on {len(splits.train)} images")
+    try:
+        trainer.fit(module, _loader(splits.train, settings, trainer), _loader(splits.validation, settings), ckpt_path=_path(last, resume))
+    except NonFiniteLossError as error:
+        kept = f"{last} is the last good checkpoint" if last.exists() else "no epoch was finished, so nothing was kept"
+        raise InputError(f"{error}: training stopped; {kept}; try a smaller --training.lr or --training.clip") from error
+    except SystemExit as error:
+        # lightning turns Ctrl-C into an exit after its callbacks have run
+        raise Interrupted(
+            f"interrupted in epoch {trainer.current_epoch + 1} of {settings.epochs}; saved to {last}. "
+            f"Go on with: nextpixel train --out {out} --resume"
+        ) from error
+    return finish(experiment, out, model, splits, marginal, trainer, stopwatch, console)
+
+
+def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
+    """The experiment's untrained model; shape, levels and number of classes come from the images.
+
+    Raises:
+        InputError: an unknown architecture or settings that it does not take.
+    """
+    settings = dict(experiment.model)
+    name = settings.pop("name", None)
+    if name not in MODELS:
+        raise InputError(f"unknown model {name!r}: expected one of {', '.join(MODELS)}")
+    if settings.get("condition") == "labels":
+        if images.classes is None:
+            raise InputError(f"--model.condition labels needs labelled images, but {experiment.data.source} has no labels")
+        settings["condition"] = Labels(images.classes)
+    try:
+        return MODELS[name](shape=images.shape, levels=images.levels, **settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def resumable(out: str | Path) -> Experiment:
+    """The experiment of a run folder that was interrupted.
+
+    Raises:
+        InputError: no run there, or one without a checkpoint.
+    """
+    out = Path(out)
+    if not (out / "config.yaml").is_file():
+        raise InputError(f"{out} is no run to resume: it has no config.yaml")
+    if not (out / "checkpoints" / "last.ckpt").is_file():
+        raise InputError(f"{out} has no checkpoints/last.ckpt to resume from: remove the folder and train again")
+    return read_experiment(out / "config.yaml")
+
+
+def precision(settings: TrainingSettings) -> str:
+    """lightning's name of the precision: bf16 under "auto" where the device's matrix products are faster in it."""
+    if settings.precision == "auto":
+        if torch.cuda.is_available():
+            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        # torch says what the processor has only in private; without AMX or AVX512-BF16, bf16 is emulated and slower.
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return "bf16-mixed" if fast else "32-true"
+    return "bf16-mixed" if settings.precision == "bf16" else "32-true"
+
+
+def _trainer(settings: TrainingSettings, out: Path, resume: bool, console: Console, stopwatch: Stopwatch) -> pl.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    checkpoints = ModelCheckpoint(
+        dirpath=out / "checkpoints",
+        filename="best",
+        monitor="val/bits_per_dim",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    every = settings.sample_every
+    averaging = [EMA(settings.ema)] if settings.ema else []
+    return pl.Trainer(
+        max_epochs=settings.epochs,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        precision=precision(settings),
+        gradient_clip_val=settings.clip or None,
+        check_val_every_n_epoch=settings.eval_every,
+        log_every_n_steps=10,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=[
+            stopwatch,
+            RunProgress(console),
+            SampleGrid(out / "samples", every, settings.samples, settings.seed),
+            *averaging,
+            SaveOnInterrupt(out / "checkpoints" / "last.ckpt"),
+            checkpoints,
+        ],
+        logger=_loggers(out, resume),
+        default_root_dir=out,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _loggers(out: Path, resume: bool) -> list[Logger]:
+    table = out / "metrics.csv"
+    rows = table.read_text() if resume and table.is_file() else ""
+    metrics = CSVLogger(out.parent, name=out.name, version="", flush_logs_every_n_steps=10)
+    writer = metrics.experiment  # which removes an earlier metrics.csv
+    if rows:
+        table.write_text(rows)
+        writer.metrics_keys = next(csv.reader([rows.splitlines()[0]]))
+    return [metrics, TensorBoardLogger(out, name="tensorboard", version="")]
+
+
+def _loader(images: Images, settings: TrainingSettings, trainer: pl.Trainer | None = None) -> DataLoader:
+    """Batches from one call each; shuffled by (seed, epoch) and shared between the devices where a trainer is given."""
+    sampler = None
+    if trainer is not None:
+        replicas, rank = trainer.world_size, trainer.global_rank
+        sampler = DistributedSampler(images, replicas, rank, shuffle=True, seed=settings.seed)
+    return DataLoader(
+        images,
+        batch_size=settings.batch_size,
+        sampler=sampler,
+        collate_fn=_identity,
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+    )
+
+
+def _identity(batch: object) -> object:
+    return batch
+
+
+def _path(last: Path, resume: bool) -> Path | None:
+    return last if resume else None
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file: expected a folder for the run")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out} is not empty: give another folder, or --resume to go on with the run in it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written to: {error.strerror or error}") from error
+
+
+def _check_checkpoint(last: Path, model: AutoregressiveModel, settings: TrainingSettings) -> None:
+    try:
+        checkpoint = torch.load(last, map_location="cpu", weights_only=True)
+        weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    except Exception as error:
+        raise InputError(f"{last} is no checkpoint of a run: {' '.join(str(error).split())[:200]}") from error
+    load_weights(model, weights, last)
+    if epoch >= settings.epochs:
+        raise InputError(f"the run is finished ({epoch} of {settings.epochs} epochs): give more --training.epochs to go on")
