@@ -55,7 +55,7 @@ class Labels(Condition):
         labels = torch.as_tensor(cond, device=self.one.device)
         if labels.is_floating_point() or labels.shape not in ((), (batch,)):
             raise InputError(f"cond must be one label or {batch} integer labels, not {labels.dtype} of {tuple(labels.shape)}")
-        if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < self.features):
+        if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) < self.features):
             raise InputError(f"labels must be from 0 to {self.features - 1}, not {int(labels.min())} to {int(labels.max())}")
         return F.one_hot(labels.long().expand(batch), self.features).to(self.one)[:, :, None, None]
 

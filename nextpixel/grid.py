@@ -13,6 +13,8 @@ view costs as much time as a small matrix product. Their addresses never change,
 import torch
 from torch import Tensor
 
+from nextpixel.errors import InputError
+
 
 def colour_groups(features: int, colours: int) -> list[slice]:
     """Cut `features` maps into `colours` runs, one per colour channel in the order R, G, B.
@@ -20,14 +22,14 @@ def colour_groups(features: int, colours: int) -> list[slice]:
     The runs differ by at most one map, so that the published sizes (128 maps for RGB) need not be multiples of three.
 
     Raises:
-        ValueError: fewer maps than colours.
+        InputError: fewer maps than colours.
 
     Example:
         >>> colour_groups(8, 3)
         [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None)]
     """
     if features < colours:
-        raise ValueError(f"{features} features cannot be cut into {colours} colour groups: give at least {colours}")
+        raise InputError(f"{features} features cannot be cut into {colours} colour groups: give at least {colours}")
     bounds = [-(-features * c // colours) for c in range(colours + 1)]
     return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
 

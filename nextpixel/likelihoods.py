@@ -45,8 +45,9 @@ class Likelihood(ABC):
 
     def draw(self, params: Tensor, known: Tensor, c: int, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """A symbol of channel c, (B,), from noise uniform in [0, 1), (B,): the smallest x with noise < P(X <= x)."""
-        cumulative = self.pmf(params, known, c, temperature).cumsum(-1)
-        # The sum may end a rounding error below 1: measure the noise by it, so that no symbol beyond the last is found.
+        # In float64 noise next to 1 stays below 1, so that no symbol of probability zero is found; the sum may end a
+        # rounding error beside 1: measure the noise by it.
+        cumulative = self.pmf(params, known, c, temperature).double().cumsum(-1)
         threshold = noise.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
         return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_(max=self.levels - 1)
 
@@ -78,19 +79,21 @@ class Categorical(Likelihood):
         self.colours = channels
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        logits = params.unflatten(1, (self.channels, self.per_channel))
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()
+        logits = _at_least_float32(params).unflatten(1, (self.channels, self.per_channel))
         if self.levels == 2:
             # log sigmoid(l) for a one, log sigmoid(-l) for a zero
-            return F.logsigmoid(logits[:, :, 0] * (2 * x - 1)).sum(1)
+            return F.logsigmoid(logits[:, :, 0] * (2 * x.long() - 1)).sum(1)
         return -F.cross_entropy(logits.transpose(1, 2), x.long(), reduction="none").sum(1)
 
     def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
-        logits = params[:, c * self.per_channel : (c + 1) * self.per_channel] / temperature
+        logits = _at_least_float32(params[:, c * self.per_channel : (c + 1) * self.per_channel]) / temperature
         if self.levels == 2:
             return torch.sigmoid(torch.cat([-logits, logits], dim=1))
         return logits.softmax(1)
+
+
+def _at_least_float32(params: Tensor) -> Tensor:
+    return params.float() if params.dtype in (torch.bfloat16, torch.float16) else params
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {Categorical.name: Categorical}

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextpixel.errors import InputError
 from nextpixel.grid import CurrentRow, RowsAbove, colour_groups, kernel_matrix, row_convolution
 
 Mask = Literal["A", "B"]
@@ -38,8 +39,8 @@ def colour_mask(in_features: int, out_features: int, mask: Mask, colours: int, h
 
 
 def _colours(features: int, colours: int) -> Tensor:
-    sizes = [group.stop - group.start for group in colour_groups(features, colours)]
-    return torch.repeat_interleave(torch.arange(colours), torch.tensor(sizes))
+    groups = colour_groups(features, colours)
+    return torch.cat([torch.full((group.stop - group.start,), c) for c, group in enumerate(groups)])
 
 
 @dataclass
@@ -75,7 +76,7 @@ class MaskedConv2d(nn.Module):
         forward: (B, in_features, H, W) -> (B, out_features, H, W), for any H and W.
 
     Raises:
-        ValueError: an even kernel, or fewer maps than colours.
+        InputError: an even kernel, or fewer maps than colours.
 
     Example:
         >>> layer = MaskedConv2d(1, 8, kernel_size=7, mask="A")
@@ -96,7 +97,7 @@ class MaskedConv2d(nn.Module):
         super().__init__()
         rows, columns = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         if rows % 2 == 0 or columns % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, not {kernel_size}")
+            raise InputError(f"kernel_size must be odd, not {kernel_size}")
         self.in_features, self.out_features, self.colours, self.halves = in_features, out_features, colours, halves
         self.above, self.left = rows // 2, columns // 2
         self.right = self.left if self.above else 0
@@ -129,7 +130,8 @@ class MaskedConv2d(nn.Module):
         current = kernel_matrix(weight[:, :, -1:, : self.left + 1])
         bias = weight.new_zeros(self.out_features) if self.bias is None else self.bias
         outputs = self._outputs(weight.device)
-        row_parts = [bias[maps].expand(batch, width, -1).contiguous() for maps in outputs]
+        # Copies, even for one image of one column: begin_row writes to them.
+        row_parts = [bias[maps].repeat(batch, width, 1) for maps in outputs]
         above = self.above
         return ConvCache(
             row=CurrentRow(batch, width, self.in_features, self.left + 1, self.colours, weight),
@@ -206,7 +208,7 @@ class VerticalConv2d(nn.Module):
     def __init__(self, in_features: int, out_features: int, kernel_size: int, exclude_current_row: bool = False) -> None:
         super().__init__()
         if kernel_size % 2 == 0 or (exclude_current_row and kernel_size == 1):
-            raise ValueError(f"kernel_size must be odd, and at least 3 without the current row, not {kernel_size}")
+            raise InputError(f"kernel_size must be odd, and at least 3 without the current row, not {kernel_size}")
         self.in_features, self.exclude_current_row = in_features, exclude_current_row
         self.above = self.side = kernel_size // 2
         rows = self.above if exclude_current_row else self.above + 1

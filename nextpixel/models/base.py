@@ -245,11 +245,12 @@ class AutoregressiveModel(nn.Module):
             raise InputError(f"images must be (B, {self.shape[0]}, H, W), not {tuple(x.shape)}")
         if x.is_floating_point() or x.is_complex():
             raise InputError(f"images must be integers 0..{self.levels - 1}, not {x.dtype}")
+        x = x.to(self.device, torch.long)
         low, high = int(x.min()), int(x.max())
         if low < 0 or high >= self.levels:
             raise InputError(f"images must have symbols 0..{self.levels - 1}, but these have {low}..{high}")
         self._check_size(tuple(x.shape[2:]))
-        return x.to(self.device, torch.long)
+        return x
 
     def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         height, width = size or self.shape[1:]

@@ -73,7 +73,7 @@ def load(folder_or_hub_id: str | Path, models: dict[str, type[AutoregressiveMode
         'pixelcnn'
     """
     if models is None:
-        from nextpixel.models import MODELS as models  # noqa: N811
+        from nextpixel.models import MODELS as models
     folder = _find(folder_or_hub_id)
     config = _read_config(folder / CONFIG)
     name = config.pop("model", None)

@@ -53,21 +53,22 @@ class Evaluation:
 
     @property
     def bits_per_dim(self) -> float:
-        return self.nats_per_image / self._nats_per_bit_per_dim
+        return self.nats_per_image / self.nats_per_bit_per_dim
 
     @property
     def bits_per_dim_standard_error(self) -> float:
-        return self.nats_standard_error / self._nats_per_bit_per_dim
+        return self.nats_standard_error / self.nats_per_bit_per_dim
 
     @property
-    def _nats_per_bit_per_dim(self) -> float:
+    def nats_per_bit_per_dim(self) -> float:
+        """Nats of a whole image that are one bit per dimension."""
         return self.dims * math.log(2)
 
     def write_csv(self, path: str | Path) -> None:
         """Write one line per image: its index, its label if there are labels, nats, bits_per_dim."""
         labels = [] if self.labels is None else [("label", self.labels.tolist())]
         nats = [f"{value:.9g}" for value in self.nats]
-        bits = [f"{value:.9g}" for value in self.nats / self._nats_per_bit_per_dim]
+        bits = [f"{value:.9g}" for value in self.nats / self.nats_per_bit_per_dim]
         names, columns = zip(("index", range(len(nats))), *labels, ("nats", nats), ("bits_per_dim", bits), strict=True)
         with write_aside(path) as aside, open(aside, "w", newline="") as file:
             writer = csv.writer(file)

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from rich.console import Console
+from rich.table import Table
 
 import nextpixel
 from nextpixel.data.images import Images
@@ -66,7 +67,7 @@ def finish(
     figures = _figures(result)
     (out / "report.md").write_text(_report(experiment, result, model, splits, trainer, stopwatch, epoch, figures))
     save(model, out / "model", notes=f"## Result\n\n{figures}\n\nData: {_data_line(experiment, splits)}")
-    print_result(result, console)
+    _print_result(result, console)
     return result
 
 
@@ -86,17 +87,21 @@ def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: i
     save_completions(original, known, completions.unflatten(0, (number, COMPLETIONS)), model.levels, path)
 
 
-def print_result(result: Result, console: Console) -> None:
-    """The figures and the paths, for the end of a run."""
-    test = result.test
-    console.print(
-        f"\ntest   {test.bits_per_dim:.4f} ± {test.bits_per_dim_standard_error:.4f} bits/dim   "
-        f"{test.nats_per_image:.3f} ± {test.nats_standard_error:.3f} nats per image   ({len(test.nats)} images)",
-        highlight=False,
-    )
-    for baseline in result.baselines:
-        value = "   n/a" if baseline.bits_per_dim is None else f"{baseline.bits_per_dim:6.3f}"
-        console.print(f"       {value} bits/dim   {baseline.name}: {baseline.note}", highlight=False)
+def print_scores(name: str, evaluation: Evaluation, baselines: list[Baseline], console: Console) -> None:
+    """A likelihood in both units, and below it what it must beat."""
+    table = Table("", "bits/dim", "nats per image", "", box=None, pad_edge=False)
+    bits = f"{evaluation.bits_per_dim:.4f} ± {evaluation.bits_per_dim_standard_error:.4f}"
+    nats = f"{evaluation.nats_per_image:.3f} ± {evaluation.nats_standard_error:.3f}"
+    table.add_row(name, bits, nats, f"{len(evaluation.nats)} images", style="bold")
+    for baseline in baselines:
+        value = baseline.bits_per_dim
+        figures = ("n/a", "n/a") if value is None else (f"{value:.4f}", f"{value * evaluation.nats_per_bit_per_dim:.3f}")
+        table.add_row(baseline.name, *figures, baseline.note)
+    console.print(table)
+
+
+def _print_result(result: Result, console: Console) -> None:
+    print_scores("test", result.test, result.baselines, console)
     for name in ("samples/samples.png", "samples/completions.png", "report.md"):
         console.print(str(result.out / name), highlight=False, soft_wrap=True)
 
@@ -123,7 +128,7 @@ def _figures(result: Result) -> str:
             f"| {name} | {score.bits_per_dim:.4f} ± {score.bits_per_dim_standard_error:.4f} "
             f"| {score.nats_per_image:.3f} ± {score.nats_standard_error:.3f} | {len(score.nats)} images |"
         )
-    nats = result.test.nats_per_image / result.test.bits_per_dim
+    nats = result.test.nats_per_bit_per_dim
     for baseline in result.baselines:
         bits = baseline.bits_per_dim
         value = "n/a | n/a" if bits is None else f"{bits:.4f} | {bits * nats:.2f}"

@@ -1,11 +1,12 @@
 """One run, from an experiment to a folder with a trained model, pictures and an honest report.
 
-    RUN/  config.yaml   metrics.csv   checkpoints/{best,last}.ckpt   tensorboard/
-          model/        samples/*.png   marginal.npz   report.md
+RUN/  config.yaml   metrics.csv   checkpoints/{best,last}.ckpt   tensorboard/
+      model/        samples/*.png   marginal.npz   report.md
 """
 
 import csv
 import logging
+import shutil
 import warnings
 from pathlib import Path
 
@@ -18,19 +19,19 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from nextpixel.condition import Labels
 from nextpixel.data.images import Images
-from nextpixel.data.splits import Splits, load
+from nextpixel.data.splits import load
 from nextpixel.errors import InputError
 from nextpixel.models import MODELS, AutoregressiveModel
-from nextpixel.models.storage import load_weights, save
+from nextpixel.models.storage import load_weights
 from nextpixel.scoring.baselines import PixelMarginal
 from nextpixel.training.callbacks import EMA, RunProgress, SampleGrid, SaveOnInterrupt, Stopwatch
-from nextpixel.training.experiment import Experiment, read_experiment
+from nextpixel.training.experiment import Experiment
 from nextpixel.training.module import ImageModule, NonFiniteLossError
 from nextpixel.training.report import Result, finish
 from nextpixel.training.settings import TrainingSettings
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: the user asked for it
+class Interrupted(Exception):
     """Ctrl-C; what has been learned is saved, and the message says how to go on."""
 
 
@@ -38,7 +39,7 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     """Train a model and write its run folder.
 
     Args:
-        experiment: what to train on what; with `resume`, as `resumable` gives it.
+        experiment: what to train on what.
         out: the run folder; it must be new or empty unless `resume`.
         resume: go on from checkpoints/last.ckpt.
         console: where progress and results are printed.
@@ -65,10 +66,15 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     trainer = _trainer(settings, out, resume, console, stopwatch)
     module = ImageModule(model.to(memory_format=torch.channels_last) if settings.channels_last else model, settings)
     if settings.compile:
+        _require_compiler()
         model.compile()
-    console.print(f"training {model.name} ({sum(p.numel() for p in model.parameters()):,} parameters) on {len(splits.train)} images")
+    console.print(
+        f"training {model.name} ({sum(p.numel() for p in model.parameters()):,} parameters) on {len(splits.train)} images"
+    )
     try:
-        trainer.fit(module, _loader(splits.train, settings, trainer), _loader(splits.validation, settings), ckpt_path=_path(last, resume))
+        trainer.fit(
+            module, _loader(splits.train, settings, trainer), _loader(splits.validation, settings), ckpt_path=_path(last, resume)
+        )
     except NonFiniteLossError as error:
         kept = f"{last} is the last good checkpoint" if last.exists() else "no epoch was finished, so nothing was kept"
         raise InputError(f"{error}: training stopped; {kept}; try a smaller --training.lr or --training.clip") from error
@@ -99,20 +105,6 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
         return MODELS[name](shape=images.shape, levels=images.levels, **settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
-
-
-def resumable(out: str | Path) -> Experiment:
-    """The experiment of a run folder that was interrupted.
-
-    Raises:
-        InputError: no run there, or one without a checkpoint.
-    """
-    out = Path(out)
-    if not (out / "config.yaml").is_file():
-        raise InputError(f"{out} is no run to resume: it has no config.yaml")
-    if not (out / "checkpoints" / "last.ckpt").is_file():
-        raise InputError(f"{out} has no checkpoints/last.ckpt to resume from: remove the folder and train again")
-    return read_experiment(out / "config.yaml")
 
 
 def precision(settings: TrainingSettings) -> str:
@@ -185,6 +177,8 @@ def _loader(images: Images, settings: TrainingSettings, trainer: pl.Trainer | No
         images,
         batch_size=settings.batch_size,
         sampler=sampler,
+        # A short last batch would be compiled anew, and weigh its images more.
+        drop_last=trainer is not None and len(images) >= settings.batch_size * trainer.world_size,
         collate_fn=_identity,
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
@@ -193,6 +187,11 @@ def _loader(images: Images, settings: TrainingSettings, trainer: pl.Trainer | No
 
 def _identity(batch: object) -> object:
     return batch
+
+
+def _require_compiler() -> None:
+    if not torch.cuda.is_available() and not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
+        raise InputError("--training.compile true needs a C++ compiler (g++ or clang++): install one, or set it to false")
 
 
 def _path(last: Path, resume: bool) -> Path | None:

@@ -6,7 +6,8 @@ from torch import nn
 
 import nextpixel
 from nextpixel.errors import InputError
-from nextpixel.receptive_field import Context, colour_context, context, draw, mask_experiment, model_context
+from nextpixel.inspection.context import Context, colour_context, context, mask_experiment, model_context
+from nextpixel.inspection.drawing import draw
 
 BEFORE = [(-1, -1), (-1, 0), (-1, 1), (0, -1)]  # what a 3 x 3 kernel sees before its centre
 

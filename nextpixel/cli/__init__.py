@@ -1,0 +1,69 @@
+"""The command line: one file per verb with `add_arguments(parser, argv)` and `run(args)`; here is what they share.
+
+Only the verb that is asked for is imported, and what it needs of torch only when it runs: `nextpixel --help` answers at once.
+"""
+
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from nextpixel.cli.settings import spell_out_data
+from nextpixel.errors import InputError
+
+VERBS = {
+    "train": "train a model from a recipe or a config file",
+    "evaluate": "nats per image and bits/dim of a data set, beside the honest baselines",
+    "sample": "draw images",
+    "complete": "draw the unknown part of images",
+    "inspect": "measure and draw what a pixel depends on (receptive field, blind spot)",
+    "recipes": "list the recipes",
+}
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser, whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(" ".join(str(message).split())) from ex
+
+
+def make_parser(argv: list[str]) -> Parser:
+    """The parser of all verbs, with the arguments of the one that `argv` begins with."""
+    from nextpixel import __version__
+
+    parser = Parser(
+        prog="nextpixel", description="The PixelCNN family of image models, with exact likelihoods.", version=__version__
+    )
+    verbs = parser.add_subcommands(dest="verb", title="verbs")
+    for name, about in VERBS.items():
+        verb = Parser(description=about[0].upper() + about[1:] + ".")
+        if argv[:1] == [name]:
+            import_module(f"nextpixel.cli.{name}").add_arguments(verb, argv[1:])
+        verbs.add_subcommand(name, verb, help=about)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; bad input is one line on stderr and status 2, Ctrl-C status 130."""
+    argv = spell_out_data(sys.argv[1:] if argv is None else argv)
+    try:
+        parser = make_parser(argv)
+        if not argv:
+            parser.print_help()
+            return 2
+        args = parser.parse_args(argv)
+        run(args)
+    except InputError as error:
+        print(f"nextpixel: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"nextpixel: {error or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(args: Any) -> None:
+    """Run the verb of parsed arguments."""
+    import_module(f"nextpixel.cli.{args.verb}").run(args[args.verb])

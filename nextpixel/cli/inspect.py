@@ -1,0 +1,71 @@
+"""`nextpixel inspect`: what one pixel depends on, from the Jacobian, as numbers and as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from nextpixel.errors import InputError
+
+
+def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
+    """The arguments."""
+    parser.add_argument(
+        "what", nargs="+", help="architectures (pixelcnn gated-pixelcnn), run folders, or masks: the experiment of masks A and B"
+    )
+    parser.add_argument("--blocks", type=int, help="blocks of an architecture (masks: layers), by default 4 (3)")
+    parser.add_argument("--kernel_size", type=int, default=3, help="kernels of an architecture or of the masks")
+    parser.add_argument("--first_kernel_size", type=int, default=3, help="first kernel of an architecture")
+    parser.add_argument("--channels", type=int, default=1, help="channels of an architecture's images")
+    parser.add_argument("--size", type=tuple[int, int] | None, help="[H,W]: a run's own by default, else [15,15] (masks: 7)")
+    parser.add_argument("--place", type=tuple[int, int] | None, help="[i,j]: the pixel (default: in the middle, two thirds down)")
+    parser.add_argument("--out", default="receptive-field.png", help="the picture")
+
+
+def run(args: Any) -> None:
+    """Measure, print one line per model, draw, and print the path."""
+    from nextpixel.inspection.context import Context, colour_context, mask_experiment, model_context
+    from nextpixel.inspection.drawing import draw
+
+    contexts: dict[str, Context] = {}
+    for what in args.what:
+        if what == "masks":
+            size = (args.size or (7, 7))[0]
+            contexts |= mask_experiment(args.kernel_size, args.blocks or 3, size)
+            continue
+        model = _model(what, args)
+        height, width = model.shape[1:]
+        cond = None if model.condition is None else 0
+        contexts[what] = model_context(model, args.place or (2 * height // 3, width // 2), cond)
+        if model.colours > 1:
+            table = colour_context(model, args.place, cond)
+            seen = "; ".join(f"{c} sees {[int(k) for k in row.nonzero()[0]] or 'none'}" for c, row in enumerate(table))
+            print(f"{what}: channels of the same pixel: {seen}")
+    for name, context in contexts.items():
+        print(f"{name}: {context.summary()}")
+    draw(contexts, args.out)
+    print(args.out)
+
+
+def _model(what: str, args: Any) -> Any:
+    from nextpixel.models import MODELS
+    from nextpixel.models.storage import load
+
+    if what not in MODELS:
+        if not Path(what).exists():
+            raise InputError(f"{what!r} is neither a run folder nor masks nor one of {', '.join(MODELS)}")
+        model = load(what)
+        if args.size:
+            model.shape = (model.shape[0], *args.size)
+        return model
+    try:
+        return MODELS[what](
+            shape=(args.channels, *(args.size or (15, 15))),
+            levels=4,
+            features=6 * args.channels,
+            blocks=args.blocks or 4,
+            kernel_size=args.kernel_size,
+            first_kernel_size=args.first_kernel_size,
+        )
+    except ValueError as error:
+        raise InputError(f"{what}: {error}") from error

@@ -1,0 +1,47 @@
+"""`nextpixel sample RUN`: draw images, as a picture to look at or as an array to go on with."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+
+from nextpixel.errors import InputError
+
+
+def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
+    """The arguments."""
+    parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
+    parser.add_argument("-n", type=int, default=64, help="how many images")
+    parser.add_argument("--label", type=int, help="the class of the images, for a class-conditional model (default: all in turn)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
+    parser.add_argument("--size", type=tuple[int, int] | None, help="[H,W], for another size than the training images'")
+    parser.add_argument("--method", type=Literal["cached", "naive"], default="cached", help="naive: the slow reference")
+    parser.add_argument("--out", default="samples.png", help="a .png grid, or .npy for the integers")
+
+
+def run(args: Any) -> None:
+    """Draw, write, and print the path."""
+    import numpy as np
+
+    from nextpixel.cli.progress import rows_bar
+    from nextpixel.files import write_aside
+    from nextpixel.models.storage import load
+    from nextpixel.pictures import save_grid
+    from nextpixel.training.callbacks import class_conditions
+
+    out = Path(args.out)
+    if out.suffix not in (".png", ".npy"):
+        raise InputError(f"--out {out}: expected a file that ends in .png or .npy")
+    model = load(args.run)
+    if args.label is not None and model.condition is None:
+        raise InputError(f"--label {args.label}: the model in {args.run} is not class-conditional")
+    cond = class_conditions(model, args.n) if args.label is None else args.label
+    with rows_bar("sampling", args.n, (args.size or model.shape[1:])[0]) as progress:
+        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, args.size, progress)
+    if out.suffix == ".npy":
+        with write_aside(out) as path:
+            np.save(path, x.numpy())
+    else:
+        save_grid(x, model.levels, out)
+    print(out)

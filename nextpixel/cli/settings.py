@@ -1,0 +1,49 @@
+"""Settings as options: every field of a settings class, or argument of a model's constructor, becomes `--group.name`."""
+
+import inspect
+from typing import Any, get_type_hints
+
+import docstring_parser
+from jsonargparse import ArgumentParser
+
+from nextpixel.errors import InputError
+
+
+def add_settings(parser: ArgumentParser, group: str, kind: type, skip: tuple[str, ...] = ()) -> None:
+    """Add `--group.name` for every constructor argument of `kind`, with its type, default and the help of its docstring.
+
+    (jsonargparse's own `add_class_arguments` would also add an option `--group FILE`, but `--data` names the data.)
+    """
+    section = parser.add_argument_group(f"{group} settings")
+    hints = get_type_hints(kind.__init__)
+    helps = {
+        name: param.description
+        for param in docstring_parser.parse(inspect.getdoc(kind) or "").params
+        for name in param.arg_name.split(", ")
+    }
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name not in skip:
+            text = " ".join((helps.get(name) or "").split())
+            section.add_argument(f"--{group}.{name}", type=hints[name], default=parameter.default, help=text)
+
+
+def set_defaults(parser: ArgumentParser, group: str, values: dict[str, Any], known: list[str], where: str) -> None:
+    """Let a recipe or config file set the defaults of a group; they are checked like the user's own values.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(f"{where}: unknown setting {group}.{name}, expected one of {', '.join(known)}")
+        parser.set_defaults({f"{group}.{name}": value})
+
+
+def spell_out_data(argv: list[str]) -> list[str]:
+    """`--data D` is short for `--data.source D`.
+
+    Example:
+        >>> spell_out_data(["digits", "--data", "mine.npy", "--data.levels", "4"])
+        ['digits', '--data.source', 'mine.npy', '--data.levels', '4']
+    """
+    return ["--data.source" + word[len("--data") :] if word == "--data" or word.startswith("--data=") else word for word in argv]

@@ -1,0 +1,124 @@
+"""`nextpixel train RECIPE`: a recipe or config file, changed by options, to a run folder."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+
+from nextpixel.cli.settings import add_settings, set_defaults
+from nextpixel.data.settings import DataSettings
+from nextpixel.errors import InputError
+from nextpixel.training.experiment import Experiment, read_config, read_recipe
+from nextpixel.training.settings import TrainingSettings
+
+FROM_DATA = ("shape", "levels", "condition")
+
+
+def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
+    """The arguments; those of the model are its constructor's, once the recipe or config tells which model."""
+    parser.add_argument(
+        "recipe", nargs="?", help="a recipe of `nextpixel recipes`; RECIPE --help also shows its model's settings"
+    )
+    parser.add_argument("--config", help="a YAML file such as a run's config.yaml, instead of a recipe")
+    parser.add_argument("--out", help="the run folder (default: runs/RECIPE)")
+    parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
+    parser.add_argument("--threads", type=int, help="processor threads (default: all cores)")
+    base = _base(argv)
+    if base:
+        known = _add_model(parser, base)
+        set_defaults(parser, "model", {k: v for k, v in base["model"].items() if k != "name"}, known, base["where"])
+    for group, kind in (("data", DataSettings), ("training", TrainingSettings)):
+        add_settings(parser, group, kind)
+        set_defaults(parser, group, base.get(group) or {}, list(kind.__dataclass_fields__), base.get("where", ""))
+
+
+def run(args: Any) -> None:
+    """Train, and print figures and paths."""
+    words = [args.recipe] if args.recipe else []
+    words += [f"--config={args.config}"] if args.config else []
+    base = _base(words + [f"--out={args.out}"] * bool(args.out) + ["--resume"] * args.resume)
+    if not base:
+        raise InputError("nothing to train: give a recipe first (see `nextpixel recipes`), --config FILE, or --out RUN --resume")
+    if "model" not in args:
+        raise InputError(f"put the recipe {args.recipe} first: nextpixel train {args.recipe} ...")
+    if args.threads is not None:
+        _set_threads(args.threads)
+    experiment = Experiment(
+        recipe=base.get("recipe", "custom"),
+        about=base.get("about", ""),
+        model={"name": base["model"]["name"], **dict(args.model)},
+        data=DataSettings(**dict(args.data)),
+        training=TrainingSettings(**dict(args.training)),
+    )
+    from rich.console import Console
+
+    from nextpixel.training.run import Interrupted, train
+
+    try:
+        train(experiment, Path(args.out or Path("runs") / experiment.recipe), args.resume, Console())
+    except Interrupted as interrupted:
+        raise KeyboardInterrupt(str(interrupted)) from None
+
+
+def _base(argv: list[str]) -> dict[str, Any]:
+    """What the options change: the recipe (the first word), --config, or the config of the run that is resumed; else {}."""
+    recipe = argv[0] if argv and not argv[0].startswith("-") else None
+    config, out = _value(argv, "--config"), _value(argv, "--out")
+    if recipe and config:
+        raise InputError(f"give the recipe {recipe} or --config {config}, not both")
+    if "--resume" in argv:
+        if out is None and recipe is None:
+            raise InputError("--resume needs the run to go on with: --out RUN")
+        return _resumed(Path(out or Path("runs") / str(recipe)), recipe)
+    if recipe:
+        base = {"where": f"recipe {recipe}", **read_recipe(recipe)}
+    elif config:
+        base = {"where": config, **read_config(config)}
+    else:
+        return {}
+    if not isinstance(base.get("model"), dict) or "name" not in base["model"]:
+        raise InputError(f"{base['where']} names no model: expected a section model with a name")
+    return base
+
+
+def _resumed(out: Path, recipe: str | None) -> dict[str, Any]:
+    if not (out / "config.yaml").is_file():
+        raise InputError(f"{out} is no run to resume: it has no config.yaml")
+    if not (out / "checkpoints" / "last.ckpt").is_file():
+        raise InputError(f"{out} has no checkpoints/last.ckpt to resume from: remove the folder and train again")
+    base = {"where": str(out / "config.yaml"), **read_config(out / "config.yaml")}
+    if recipe and base.get("recipe") != recipe:
+        raise InputError(f"{out} is a run of {base.get('recipe')}, not of {recipe}: give another --out")
+    return base
+
+
+def _value(argv: list[str], option: str) -> str | None:
+    """The value of an option before the parser exists."""
+    for k, word in enumerate(argv):
+        if word == option and k + 1 < len(argv):
+            return argv[k + 1]
+        if word.startswith(option + "="):
+            return word.removeprefix(option + "=")
+    return None
+
+
+def _add_model(parser: ArgumentParser, base: dict[str, Any]) -> list[str]:
+    """Add the model's arguments and return their names."""
+    import inspect
+
+    from nextpixel.models import MODELS
+
+    name = base["model"]["name"]
+    if name not in MODELS:
+        raise InputError(f"{base['where']}: unknown model {name!r}, expected one of {', '.join(MODELS)}")
+    add_settings(parser, "model", MODELS[name], skip=FROM_DATA)
+    parser.add_argument("--model.condition", type=Literal["labels"] | None, help="let images depend on their labels")
+    return ["condition", *(k for k in inspect.signature(MODELS[name]).parameters if k not in FROM_DATA)]
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    if threads < 1:
+        raise InputError(f"--threads is {threads}: expected at least 1")
+    torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""What a model's places depend on, measured from the Jacobian and drawn."""
