@@ -10,6 +10,8 @@ causal convolution at that place is one matrix product. The views of every place
 view costs as much time as a small matrix product. Their addresses never change, so that a row can be captured and replayed.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ def colour_groups(features: int, colours: int) -> list[slice]:
     if features < colours:
         raise InputError(f"{features} features cannot be cut into {colours} colour groups: give at least {colours}")
     bounds = [-(-features * c // colours) for c in range(colours + 1)]
-    return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(bounds)]
 
 
 class CurrentRow:

@@ -26,7 +26,7 @@ each_size = pytest.mark.parametrize("size", [(3, 4), (4, 3)], ids=["3x4", "4x3"]
 any_size = pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (2, 2), (5, 7)], ids=lambda size: f"{size[0]}x{size[1]}")
 
 
-def raster_order(model, height, width, channels):
+def raster_order(channels, height, width):
     """When each symbol's turn comes, (channels, H, W): row by row, column by column, channel by channel."""
     return torch.arange(height * width * channels).view(height, width, channels).permute(2, 0, 1)
 
@@ -76,10 +76,19 @@ def jacobian(model, x, cond=None):
     """Largest |d params / d input| by colour of the params and channel of the image, (colours, H, W, C, H, W)."""
     _, channels, height, width = x.shape
     h = model.encode_condition(cond, 1, height, width)
-    with torch.no_grad():
-        inputs = model.encode(x)
-    full = torch.func.jacrev(lambda inputs: model.network(inputs, h)[0])(inputs).squeeze(3).detach().abs()
+    full = torch.func.jacrev(lambda inputs: model.network(inputs, h)[0])(model.encode(x).detach()).squeeze(3).detach().abs()
     return full.unflatten(3, (channels, -1)).amax(4).unflatten(0, (model.colours, -1)).amax(1)
+
+
+def reach(name, shape, condition="none", **overrides):
+    """The largest Jacobian of a few models: a ReLU that is dead in one of them hides nothing. And which entries may be there."""
+    seeds = range(6)
+    models = [tiny_model(name, shape, condition=condition, seed=seed, **overrides) for seed in seeds]
+    found = [
+        jacobian(model, images(model, 1, seed=seed), random_cond(model, 1)) for seed, model in zip(seeds, models, strict=True)
+    ]
+    order = raster_order(*shape)
+    return torch.stack(found).amax(0), order[: models[0].colours, :, :, None, None, None] > order
 
 
 @each_size
@@ -87,28 +96,22 @@ def jacobian(model, x, cond=None):
 @each_channels
 @each_model
 def test_jacobian_is_zero_except_before_the_place(name, channels, inputs, size):
-    model = tiny_model(name, (channels, *size), inputs=inputs)
-    reach = jacobian(model, images(model, 1))
-    order = raster_order(model, *size, channels)
-    earlier = order[: model.colours, :, :, None, None, None] > order
-    assert (reach[~earlier] == 0).all()
+    found, earlier = reach(name, (channels, *size), inputs=inputs)
+    assert (found[~earlier] == 0).all()
     # The positive control: the neighbours just before and just above reach every colour, from every channel.
-    height, width = size
-    for i, j in itertools.product(range(height), range(width)):
-        assert j == 0 or (reach[:, i, j, :, i, j - 1] > 0).all()
-        assert i == 0 or (reach[:, i, j, :, i - 1, j] > 0).all()
-        within = reach[:, i, j, :, i, j]  # at one place R reaches G and B, and G reaches B
+    for i, j in itertools.product(*map(range, size)):
+        assert j == 0 or (found[:, i, j, :, i, j - 1] > 0).all()
+        assert i == 0 or (found[:, i, j, :, i - 1, j] > 0).all()
+        within = found[:, i, j, :, i, j]  # at one place R reaches G and B, and G reaches B
         assert torch.equal(within > 0, earlier[:, i, j, :, i, j])
 
 
 @each_condition
 @each_model
 def test_a_condition_leaves_the_jacobian_causal(name, condition):
-    model = tiny_model(name, (3, 3, 2), condition=condition)
-    reach = jacobian(model, images(model, 1), random_cond(model, 1))
-    order = raster_order(model, 3, 2, 3)
-    assert (reach[order[: model.colours, :, :, None, None, None] <= order] == 0).all()
-    assert (reach[:, 2, 1, :, 1, 1] > 0).all()
+    found, earlier = reach(name, (3, 3, 2), condition)
+    assert (found[~earlier] == 0).all()
+    assert (found[:, 2, 1, :, 1, 1] > 0).all()
 
 
 @pytest.mark.parametrize("condition", CONDITIONS[1:])
@@ -128,7 +131,7 @@ def test_the_condition_reaches_every_place_and_channel(name, channels, condition
 def test_later_symbols_change_nothing(name, channels, inputs, size):
     model = tiny_model(name, (channels, *size), inputs=inputs)
     x = images(model, 1)
-    order = raster_order(model, *size, channels)
+    order = raster_order(channels, *size)
     turns = torch.arange(order.numel())[:, None, None, None]
     other = (x + images(model, len(turns)) % (model.levels - 1) + 1) % model.levels
     changed = torch.where(order >= turns, other, x)  # image t differs from x in every symbol from turn t on
@@ -326,7 +329,7 @@ def test_samples_are_symbols(name, levels, dtype):
     x = model.sample(5)
     assert x.dtype is dtype
     assert x.shape == (5, 1, 3, 4)
-    assert 0 <= x.min() < x.max() < levels
+    assert 0 <= int(x.min()) < int(x.max()) < levels
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -343,7 +346,7 @@ def test_completion_keeps_the_known_and_reads_nothing_else(name, channels, condi
         assert torch.equal(completed[b * n + k][known[b]], x[b][known[b]].to(completed.dtype))
     garbage = torch.where(known, x, torch.where(x % 2 == 0, -1000, 1000))  # not even symbols
     assert torch.equal(model.complete(garbage, known, n, cond), completed)
-    assert not torch.equal(model.complete(x, known, n, cond, seed=1), completed)
+    assert len(model.complete(x, known, 20, cond).unique(dim=0)) > 5
 
 
 @each_model

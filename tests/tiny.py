@@ -7,12 +7,12 @@ from nextpixel import MODELS, Labels, SpatialMap, Vector
 CONDITIONS = ("none", "labels", "vector", "spatial-map")
 
 
-def tiny_model(name, shape=(1, 3, 4), levels=3, condition="none", **overrides):
+def tiny_model(name, shape=(1, 3, 4), levels=3, condition="none", seed=1, **overrides):
     """The class's preset "tiny" in float64 and eval mode, all parameters drawn anew from a normal law."""
     condition = {"none": None, "labels": Labels(4), "vector": Vector(5), "spatial-map": SpatialMap(2)}[condition]
     cls = MODELS[name]
     model = cls(**{**cls.presets["tiny"], "shape": shape, "levels": levels, "condition": condition, **overrides}).double()
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
             # Kernels keep the size of what flows through; p[0].numel() is their fan-in, and 1 for a bias.

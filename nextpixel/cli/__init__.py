@@ -3,6 +3,7 @@
 Only the verb that is asked for is imported, and what it needs of torch only when it runs: `nextpixel --help` answers at once.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -61,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f"nextpixel: {error or 'interrupted'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of a pipe has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -25,9 +25,9 @@ def run(args: Any) -> None:
     """Complete, write, and print the path."""
     import torch
 
-    from nextpixel.cli.progress import rows_bar
     from nextpixel.models.storage import load
     from nextpixel.pictures import load_image, load_mask, save_completions
+    from nextpixel.progress import rows_bar
 
     model = load(args.run)
     images = [load_image(path, model.levels, model.shape[0]) for path in args.image]
@@ -38,7 +38,7 @@ def run(args: Any) -> None:
     x = torch.stack(images)
     height, width = x.shape[2:]
     known = load_mask(args.keep, height, width)
-    with rows_bar("completing", len(x) * args.n, height) as progress:
+    with rows_bar("completing", model.scan_rows(len(x) * args.n, (height, width))) as progress:
         y = model.complete(x, known, args.n, args.label, args.seed, args.temperature, progress=progress)
     save_completions(x, known, y.unflatten(0, (len(x), args.n)), model.levels, args.out)
     print(args.out)

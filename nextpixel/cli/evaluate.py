@@ -27,10 +27,8 @@ def run(args: Any) -> None:
 
     opened = open_run(args.run)
     settings, source = opened.experiment.data, args["data"]["source"]
-    if source is None:
-        images = load(settings)[args.split]
-    else:
-        images = load_one(replace(settings, source=source), args.split)
+    own = source is None
+    images = load(settings)[args.split] if own else load_one(replace(settings, source=source), args.split)
     evaluation = evaluate(opened.model, images, args.batch_size)
     if args.csv:
         evaluation.write_csv(args.csv)

@@ -1,5 +1,6 @@
 """`nextpixel recipes`: what can be trained by name."""
 
+import textwrap
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -10,17 +11,11 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 
 
 def run(args: Any) -> None:
-    """Print one row per recipe."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Print every recipe: name, model, data, and what it is."""
     from nextpixel.training.experiment import read_recipe, recipe_names
 
-    table = Table("recipe", "model", "data", "about", box=None, pad_edge=False)
     for name in recipe_names():
         recipe = read_recipe(name)
-        data = recipe["data"]
-        table.add_row(
-            name, recipe["model"]["name"], f"{data['source']}, {data['levels']} levels", " ".join(recipe["about"].split())
-        )
-    Console().print(table)
+        data = f"{recipe['data']['source']}, {recipe['data']['levels']} levels"
+        print(f"{name:24s}{recipe['model']['name']:18s}{data}")
+        print(textwrap.indent(textwrap.fill(" ".join(recipe["about"].split()), 96), "    "), end="\n\n")

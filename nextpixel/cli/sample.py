@@ -24,10 +24,10 @@ def run(args: Any) -> None:
     """Draw, write, and print the path."""
     import numpy as np
 
-    from nextpixel.cli.progress import rows_bar
     from nextpixel.files import write_aside
     from nextpixel.models.storage import load
     from nextpixel.pictures import save_grid
+    from nextpixel.progress import rows_bar
     from nextpixel.training.callbacks import class_conditions
 
     out = Path(args.out)
@@ -37,7 +37,7 @@ def run(args: Any) -> None:
     if args.label is not None and model.condition is None:
         raise InputError(f"--label {args.label}: the model in {args.run} is not class-conditional")
     cond = class_conditions(model, args.n) if args.label is None else args.label
-    with rows_bar("sampling", args.n, (args.size or model.shape[1:])[0]) as progress:
+    with rows_bar("sampling", model.scan_rows(args.n, args.size)) as progress:
         x = model.sample(args.n, cond, args.seed, args.temperature, args.method, args.size, progress)
     if out.suffix == ".npy":
         with write_aside(out) as path:

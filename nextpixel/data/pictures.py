@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nextpixel.data.progress import track
+from nextpixel.progress import track
 from nextpixel.data.raw import allocate
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError

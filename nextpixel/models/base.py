@@ -221,6 +221,10 @@ class AutoregressiveModel(nn.Module):
         """How many colour groups the network's maps are split into."""
         return self.likelihood.colours
 
+    def scan_rows(self, n: int, size: tuple[int, int] | None = None) -> int:
+        """How often `sample` reports progress for n images: once per row of every group of images scanned together."""
+        return -(-n // LANES) * self._check_size(size)[0]
+
     def encode_condition(self, cond: Any, batch: int, height: int, width: int) -> Tensor | None:
         """The maps h of a condition, or None for an unconditional model.
 

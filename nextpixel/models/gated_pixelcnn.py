@@ -39,7 +39,14 @@ class _GatedLayer(nn.Module):
     """Figure 2. The first layer reads the image in both stacks; the others read the two stacks below."""
 
     def __init__(
-        self, in_features: int, features: int, kernel_size: int, colours: int, condition: Condition | None, first: bool = False
+        self,
+        in_features: int,
+        features: int,
+        kernel_size: int,
+        colours: int,
+        condition: Condition | None,
+        first: bool = False,
+        last: bool = False,
     ) -> None:
         super().__init__()
         self.first = first
@@ -47,14 +54,17 @@ class _GatedLayer(nn.Module):
         self.link = nn.Conv2d(2 * features, 2 * features, 1)
         self.horizontal = MaskedConv2d(in_features, 2 * features, (1, kernel_size), "A" if first else "B", colours, halves=2)
         self.out = MaskedConv2d(features, features, 1, "B", colours, bias=False)
-        self.condition_v = ConditionBias(condition.features, 2 * features) if condition else None
+        # What the last layer hands up on v is read by nobody: a condition there would have no gradient.
+        self.condition_v = ConditionBias(condition.features, 2 * features) if condition and not last else None
         self.condition_h = ConditionBias(condition.features, 2 * features) if condition else None
 
     def forward(self, v: Tensor, h: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor]:
         new_v = self.vertical(v)
         new_h = self.horizontal(h) + self.link(new_v)
-        if self.condition_v is not None and self.condition_h is not None:
-            new_v, new_h = new_v + self.condition_v(cond), new_h + self.condition_h(cond)
+        if self.condition_h is not None:
+            new_h = new_h + self.condition_h(cond)
+        if self.condition_v is not None:
+            new_v = new_v + self.condition_v(cond)
         out = self.out(gated_activation(new_h))
         return gated_activation(new_v), out if self.first else h + out
 
@@ -149,6 +159,7 @@ class GatedPixelCNN(AutoregressiveModel):
                 colours=self.colours,
                 condition=self.condition,
                 first=layer == 0,
+                last=layer == blocks - 1,
             )
             for layer in range(blocks)
         )

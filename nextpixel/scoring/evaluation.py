@@ -114,7 +114,7 @@ def evaluate(model: AutoregressiveModel, images: Images, batch_size: int = 128, 
     nats, labels = np.empty(number), []
     # A caller's autocast would change the third digit of a likelihood.
     with eval_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        for start in track(starts, len(starts), "evaluating") if progress else starts:
+        for start in track(starts, len(starts), "evaluating", progress):
             batch = slice(start, min(start + batch_size, number))
             x, label = images.__getitems__(list(range(batch.start, batch.stop)))
             if label is not None:

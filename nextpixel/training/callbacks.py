@@ -80,6 +80,7 @@ class RunProgress(Callback):
         self.console = console
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self.task: TaskID | None = None
+        self.losses: list[Tensor] = []  # since the last validation; on their device, so that nothing waits for a GPU
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         total = int(trainer.estimated_stepping_batches)
@@ -89,7 +90,7 @@ class RunProgress(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Reading the loss waits for a GPU: a bar needs it a few times a second only.
+        self.losses.append(outputs["loss"].detach())
         if self.task is not None and (batch_idx % 10 == 0 or trainer.is_last_batch):
             figures = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, {outputs['loss'].item():.3f} bits/dim"
             self.progress.update(self.task, completed=trainer.global_step, figures=figures)
@@ -97,11 +98,10 @@ class RunProgress(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        train, self.losses = torch.stack(self.losses).mean(), []
         self.console.print(
             f"epoch {trainer.current_epoch + 1:4d} of {trainer.max_epochs}   step {trainer.global_step}   "
-            f"train {figures.get('train/bits_per_dim', float('nan')):.4f}   "
-            f"validation {figures.get('val/bits_per_dim', float('nan')):.4f} bits/dim",
+            f"train {train:.4f}   validation {trainer.callback_metrics['val/bits_per_dim']:.4f} bits/dim",
             highlight=False,
         )
 

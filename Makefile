@@ -1,0 +1,38 @@
+# `make demo` and `make test` do all the set-up on a fresh machine: a virtual environment in .venv with pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Changes to these two files mean that the environment must be made again.
+READY := $(VENV)/.ready
+DEMO := runs/demo
+
+.PHONY: demo test lint slow bench clean
+
+demo: $(READY)  ## train on 8x8 digits (about two minutes on 2 cores) and show pictures and an honest number
+	rm -rf $(DEMO)
+	$(BIN)/nextpixel train digits --out $(DEMO) $(DEMO_ARGS)
+
+test: $(READY)  ## all tests but the slow ones and those that need a GPU
+	$(BIN)/python -m pytest -n auto
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+bench: $(READY)  ## sampling against forward and against the naive sampler
+	$(BIN)/python benchmarks/sampling.py
+
+# torch first and alone: the plain wheel of this version is the CPU build, and nothing after it may exchange it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip setuptools
+	$(PIP) torch
+	$(PIP) -e ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache
