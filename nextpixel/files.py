@@ -28,10 +28,13 @@ def write_aside(path: str | Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
         yield aside
         os.replace(aside, path)
     except OSError as error:
-        if error.filename is not None and Path(error.filename) in (path, aside, path.parent):
+        if error.filename is not None and Path(error.filename) in (path, aside):
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
         raise
     finally:

@@ -8,10 +8,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nextpixel.progress import track
 from nextpixel.data.raw import allocate
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
+from nextpixel.progress import track
 
 # What a mode of Pillow becomes. Palettes become RGB even when all their colours are gray: the mode must not hang on the content.
 MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}

@@ -194,9 +194,8 @@ class AutoregressiveModel(nn.Module):
         x = torch.where(known, torch.as_tensor(x, device=self.device), torch.zeros((), dtype=x.dtype, device=self.device))
         x = self.check_images(x)
         h = self.encode_condition(cond, x.shape[0], *x.shape[2:])
-        if n > 1:
-            x, known = x.repeat_interleave(n, 0), known.repeat_interleave(n, 0)
-            h = None if h is None else h.repeat_interleave(n, 0)
+        x, known = x.repeat_interleave(n, 0), known.repeat_interleave(n, 0)
+        h = None if h is None else h.repeat_interleave(n, 0)
         return self._scan(x, known, h, seed, temperature, method, progress)
 
     def save(self, folder: str | Path) -> None:
@@ -250,9 +249,8 @@ class AutoregressiveModel(nn.Module):
         if x.is_floating_point() or x.is_complex():
             raise InputError(f"images must be integers 0..{self.levels - 1}, not {x.dtype}")
         x = x.to(self.device, torch.long)
-        low, high = int(x.min()), int(x.max())
-        if low < 0 or high >= self.levels:
-            raise InputError(f"images must have symbols 0..{self.levels - 1}, but these have {low}..{high}")
+        if x.min() < 0 or x.max() >= self.levels:
+            raise InputError(f"images must have symbols 0..{self.levels - 1}, but these have {x.min()}..{x.max()}")
         self._check_size(tuple(x.shape[2:]))
         return x
 

@@ -7,6 +7,7 @@ RUN/  config.yaml   metrics.csv   checkpoints/{best,last}.ckpt   tensorboard/
 import csv
 import logging
 import shutil
+import signal
 import warnings
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
         kept = f"{last} is the last good checkpoint" if last.exists() else "no epoch was finished, so nothing was kept"
         raise InputError(f"{error}: training stopped; {kept}; try a smaller --training.lr or --training.clip") from error
     except SystemExit as error:
-        # lightning turns Ctrl-C into an exit after its callbacks have run
+        # lightning turns Ctrl-C into an exit, after its callbacks have run, and goes on ignoring the signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         raise Interrupted(
             f"interrupted in epoch {trainer.current_epoch + 1} of {settings.epochs}; saved to {last}. "
             f"Go on with: nextpixel train --out {out} --resume"
@@ -216,7 +218,7 @@ def _check_checkpoint(last: Path, model: AutoregressiveModel, settings: Training
     try:
         checkpoint = torch.load(last, map_location="cpu", weights_only=True)
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     except Exception as error:
         raise InputError(f"{last} is no checkpoint of a run: {' '.join(str(error).split())[:200]}") from error
     load_weights(model, weights, last)

@@ -1,0 +1,254 @@
+"""The command line: every verb does its work, bad input is one line and status 2, and the README's commands are real."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nextpixel
+from nextpixel.cli import VERBS, main, make_parser
+from nextpixel.training.experiment import recipe_names
+
+ROOT = Path(__file__).parent.parent
+TINY = "--model.features 8 --model.blocks 2 --model.head_features 8 --training.epochs 1 --training.eval_every 1"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(f"train digits {TINY} --data.levels 4 --data.source_levels 17 --training.lr 0.02 --out {out}".split()) == 0
+    return out
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Run the command line on bad input: status 2 and exactly one line, which is returned."""
+
+    def check(command):
+        capsys.readouterr()
+        status = main(command.split() if isinstance(command, str) else [str(word) for word in command])
+        out, err = capsys.readouterr()
+        assert status == 2, (out, err)
+        assert err.startswith("nextpixel: error: ")
+        assert err.count("\n") == 1, err
+        assert "Traceback" not in err
+        return err
+
+    return check
+
+
+def test_train_prints_the_result_beside_the_baselines(tmp_path, capsys):
+    assert main(f"train digits-pixelcnn {TINY} --out {tmp_path / 'run'}".split()) == 0
+    out = capsys.readouterr().out
+    for word in ("test", "uniform", "pixel marginal", "PNG", "WebP", "bits/dim", "samples.png", "completions.png", "report.md"):
+        assert word in out
+
+
+def test_evaluate(run, tmp_path, capsys):
+    assert main(["evaluate", str(run), "--csv", str(tmp_path / "scores.csv")]) == 0
+    out = capsys.readouterr().out
+    report = (run / "report.md").read_text()
+    bits, nats = re.search(r"test +(\d\.\d{4}) ± \d\.\d{4} +(\d+\.\d{3}) ± ", out).groups()
+    assert f"{bits} ± " in report
+    rows = (tmp_path / "scores.csv").read_text().splitlines()
+    assert rows[0] == "index,label,nats,bits_per_dim"
+    assert np.mean([float(row.split(",")[2]) for row in rows[1:]]) == pytest.approx(float(nats), abs=1e-3)
+
+
+def test_evaluate_other_data_and_splits(run, tmp_path, capsys):
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(17, size=(5, 8, 8)))
+    assert main(["evaluate", str(run), f"--data={tmp_path / 'images.npy'}"]) == 0
+    assert "5 images" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--split", "validation"]) == 0
+    assert "180 images" in capsys.readouterr().out
+
+
+def test_sample(run, tmp_path, capsys):
+    for name in ("a.png", "a.npy", "b.npy"):
+        assert main(["sample", str(run), "-n", "6", "--seed", "3", "--size", "[5,9]", "--out", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out.strip() == str(tmp_path / name)
+    x = np.load(tmp_path / "a.npy")
+    assert x.shape == (6, 1, 5, 9)
+    assert x.max() < 4
+    assert (x == np.load(tmp_path / "b.npy")).all()
+    assert Image.open(tmp_path / "a.png").size[0] > 64
+    model = nextpixel.load(run)
+    assert (x == model.sample(6, seed=3, size=(5, 9)).numpy()).all()
+
+
+def test_complete(run, tmp_path, capsys):
+    for name in ("a", "b"):
+        Image.fromarray(np.random.default_rng(1).integers(256, size=(8, 8), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    out = tmp_path / "completions.png"
+    command = ["complete", run, "--image", tmp_path / "a.png", tmp_path / "b.png", "--keep", "left:0.5", "-n", "3", "--out", out]
+    assert main([str(word) for word in command]) == 0
+    assert Image.open(out).size[0] > 5 * 64
+
+
+def test_inspect(run, tmp_path, capsys):
+    out = tmp_path / "field.png"
+    assert main(["inspect", "masks", "pixelcnn", "gated-pixelcnn", str(run), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "only mask B (leaks): at (3, 3): 21 of 24 earlier places reached, 3 in the blind spot, 1 leak\n" in printed
+    assert re.search(r"gated-pixelcnn: .* 0 in the blind spot, 0 leaks", printed)
+    assert re.search(r"\npixelcnn: .* [1-9]\d* in the blind spot, 0 leaks", printed)
+    assert Image.open(out).size[0] > 500
+    assert main(["inspect", "pixelcnn", "--channels", "3", "--size", "[7,8]", "--out", str(out)]) == 0
+    assert "0 sees none; 1 sees [0]; 2 sees [0, 1]" in capsys.readouterr().out
+
+
+def test_class_conditional(tmp_path, capsys, refuse):
+    out = tmp_path / "run"
+    assert main(f"train digits {TINY} --model.condition labels --out {out}".split()) == 0
+    assert main(["sample", str(out), "-n", "4", "--label", "3", "--out", str(tmp_path / "three.npy")]) == 0
+    x = np.load(tmp_path / "three.npy")
+    assert (x == nextpixel.load(out).sample(4, cond=3).numpy()).all()
+    assert "labels must be from 0 to 9, not 10 to 10" in refuse(["sample", out, "--label", "10", "--out", tmp_path / "x.png"])
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_recipes(capsys):
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    for name in ("digits", "mnist-binary", "mnist-4level", "mnist", "cifar10"):
+        assert f"\n{name} " in "\n" + out
+        assert f"\n{name}-pixelcnn " in out
+        assert {name, f"{name}-pixelcnn"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("trian digits", "invalid choice|trian"),
+        ("train digts", "unknown recipe 'digts': did you mean digits"),
+        ("train", "nothing to train: give a recipe first"),
+        ("train digits --config x.yaml", "give the recipe digits or --config x.yaml, not both"),
+        ("train --config /nowhere.yaml", "cannot read /nowhere.yaml: No such file"),
+        ("train digits --training.epochs many", "training.epochs"),
+        ("train digits --training.epochs 0", "--training.epochs is 0: expected at least 1"),
+        ("train digits --model.feetures 8", "feetures"),
+        ("train digits --data.levels 1", "--data.levels is 1: expected 2 to 8192"),
+        ("train digits --resume --out /nowhere", "/nowhere is no run to resume: it has no config.yaml"),
+        ("evaluate /nowhere", "/nowhere is no run: expected a folder with config.yaml"),
+        ("sample /nowhere", "/nowhere does not exist: expected a model's folder, a run's folder or a hub id"),
+        ("inspect pixelrnn", "neither a run folder nor masks nor one of pixelcnn"),
+        ("inspect pixelcnn --kernel_size 4", "kernel_size must be odd, not 4"),
+    ],
+)
+def test_bad_commands(command, message, refuse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(message, refuse(command))
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def save_pictures(folder, *sizes, mode="L"):
+    folder.mkdir()
+    for k, (width, height) in enumerate(sizes):
+        Image.effect_noise((width, height), 50).convert(mode).save(folder / f"{k}.png")
+
+
+def test_bad_data_for_training(refuse, tmp_path):
+    train = f"train digits {TINY} --out {tmp_path / 'run'} --data "
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refuse(train + str(tmp_path / "empty"))
+    assert "missing" in refuse(train + str(tmp_path / "missing"))
+    save_pictures(tmp_path / "sizes", (8, 8), (8, 8), (9, 7))
+    line = refuse(train + str(tmp_path / "sizes"))
+    assert "2.png" in line
+    assert "--data.size" in line
+    save_pictures(tmp_path / "corrupt", *[(8, 8)] * 3)
+    (tmp_path / "corrupt" / "1.png").write_bytes(b"no picture")
+    assert "1.png" in refuse(train + str(tmp_path / "corrupt"))
+    np.save(tmp_path / "range.npy", np.full((30, 8, 8), 17))
+    assert "17" in refuse(train + str(tmp_path / "range.npy"))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_bad_input_for_a_run(run, refuse, tmp_path):
+    np.save(tmp_path / "colour.npy", np.zeros((5, 3, 8, 8), dtype=np.uint8))
+    assert "the model is for images of 1 channels" in refuse(["evaluate", run, "--data", tmp_path / "colour.npy"])
+    assert "has no split 'tset': it has train, validation, test" in refuse(["evaluate", run, "--split", "tset"])
+    assert "is not class-conditional" in refuse(["sample", run, "--label", "3"])
+    assert "expected a file that ends in .png or .npy" in refuse(["sample", run, "--out", tmp_path / "x.jpeg"])
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in refuse(["sample", run, "-n", "1", "--out", tmp_path / "file" / "x.png"])
+    assert "n must be at least 1" in refuse(["sample", run, "-n", "0", "--out", tmp_path / "x.png"])
+    save_pictures(tmp_path / "pictures", (8, 8), (9, 7))
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert "differ in size: (7, 9) and (8, 8)" in refuse(["complete", run, "--image", *pictures])
+    assert "top:S" in refuse(["complete", run, "--image", pictures[0], "--keep", "middle"])
+    assert "is not empty: give another folder, or --resume" in refuse(f"train digits {TINY} --out {run}")
+    assert "the run is finished (1 of 1 epochs)" in refuse(["train", "--resume", "--out", run])
+    assert "is a run of digits, not of digits-pixelcnn" in refuse(["train", "digits-pixelcnn", "--resume", "--out", run])
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_help_is_quick_because_it_does_not_import_torch():
+    code = "import sys; sys.argv = ['nextpixel', '--help']\ntry:\n import nextpixel.cli as c; c.main()\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'lightning', 'matplotlib', 'numpy') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for verb in VERBS:
+        assert f"    {verb} " in out
+    assert out.endswith("[]\n")
+
+
+def test_every_verb_has_help(capsys):
+    for words in (*([verb] for verb in VERBS), ["train", "digits"]):
+        with pytest.raises(SystemExit) as exit_:
+            main([*words, "--help"])
+        assert exit_.value.code == 0
+        out = capsys.readouterr().out
+        assert "--help" in out
+    assert "--model.features" in out
+    assert "Images per optimiser step" in out
+
+
+def test_a_real_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    import signal
+
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "nextpixel", "train", "digits", "--out", str(out), "--training.eval_every", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"nextpixel train --out {out} --resume" in err
+    assert "Traceback" not in err
+    assert (out / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.skipif(not (ROOT / ".venv" / ".ready").exists(), reason="make's environment is not there: run `make test`")
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+def test_make_demo_on_a_tiny_budget(tmp_path):
+    demo = ["make", "demo", f"DEMO={tmp_path / 'demo'}", f"DEMO_ARGS={TINY}"]
+    out = subprocess.run(demo, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"test +\d\.\d{4} ± ", out)
+    for name in ("samples/samples.png", "samples/completions.png", "report.md"):
+        assert str(tmp_path / "demo" / name) in out
+        assert (tmp_path / "demo" / name).stat().st_size > 0
+
+
+def test_commands_in_the_documents_exist(capsys):
+    found = 0
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for line in re.findall(r"^nextpixel (.*?)(?: +#.*)?$", page.read_text(), flags=re.M):
+            argv = line.replace("--resume", "").split()
+            if "--out" in argv and argv[0] == "train" and argv[1].startswith("--"):
+                argv = ["train", "digits", *argv[1:]]
+            make_parser(argv).parse_args([word.replace("--data ", "--data.source ") for word in _spelled(argv)])
+            found += 1
+    assert found >= 9
+
+
+def _spelled(argv):
+    from nextpixel.cli.settings import spell_out_data
+
+    return spell_out_data(argv)

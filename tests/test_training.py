@@ -1,0 +1,262 @@
+"""Training: schedule and averages by their formulas, and whole runs from a recipe to a report."""
+
+import csv
+import json
+import math
+import signal
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+
+import nextpixel
+from nextpixel.data.settings import DataSettings
+from nextpixel.errors import InputError
+from nextpixel.training.callbacks import EMA
+from nextpixel.training.experiment import Experiment, read_config, read_experiment, read_recipe, recipe_names
+from nextpixel.training.module import ImageModule, learning_rate_factor
+from nextpixel.training.run import Interrupted, build, precision, train
+from nextpixel.training.settings import TrainingSettings
+
+
+def experiment(name="gated-pixelcnn", **training):
+    sizes = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}
+    settings = {"epochs": 2, "sample_every": 1, "samples": 4, "warmup": 10, "lr": 0.02, "ema": 0.9, **training}
+    data = DataSettings(source="digits", levels=2, binarize="threshold")
+    return Experiment("test", "a tiny run", {"name": name, **sizes}, data, TrainingSettings(**settings))
+
+
+def quiet():
+    return Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    return train(experiment(), out, console=quiet()), out
+
+
+def column(out, name):
+    with open(out / "metrics.csv") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_a_run_leaves_everything_behind(finished):
+    _, out = finished
+    for name in ("config.yaml", "metrics.csv", "report.md", "marginal.npz", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        assert (out / name).stat().st_size > 0
+    for name in ("samples", "completions", "epoch-0001", "epoch-0002"):
+        assert Image.open(out / "samples" / f"{name}.png").size[0] >= 64
+    assert list((out / "tensorboard").glob("events*"))
+    assert not list(out.rglob("*.partial*"))
+    assert len(column(out, "val/bits_per_dim")) == 2
+    assert len(column(out, "train/bits_per_dim")) == 2 * 44 // 10
+
+
+def test_training_learns_and_the_report_says_so(finished):
+    result, out = finished
+    assert result.test.bits_per_dim < 0.8 < {b.name: b.bits_per_dim for b in result.baselines}["uniform"]
+    report = (out / "report.md").read_text()
+    assert f"{result.test.bits_per_dim:.4f} ± " in report
+    assert "test, weights not averaged" in report
+    assert "thresholded" in report
+    assert "thresholded" in (out / "model" / "README.md").read_text()
+
+
+def test_the_saved_model_is_the_evaluated_one(finished):
+    result, out = finished
+    model = nextpixel.load(out)
+    from nextpixel.data.splits import load
+
+    images = load(read_experiment(out / "config.yaml").data).test
+    nats = -model.log_prob(images.tensor())
+    assert nats.mean().item() == pytest.approx(result.test.nats_per_image, rel=1e-5)
+
+
+def test_the_config_reproduces_the_run(finished, tmp_path):
+    _, out = finished
+    again = read_experiment(out / "config.yaml")
+    train(again, tmp_path / "again", console=quiet())
+    assert column(tmp_path / "again", "train/bits_per_dim") == pytest.approx(column(out, "train/bits_per_dim"), rel=1e-4)
+
+
+def interrupt_at(monkeypatch, step):
+    real = ImageModule.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == step:
+            raise KeyboardInterrupt
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(ImageModule, "training_step", training_step)
+
+
+def test_ctrl_c_saves_and_resuming_ends_where_the_whole_run_ends(finished, tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 44 + 7)
+        with pytest.raises(Interrupted, match=rf"saved to .*nextpixel train --out {out} --resume"):
+            train(experiment(), out, console=quiet())
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 44 + 7
+    assert not (out / "model").exists()
+    train(read_experiment(out / "config.yaml"), out, resume=True, console=quiet())
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2 * 44
+    steps = column(out, "step")
+    assert steps == sorted(steps)
+    assert len(column(out, "val/bits_per_dim")) == 2
+    assert (out / "report.md").exists()
+
+
+def test_resuming_a_finished_run_is_refused_but_more_epochs_are_not(finished, tmp_path):
+    out = tmp_path / "run"
+    train(experiment(epochs=1, schedule="constant"), out, console=quiet())
+    with pytest.raises(InputError, match=r"the run is finished .1 of 1 epochs.: give more --training.epochs"):
+        train(experiment(epochs=1, schedule="constant"), out, resume=True, console=quiet())
+    train(experiment(epochs=2, schedule="constant"), out, resume=True, console=quiet())
+    assert len(column(out, "val/bits_per_dim")) == 2
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
+    _, out = finished
+    for other in (experiment("pixelcnn", epochs=3), experiment(epochs=3)):
+        other.model["features"] = 9
+        with pytest.raises(InputError, match=r"last.ckpt (is of another architecture|has .* expects)"):
+            train(other, out, resume=True, console=quiet())
+
+
+def test_an_infinite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    real = ImageModule.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == 50:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(math.nan)
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(ImageModule, "training_step", training_step)
+    with pytest.raises(
+        InputError, match=r"the loss is nan at step 50: training stopped; .*last.ckpt is the last good checkpoint"
+    ):
+        train(experiment(), tmp_path / "run", console=quiet())
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 44
+    assert all(weight.isfinite().all() for weight in state["current_model_state"].values())
+
+
+def test_a_full_folder_is_not_overwritten(finished, tmp_path):
+    _, out = finished
+    with pytest.raises(InputError, match="is not empty: give another folder, or --resume"):
+        train(experiment(), out, console=quiet())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file: expected a folder"):
+        train(experiment(), tmp_path / "file", console=quiet())
+    with pytest.raises(InputError, match="cannot be written to"):
+        train(experiment(), tmp_path / "file" / "below", console=quiet())
+
+
+@pytest.mark.parametrize("name", nextpixel.MODELS)
+@pytest.mark.parametrize("condition", [None, "labels"])
+def test_every_architecture_trains(name, condition, tmp_path):
+    tiny = experiment(name, epochs=1, ema=0.0, precision="float32", sample_every=0)
+    tiny.model["condition"] = condition
+    result = train(tiny, tmp_path / name, console=quiet())
+    assert result.test_last_weights is None
+    assert result.test.bits_per_dim < 0.8
+    assert json.loads((tmp_path / name / "model" / "config.json").read_text())["model"] == name
+
+
+def test_the_average_follows_its_formula():
+    torch.manual_seed(0)
+    module = torch.nn.Linear(2, 2)
+    callback = EMA(decay=0.5)
+    callback._average_model = torch.optim.swa_utils.AveragedModel(module, **callback._kwargs)
+    expected = None
+    for n in range(12):
+        with torch.no_grad():
+            module.weight.normal_()
+        callback._average_model.update_parameters(module)
+        if n == 0:
+            expected = module.weight.detach().clone()
+        else:
+            decay = min(0.5, (1 + n) / (10 + n))
+            expected = decay * expected + (1 - decay) * module.weight.detach()
+    torch.testing.assert_close(callback._average_model.module.weight, expected)
+
+
+def test_schedules():
+    constant = TrainingSettings(schedule="constant", warmup=4)
+    assert [learning_rate_factor(constant, step, 100) for step in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
+    exponential = TrainingSettings(schedule="exponential", warmup=0, lr_decay=0.9)
+    assert learning_rate_factor(exponential, 10, 100) == pytest.approx(0.9**10)
+    cosine = TrainingSettings(schedule="cosine", warmup=0)
+    assert learning_rate_factor(cosine, 25, 100) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_precision():
+    assert precision(TrainingSettings(precision="float32")) == "32-true"
+    assert precision(TrainingSettings(precision="bf16")) == "bf16-mixed"
+    assert precision(TrainingSettings()) in ("bf16-mixed", "32-true")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_build_their_models(name):
+    recipe = read_recipe(name)
+    channels = 3 if "cifar" in name else 1
+    shape = (channels, 8, 8)
+
+    class Pictures:
+        levels, classes = recipe["data"]["levels"], None
+
+    Pictures.shape = shape
+    whole = Experiment(
+        name, recipe["about"], recipe["model"], DataSettings(**recipe["data"]), TrainingSettings(**recipe["training"])
+    )
+    whole.data.check()
+    whole.training.check()
+    with torch.device("meta"):
+        model = build(whole, Pictures)
+    assert model.shape == shape
+    assert recipe["about"].strip().endswith(".")
+
+
+def test_config_files_that_are_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    for text, message in (
+        ("a: [", "is not YAML"),
+        ("3", "must hold the sections recipe, about, model, data, training"),
+        ("modle: {}", "unknown setting 'modle', expected one of recipe, about, model, data, training"),
+        ("training: {epohs: 3}", "section training: unknown setting 'epohs', expected one of epochs, batch_size"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_config(path)
+    with pytest.raises(InputError, match=r"cannot read .*nowhere.yaml: No such file"):
+        read_config(tmp_path / "nowhere.yaml")
+
+
+def test_experiments_survive_yaml(tmp_path):
+    before = experiment()
+    before.data.size = (7, 9)
+    before.save(tmp_path / "config.yaml")
+    assert read_experiment(tmp_path / "config.yaml") == before
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["data"]["size"] == [7, 9]
+
+
+def test_models_that_cannot_be_built():
+    class Pictures:
+        shape, levels, classes = (1, 8, 8), 2, None
+
+    with pytest.raises(InputError, match="unknown model 'pixelrmm': expected one of pixelcnn"):
+        build(experiment("pixelrmm"), Pictures)
+    wrong = experiment()
+    wrong.model["kernel_size"] = 4
+    with pytest.raises(InputError, match=r"gated-pixelcnn: kernel_size must be odd, .* not 4"):
+        build(wrong, Pictures)
+    conditional = experiment()
+    conditional.model["condition"] = "labels"
+    with pytest.raises(InputError, match="needs labelled images, but digits has no labels"):
+        build(conditional, Pictures)
