@@ -31,7 +31,7 @@ class Steppable(Protocol):
     def step(self, cache: Any, x: Tensor, i: int, j: int, c: int = 0) -> Tensor: ...
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def raster(model: Steppable, x: Tensor, choose: Choose, h: Tensor | None = None, progress: Progress | None = None) -> Tensor:
     """Visit every place of x (B, C, H, W) int64 in raster order, fill it with what `choose` returns, and return x.
 

@@ -1,4 +1,9 @@
+"""One thread per process: the tests' networks are tiny, and processes side by side would fight for the cores."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+
 import torch
 
-# Tiny models: a second thread only waits for the first, and for other processes on the same cores.
 torch.set_num_threads(1)

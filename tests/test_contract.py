@@ -349,6 +349,15 @@ def test_completion_keeps_the_known_and_reads_nothing_else(name, channels, condi
     assert len(model.complete(x, known, 20, cond).unique(dim=0)) > 5
 
 
+@each_condition
+@each_model
+def test_n_completions_are_those_of_n_copies(name, condition):
+    model = tiny_model(name, (3, 3, 4), condition=condition)
+    x, known, cond = images(model), images(model, seed=8) == 0, random_cond(model)
+    copies = [None if t is None else t.repeat_interleave(3, 0) for t in (x, known, cond)]
+    assert torch.equal(model.complete(x, known, 3, cond), model.complete(copies[0], copies[1], 1, copies[2]))
+
+
 @each_model
 def test_completion_of_nothing_known_is_a_sample_and_of_everything_the_image(name):
     model = tiny_model(name, (3, 3, 4))

@@ -49,7 +49,7 @@ class Head(nn.Module):
     def step(self, cache: HeadCache, x: Tensor, j: int, c: int = 0) -> Tensor:
         """Colour group c of the maps at column j, (B, F of c), to params (B, P), exact up to group c."""
         x = self.hidden.step(cache.hidden, torch.relu(x), j, c)
-        cache.slots[c].copy_(self.out.step(cache.out, torch.relu(x), j, c))
+        cache.slots[c].copy_(self.out.step(cache.out, torch.relu_(x), j, c))
         return cache.params
 
 

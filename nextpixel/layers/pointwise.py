@@ -18,6 +18,18 @@ def gated_activation(x: Tensor, dim: int = 1) -> Tensor:
     return torch.tanh(value) * torch.sigmoid(gate)
 
 
+def gated_activation_(x: Tensor) -> Tensor:
+    """The same for one place, (B, 2p) to (B, p), in the memory of x, which it spoils.
+
+    Example:
+        >>> x = torch.randn(3, 8)
+        >>> torch.equal(gated_activation(x), gated_activation_(x.clone()))
+        True
+    """
+    value, gate = x.chunk(2, 1)
+    return value.tanh_().mul_(gate.sigmoid_())
+
+
 class IntensityInput(nn.Module):
     """Symbols 0..levels-1 as numbers from -1 to 1; zero padding then means "no place here", distinct from black and white.
 

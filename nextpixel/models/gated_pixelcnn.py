@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nextpixel.condition import Condition
 from nextpixel.layers.head import ConditionBias, Head, HeadCache, condition_row
 from nextpixel.layers.masked import ConvCache, MaskedConv2d, VerticalCache, VerticalConv2d
-from nextpixel.layers.pointwise import gated_activation
+from nextpixel.layers.pointwise import gated_activation, gated_activation_
 from nextpixel.models.base import AutoregressiveModel, Inputs
 
 
@@ -88,8 +88,10 @@ class _GatedLayer(nn.Module):
     def step(self, cache: _LayerCache, h: Tensor | None, j: int, c: int) -> Tensor:
         """Pixel clock: colour group c of the horizontal stack below, (B, F of c), to the one above; None: the row is filled."""
         if h is None:
-            return self.out.step(cache.out, gated_activation(self.horizontal.step_seen(cache.horizontal, j, c)), j, c)
-        return self.out.step(cache.out, gated_activation(self.horizontal.step(cache.horizontal, h, j, c)), j, c, add=h)
+            new_h = self.horizontal.step_seen(cache.horizontal, j, c)
+        else:
+            new_h = self.horizontal.step(cache.horizontal, h, j, c)
+        return self.out.step(cache.out, gated_activation_(new_h), j, c, add=h)
 
 
 @dataclass

@@ -56,8 +56,8 @@ class _ResidualBlock(nn.Module):
 
     def step(self, cache: _BlockCache, x: Tensor, j: int, c: int) -> Tensor:
         y = self.reduce.step(cache.reduce, torch.relu(x), j, c)
-        y = self.conv.step(cache.conv, torch.relu(y), j, c)
-        return self.expand.step(cache.expand, torch.relu(y), j, c, add=x)
+        y = self.conv.step(cache.conv, torch.relu_(y), j, c)
+        return self.expand.step(cache.expand, torch.relu_(y), j, c, add=x)
 
 
 @dataclass

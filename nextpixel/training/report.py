@@ -51,6 +51,8 @@ def finish(
     console: Console,
 ) -> Result:
     """Evaluate the best checkpoint, save it as RUN/model, write the pictures and the report, and print the figures."""
+    # A fresh copy: the trained one may be compiled for training batches, and lightning has taken it off its device.
+    model = type(model)(**model.config).to(trainer.strategy.root_device)
     best = out / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     unaveraged = None

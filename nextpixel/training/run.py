@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -36,7 +37,7 @@ class Interrupted(Exception):
     """Ctrl-C; what has been learned is saved, and the message says how to go on."""
 
 
-def train(experiment: Experiment, out: str | Path, resume: bool = False, console: Console | None = None) -> Result:
+def train(experiment: Experiment, out: str | Path, resume: bool = False, console: Console | None = None) -> Result | None:
     """Train a model and write its run folder.
 
     Args:
@@ -45,23 +46,29 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
         resume: go on from checkpoints/last.ckpt.
         console: where progress and results are printed.
 
+    Returns:
+        The result; None in the processes of further devices, of which only the first writes and prints.
+
     Raises:
         InputError: data, settings or folder cannot be used; or the loss became infinite, and the last good checkpoint stays.
         Interrupted: Ctrl-C.
     """
-    out, console, settings = Path(out), console or Console(stderr=True), experiment.training
+    # lightning starts this function once per device; in the first process the folder is made, so the others must find it.
+    first = rank_zero_only.rank == 0
+    out, console, settings = Path(out), (console or Console(stderr=True)) if first else Console(quiet=True), experiment.training
     settings.check()
     last = out / "checkpoints" / "last.ckpt"
-    if not resume:
+    if not resume and first:
         _require_empty(out)
-    splits = load(experiment.data)
+    splits = load(experiment.data, progress=first)
     pl.seed_everything(settings.seed, verbose=False)
     model = build(experiment, splits.train)
     if resume:
         _check_checkpoint(last, model, settings)
-    experiment.save(out / "config.yaml")
     marginal = PixelMarginal.fit(splits.train)
-    marginal.save(out / "marginal.npz")
+    if first:
+        experiment.save(out / "config.yaml")
+        marginal.save(out / "marginal.npz")
 
     stopwatch = Stopwatch()
     trainer = _trainer(settings, out, resume, console, stopwatch)
@@ -86,7 +93,7 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
             f"interrupted in epoch {trainer.current_epoch + 1} of {settings.epochs}; saved to {last}. "
             f"Go on with: nextpixel train --out {out} --resume"
         ) from error
-    return finish(experiment, out, model, splits, marginal, trainer, stopwatch, console)
+    return finish(experiment, out, model, splits, marginal, trainer, stopwatch, console) if first else None
 
 
 def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
@@ -151,7 +158,7 @@ def _trainer(settings: TrainingSettings, out: Path, resume: bool, console: Conso
             SaveOnInterrupt(out / "checkpoints" / "last.ckpt"),
             checkpoints,
         ],
-        logger=_loggers(out, resume),
+        logger=_loggers(out, resume) if rank_zero_only.rank == 0 else False,
         default_root_dir=out,
         enable_progress_bar=False,
         enable_model_summary=False,
