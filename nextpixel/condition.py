@@ -116,6 +116,8 @@ def make_condition(config: "Condition | dict | None") -> Condition | None:
     """
     if config is None or isinstance(config, Condition):
         return config
+    if not isinstance(config, dict):
+        raise InputError(f"a condition must be a Condition or its config, not {config!r}")
     if config.get("name") not in CONDITIONS:
         raise InputError(f"unknown condition {config.get('name')!r}: expected one of {', '.join(CONDITIONS)}")
     if not isinstance(config.get("features"), int) or config["features"] < 1:

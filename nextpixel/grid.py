@@ -83,22 +83,26 @@ class RowsAbove:
         self.image[:, -1] = row
 
 
-def row_convolution(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """One row of a convolution as one matrix product.
+class RowConvolution:
+    """One row of a convolution as one matrix product, in memory that is the scan's own.
 
     Args:
-        rows: (B, r, W + k - 1, F).
-        weight: the kernel from `kernel_matrix`, (r * k * F, out).
+        rows: what it reads; their sides are as wide as the kernel's.
+        kernel: from `kernel_matrix`, (r * k * F, out).
         bias: (out,).
-
-    Returns:
-        (B, W, out), contiguous.
+        out: (B, W, out), where each call writes the row.
     """
-    batch, r, columns, features = rows.shape
-    k = weight.shape[0] // (r * features)
-    width = columns - k + 1
-    patches = rows.unfold(2, k, 1).permute(0, 2, 1, 4, 3).reshape(batch * width, -1)
-    return torch.addmm(bias, patches, weight).view(batch, width, -1)
+
+    def __init__(self, rows: RowsAbove, kernel: Tensor, bias: Tensor, out: Tensor) -> None:
+        k = kernel.shape[0] // (rows.values.shape[1] * rows.values.shape[3])
+        self.kernel, self.bias, self.out = kernel, bias, out
+        self.windows = rows.values.unfold(2, k, 1).permute(0, 2, 1, 4, 3)
+        self.patches = kernel.new_empty(self.windows.shape)
+
+    def __call__(self) -> Tensor:
+        self.patches.copy_(self.windows)
+        torch.addmm(self.bias, self.patches.flatten(0, 1).flatten(1), self.kernel, out=self.out.flatten(0, 1))
+        return self.out
 
 
 def kernel_matrix(weight: Tensor) -> Tensor:

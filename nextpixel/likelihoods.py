@@ -86,14 +86,26 @@ class Categorical(Likelihood):
         return -F.cross_entropy(logits.transpose(1, 2), x.long(), reduction="none").sum(1)
 
     def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
-        logits = _at_least_float32(params[:, c * self.per_channel : (c + 1) * self.per_channel]) / temperature
+        logits = _tempered(params[:, c * self.per_channel : (c + 1) * self.per_channel], temperature)
         if self.levels == 2:
             return torch.sigmoid(torch.cat([-logits, logits], dim=1))
         return logits.softmax(1)
 
+    def draw(self, params: Tensor, known: Tensor, c: int, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        if self.levels > 2:
+            return super().draw(params, known, c, noise, temperature)
+        # The same rule without a table of two entries: a one if P(X <= 0) does not exceed the noise.
+        logit = _tempered(params[:, c], temperature)
+        return (torch.sigmoid(-logit).to(noise.dtype) <= noise).long()
+
 
 def _at_least_float32(params: Tensor) -> Tensor:
     return params.float() if params.dtype in (torch.bfloat16, torch.float16) else params
+
+
+def _tempered(params: Tensor, temperature: float) -> Tensor:
+    logits = _at_least_float32(params)
+    return logits if temperature == 1 else logits / temperature
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {Categorical.name: Categorical}

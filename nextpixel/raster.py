@@ -76,10 +76,11 @@ class Draw:
     """
 
     def __init__(self, likelihood: Likelihood, noise: Tensor, temperature: float = 1.0) -> None:
-        self.likelihood, self.noise, self.temperature = likelihood, noise, temperature
+        self.likelihood, self.temperature = likelihood, temperature
+        self.noise = noise.permute(2, 3, 1, 0).contiguous()  # a place's numbers side by side
 
     def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
-        return self.likelihood.draw(params, x[:, :, i, j], c, self.noise[:, c, i, j], self.temperature)
+        return self.likelihood.draw(params, x[:, :, i, j], c, self.noise[i, j, c], self.temperature)
 
 
 class Keep:
@@ -112,7 +113,9 @@ class Score:
     def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
         self._shape = tuple(x.shape)
         symbol = x[:, c, i, j]
-        self._costs.append(-self.likelihood.pmf(params, x[:, :, i, j], c).log().gather(1, symbol[:, None]).squeeze(1))
+        # In float64, where a probability may be as small as exp(-700) before its logarithm is lost.
+        law = self.likelihood.pmf(params.double(), x[:, :, i, j], c)
+        self._costs.append(-law.log().gather(1, symbol[:, None]).squeeze(1))
         return symbol
 
     @property

@@ -131,7 +131,7 @@ def test_vertical_convolution_is_its_definition_on_both_paths(kernel, first):
     # The first layer is given the row before the current one, the others the current one.
     rows = torch.cat([torch.zeros_like(x[:, :, :1]), x[:, :, :-1]], 2) if first else x
     cache = layer.start(2, 6)
-    steps = [layer.begin_row(cache, row) for row in rows.permute(2, 0, 3, 1)]
+    steps = [layer.begin_row(cache, row).clone() for row in rows.permute(2, 0, 3, 1)]
     torch.testing.assert_close(torch.stack(steps, 1).permute(0, 3, 1, 2), expected, rtol=0, atol=1e-12)
 
 
@@ -153,7 +153,6 @@ def test_condition_bias_row_by_row_is_forward(size):
     layer, h = ConditionBias(2, 5).double(), torch.randn(3, 2, *size, dtype=torch.float64)
     rows = [condition_row(layer.start(h), i) for i in range(size[0])]
     torch.testing.assert_close(torch.stack(rows).permute(1, 3, 0, 2), layer(h), rtol=0, atol=1e-12)
-    assert condition_row(None, 0) is None
 
 
 def test_a_condition_without_places_has_one_row_for_all():

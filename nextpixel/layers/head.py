@@ -75,6 +75,6 @@ class ConditionBias(nn.Module):
         return self.conv(h).permute(2, 0, 3, 1).contiguous()
 
 
-def condition_row(bias: Tensor | None, i: int) -> Tensor | None:
+def condition_row(bias: Tensor, i: int) -> Tensor:
     """Row i of what `ConditionBias.start` has made, (B, W or 1, features); one row serves all where h has no places."""
-    return None if bias is None else bias[i if bias.shape[0] > 1 else 0]
+    return bias[i if bias.shape[0] > 1 else 0]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextpixel.errors import InputError
-from nextpixel.grid import CurrentRow, RowsAbove, colour_groups, kernel_matrix, row_convolution
+from nextpixel.grid import CurrentRow, RowConvolution, RowsAbove, colour_groups, kernel_matrix
 
 Mask = Literal["A", "B"]
 
@@ -49,11 +49,19 @@ class ConvCache:
 
     row: CurrentRow
     rows_above: RowsAbove | None
-    weight_above: Tensor | None
+    above: RowConvolution | None
     weights: list[Tensor]  # (window * in, out of c): the current row's half
-    row_parts: list[Tensor]  # (B, W, out of c): bias, and what the row clock has found for the current row
+    row_part: Tensor  # (B, W, out): what the row clock has found for the current row, bias included
+    row_parts: list[Tensor]  # the same by colour group, (B, W, out of c)
     parts: list[list[Tensor]]  # views of row_parts, (B, out of c)
     outputs: list[Tensor | slice]  # the output maps of a colour group
+    outs: list[Tensor]  # (B, out of c): a step's result, overwritten by the next one
+
+    def spread(self) -> None:
+        """Give every colour group its part of `row_part`, after that was written."""
+        if len(self.row_parts) > 1:
+            for part, maps in zip(self.row_parts, self.outputs, strict=True):
+                part.copy_(self.row_part[..., maps])
 
 
 class MaskedConv2d(nn.Module):
@@ -128,19 +136,23 @@ class MaskedConv2d(nn.Module):
         """Memory and prepared weights for one scan over images of this width."""
         weight = (self.weight * self.mask).detach()
         current = kernel_matrix(weight[:, :, -1:, : self.left + 1])
-        bias = weight.new_zeros(self.out_features) if self.bias is None else self.bias
+        bias = weight.new_zeros(self.out_features) if self.bias is None else self.bias.detach()
         outputs = self._outputs(weight.device)
-        # Copies, even for one image of one column: begin_row writes to them.
-        row_parts = [bias[maps].repeat(batch, width, 1) for maps in outputs]
-        above = self.above
+        # A copy, even for one image of one column: begin_row writes to it.
+        row_part = bias.repeat(batch, width, 1)
+        row_parts = [row_part] if self.colours == 1 else [row_part[..., maps] for maps in outputs]
+        rows_above = RowsAbove(batch, width, self.in_features, self.above, self.left, weight) if self.above else None
+        weights = [current[:, maps].contiguous() for maps in outputs]
         return ConvCache(
             row=CurrentRow(batch, width, self.in_features, self.left + 1, self.colours, weight),
-            rows_above=RowsAbove(batch, width, self.in_features, above, self.left, weight) if above else None,
-            weight_above=kernel_matrix(weight[:, :, :above]) if above else None,
-            weights=[current[:, maps].contiguous() for maps in outputs],
+            rows_above=rows_above,
+            above=RowConvolution(rows_above, kernel_matrix(weight[:, :, :-1]), bias, row_part) if rows_above else None,
+            weights=weights,
+            row_part=row_part,
             row_parts=row_parts,
             parts=[list(part.unbind(1)) for part in row_parts],
             outputs=outputs,
+            outs=[weight.new_empty(batch, matrix.shape[1]) for matrix in weights],
         )
 
     def _outputs(self, device: torch.device) -> list[Tensor | slice]:
@@ -153,40 +165,42 @@ class MaskedConv2d(nn.Module):
 
     def begin_row(self, cache: ConvCache, i: int, bias: Tensor | None = None) -> None:
         """Row clock: the rows-above half of row i, and `bias` (B or 1, W or 1, out), for all its columns at once."""
-        if cache.rows_above is None and bias is None:
-            return
-        row_part = self.weight.new_zeros(()) if self.bias is None else self.bias
-        if cache.rows_above is not None and cache.weight_above is not None:
+        if cache.above is not None and cache.rows_above is not None:
             if i > 0:
                 cache.rows_above.push(cache.row.image)
-            row_part = row_convolution(cache.rows_above.values, cache.weight_above, row_part)
+            cache.above()
+        elif bias is not None:
+            cache.row_part.zero_() if self.bias is None else cache.row_part.copy_(self.bias)
         if bias is not None:
-            row_part = row_part + bias
-        for part, maps in zip(cache.row_parts, cache.outputs, strict=True):
-            part.copy_(row_part[..., maps])
+            cache.row_part.add_(bias)
+        cache.spread()
 
-    def step(self, cache: ConvCache, x: Tensor, j: int, c: int = 0, add: Tensor | None = None) -> Tensor:
+    def step(
+        self, cache: ConvCache, x: Tensor, j: int, c: int = 0, add: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
         """Pixel and channel clock: colour group c of the input at column j, (B, in of c), to that of the output.
 
-        `add` (B, out of c) is added to the output of a layer without bias: a residual connection costs no call of its own.
+        The result is the cache's memory, or `out`. `add` (B, out of c) is added to the output of a layer without bias: a residual
+        connection costs no call of its own.
         """
         part = cache.parts[c][j] if add is None else add
+        out = cache.outs[c] if out is None else out
         if self.pointwise:
-            return torch.addmm(part, x, cache.weights[c])
+            return torch.addmm(part, x, cache.weights[c], out=out)
         cache.row.slots[c][j].copy_(x)
-        return torch.addmm(part, cache.row.windows[j], cache.weights[c])
+        return torch.addmm(part, cache.row.windows[j], cache.weights[c], out=out)
 
     def step_seen(self, cache: ConvCache, j: int, c: int = 0) -> Tensor:
         """The same where the current row already holds the input."""
-        return torch.addmm(cache.parts[c][j], cache.row.windows[j], cache.weights[c])
+        return torch.addmm(cache.parts[c][j], cache.row.windows[j], cache.weights[c], out=cache.outs[c])
 
 
 @dataclass
 class VerticalCache:
-    """The rows that one VerticalConv2d still needs, and its kernel as a matrix."""
+    """The rows that one VerticalConv2d still needs, and the product that makes the next one."""
 
     rows: RowsAbove
-    weight: Tensor
+    product: RowConvolution
 
 
 class VerticalConv2d(nn.Module):
@@ -222,14 +236,14 @@ class VerticalConv2d(nn.Module):
     def start(self, batch: int, width: int) -> VerticalCache:
         """Memory for one scan over images of this width."""
         weight = self.conv.weight.detach()
-        return VerticalCache(
-            RowsAbove(batch, width, self.in_features, self.conv.kernel_size[0], self.side, weight), kernel_matrix(weight)
-        )
+        rows = RowsAbove(batch, width, self.in_features, self.conv.kernel_size[0], self.side, weight)
+        out = weight.new_empty(batch, width, self.conv.out_channels)
+        return VerticalCache(rows, RowConvolution(rows, kernel_matrix(weight), self.conv.bias.detach(), out))
 
     def begin_row(self, cache: VerticalCache, row: Tensor) -> Tensor:
-        """Row clock: take the newest input row (B, W, in), give the output row (B, W, out).
+        """Row clock: take the newest input row (B, W, in), give the output row (B, W, out), the cache's own memory.
 
         The newest row is row i - 1 of the image for the first layer, and row i of the layer below for all others.
         """
         cache.rows.push(row)
-        return row_convolution(cache.rows.values, cache.weight, self.conv.bias)
+        return cache.product()

@@ -18,15 +18,14 @@ def gated_activation(x: Tensor, dim: int = 1) -> Tensor:
     return torch.tanh(value) * torch.sigmoid(gate)
 
 
-def gated_activation_(x: Tensor) -> Tensor:
-    """The same for one place, (B, 2p) to (B, p), in the memory of x, which it spoils.
+def gated_activation_(value: Tensor, gate: Tensor) -> Tensor:
+    """The same from both halves, in their memory, which it spoils: a scan needs no gradients, and new memory costs time.
 
     Example:
         >>> x = torch.randn(3, 8)
-        >>> torch.equal(gated_activation(x), gated_activation_(x.clone()))
+        >>> torch.equal(gated_activation(x), gated_activation_(*x.clone().chunk(2, 1)))
         True
     """
-    value, gate = x.chunk(2, 1)
     return value.tanh_().mul_(gate.sigmoid_())
 
 

@@ -20,15 +20,12 @@ from nextpixel.condition import Condition, make_condition
 from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
-from nextpixel.raster import Draw, Keep, Naive, Progress, raster
+from nextpixel.models.sampling import Sampling
 
 Inputs = Literal["intensity", "embedding"]
-Method = Literal["cached", "naive"]
-# Images scanned side by side: more would only make the caches larger than the processor's.
-LANES = 256
 
 
-class AutoregressiveModel(nn.Module):
+class AutoregressiveModel(Sampling, nn.Module):
     r"""An image model with an exact likelihood, :math:`p(x) = \prod_{i,j,c} p(x_{ijc} \mid x_{\text{earlier}})`.
 
     A new architecture is one file with a subclass that defines `network`, `start`, `begin_row` and `step`, and keeps every
@@ -67,6 +64,7 @@ class AutoregressiveModel(nn.Module):
         self.condition = make_condition(condition)
         if inputs not in ("intensity", "embedding"):
             raise InputError(f"inputs must be 'intensity' or 'embedding', not {inputs!r}")
+        require_positive(embedding_features=embedding_features)
         embedding = inputs == "embedding"
         self.encode = EmbeddingInput(self.shape[0], levels, embedding_features) if embedding else IntensityInput(levels)
         self.input_features = self.shape[0] * (embedding_features if embedding else 1)
@@ -93,7 +91,8 @@ class AutoregressiveModel(nn.Module):
         """Pixel and channel clock: params (B, P) of place (i, j), exact for the channels up to c.
 
         Rows are begun in order, places stepped in raster order, and colour groups 0, 1, ... of a place in order; a step may
-        be repeated. Where the likelihood couples the channels there is one colour group.
+        be repeated. Where the likelihood couples the channels there is one colour group. Scans have no gradients: call the three
+        methods under `torch.no_grad()`. The result is the cache's own tensor, which the next step overwrites.
         """
 
     def forward(self, x: Tensor, cond: Any = None) -> Tensor:
@@ -122,82 +121,6 @@ class AutoregressiveModel(nn.Module):
         """-log2 p(x) divided by the image's C * H * W numbers, (B,)."""
         return -self.log_prob(x, cond) / (x[0].numel() * math.log(2))
 
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        cond: Any = None,
-        seed: int = 0,
-        temperature: float = 1.0,
-        method: Method = "cached",
-        size: tuple[int, int] | None = None,
-        progress: Progress | None = None,
-    ) -> Tensor:
-        """Draw n images: (n, C, H, W), uint8 up to 256 levels and int64 above.
-
-        Args:
-            n: how many.
-            cond: the condition, for one image or for all n.
-            seed: of the noise; equal seeds give equal images, whatever the method.
-            temperature: below 1 more likely images, above 1 more varied ones; 1 is the model itself.
-            method: "cached" scans at about the cost of one forward pass, "naive" runs one forward pass for every place.
-            size: (H, W), by default that of the training images.
-            progress: called with the number of finished rows.
-
-        Raises:
-            InputError: n, temperature, method or size make no sense, or the condition is missing or superfluous.
-        """
-        if n < 1:
-            raise InputError(f"n must be at least 1, not {n}")
-        height, width = self._check_size(size)
-        x = torch.zeros(n, self.shape[0], height, width, dtype=torch.long, device=self.device)
-        h = self.encode_condition(cond, n, height, width)
-        return self._scan(x, None, h, seed, temperature, method, progress)
-
-    @torch.no_grad()
-    def complete(
-        self,
-        x: Tensor,
-        known: Tensor,
-        n: int = 1,
-        cond: Any = None,
-        seed: int = 0,
-        temperature: float = 1.0,
-        method: Method = "cached",
-        progress: Progress | None = None,
-    ) -> Tensor:
-        """Draw the unknown places of images given the earlier ones; known places stay as they are.
-
-        A place is drawn from everything *before* it in raster order: what is known after it is kept, but cannot guide it.
-
-        Args:
-            x: (B, C, H, W) integers; what stands at unknown places is not read.
-            known: bool, broadcastable to x.
-            n: completions per image; those of image b are rows b * n ... b * n + n - 1 of the result.
-            cond, seed, temperature, method, progress: as for `sample`; `cond` is for the B images.
-
-        Returns:
-            (B * n, C, H, W), uint8 up to 256 levels and int64 above.
-
-        Raises:
-            InputError: as `sample` and `log_prob`, or `known` is not a bool mask that fits x.
-        """
-        known = torch.as_tensor(known, device=self.device)
-        if known.dtype != torch.bool:
-            raise InputError(f"known must be a bool mask, not {known.dtype}")
-        try:
-            known = known.expand(x.shape)
-        except RuntimeError:
-            raise InputError(f"known {tuple(known.shape)} does not fit images {tuple(x.shape)}") from None
-        if n < 1:
-            raise InputError(f"n must be at least 1, not {n}")
-        x = torch.where(known, torch.as_tensor(x, device=self.device), torch.zeros((), dtype=x.dtype, device=self.device))
-        x = self.check_images(x)
-        h = self.encode_condition(cond, x.shape[0], *x.shape[2:])
-        x, known = x.repeat_interleave(n, 0), known.repeat_interleave(n, 0)
-        h = None if h is None else h.repeat_interleave(n, 0)
-        return self._scan(x, known, h, seed, temperature, method, progress)
-
     def save(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and a model card to a folder that `nextpixel.load` reads."""
         from nextpixel.models.storage import save
@@ -219,10 +142,6 @@ class AutoregressiveModel(nn.Module):
     def colours(self) -> int:
         """How many colour groups the network's maps are split into."""
         return self.likelihood.colours
-
-    def scan_rows(self, n: int, size: tuple[int, int] | None = None) -> int:
-        """How often `sample` reports progress for n images: once per row of every group of images scanned together."""
-        return -(-n // LANES) * self._check_size(size)[0]
 
     def encode_condition(self, cond: Any, batch: int, height: int, width: int) -> Tensor | None:
         """The maps h of a condition, or None for an unconditional model.
@@ -251,45 +170,35 @@ class AutoregressiveModel(nn.Module):
         x = x.to(self.device, torch.long)
         if x.min() < 0 or x.max() >= self.levels:
             raise InputError(f"images must have symbols 0..{self.levels - 1}, but these have {x.min()}..{x.max()}")
-        self._check_size(tuple(x.shape[2:]))
+        self.check_size(tuple(x.shape[2:]))
         return x
 
-    def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+    def check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """(H, W), by default that of the training images.
+
+        Raises:
+            InputError: a side below 1.
+        """
         height, width = size or self.shape[1:]
         if height < 1 or width < 1:
             raise InputError(f"size must be (height, width), each at least 1, not {size}")
         return height, width
 
-    def _scan(
-        self,
-        x: Tensor,
-        known: Tensor | None,
-        h: Tensor | None,
-        seed: int,
-        temperature: float,
-        method: Method,
-        progress: Progress | None,
-    ) -> Tensor:
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise InputError(f"temperature must be above 0, not {temperature}")
-        if method not in ("cached", "naive"):
-            raise InputError(f"method must be 'cached' or 'naive', not {method!r}")
-        # Drawn for all images at once, and always on the CPU: neither lanes nor the device change the pictures.
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(self.device)
-        training = self.training
-        self.eval()
-        try:
-            for a in range(0, x.shape[0], LANES):
-                lanes = slice(a, a + LANES)
-                choose = Draw(self.likelihood, noise[lanes], temperature)
-                if known is not None:
-                    choose = Keep(known[lanes], choose)
-                scanned = Naive(self) if method == "naive" else self
-                raster(scanned, x[lanes], choose, None if h is None else h[lanes], progress)
-        finally:
-            self.train(training)
-        return x.to(torch.uint8) if self.levels <= 256 else x
+
+def require_positive(**sizes: int) -> None:
+    """Refuse sizes below 1.
+
+    Raises:
+        InputError: the first such size, by name.
+
+    Example:
+        >>> require_positive(features=8, blocks=0)
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: blocks must be at least 1, not 0
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"{name} must be at least 1, not {size}")
 
 
 def _plain(value: Any) -> Any:

@@ -15,15 +15,18 @@ because it knows only finished rows. Not implemented: the autoencoder of section
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from nextpixel.condition import Condition
+from nextpixel.grid import kernel_matrix
 from nextpixel.layers.head import ConditionBias, Head, HeadCache, condition_row
 from nextpixel.layers.masked import ConvCache, MaskedConv2d, VerticalCache, VerticalConv2d
 from nextpixel.layers.pointwise import gated_activation, gated_activation_
-from nextpixel.models.base import AutoregressiveModel, Inputs
+from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
 
 
 @dataclass
@@ -31,8 +34,12 @@ class _LayerCache:
     vertical: VerticalCache
     horizontal: ConvCache
     out: ConvCache
+    link: Tensor  # (2p, 2p)
+    link_bias: Tensor  # of the link and of the horizontal convolution that it is added to
+    gates: list[tuple[Tensor, Tensor]]  # by colour group: the halves of the horizontal convolution's result
     bias_v: Tensor | None
     bias_h: Tensor | None
+    above: list[list[Tensor]]  # [colour group][column]: where the layer above reads, (B, F of c)
 
 
 class _GatedLayer(nn.Module):
@@ -69,29 +76,36 @@ class _GatedLayer(nn.Module):
         return gated_activation(new_v), out if self.first else h + out
 
     def start(self, batch: int, width: int, cond: Tensor | None) -> _LayerCache:
+        horizontal = self.horizontal.start(batch, width)
         return _LayerCache(
             vertical=self.vertical.start(batch, width),
-            horizontal=self.horizontal.start(batch, width),
+            horizontal=horizontal,
             out=self.out.start(batch, width),
+            link=kernel_matrix(self.link.weight.detach()),
+            link_bias=(self.link.bias + self.horizontal.bias).detach(),
+            gates=[out.chunk(2, 1) for out in horizontal.outs],
             bias_v=None if self.condition_v is None else self.condition_v.start(cond),
             bias_h=None if self.condition_h is None else self.condition_h.start(cond),
+            above=[],
         )
 
     def begin_row(self, cache: _LayerCache, v: Tensor, i: int) -> Tensor:
         """Row clock: the vertical stack's newest row below, (B, W, in), to its row above; the link to the horizontal stack."""
         new_v = self.vertical.begin_row(cache.vertical, v)
-        link = nn.functional.linear(new_v, self.link.weight.flatten(1), self.link.bias)
-        bias_h, bias_v = condition_row(cache.bias_h, i), condition_row(cache.bias_v, i)
-        self.horizontal.begin_row(cache.horizontal, i, link if bias_h is None else link + bias_h)
-        return gated_activation(new_v if bias_v is None else new_v + bias_v, dim=2)
+        row = cache.horizontal.row_part
+        torch.addmm(cache.link_bias, new_v.flatten(0, 1), cache.link, out=row.flatten(0, 1))
+        if cache.bias_h is not None:
+            row.add_(condition_row(cache.bias_h, i))
+        if cache.bias_v is not None:
+            new_v.add_(condition_row(cache.bias_v, i))
+        cache.horizontal.spread()
+        return gated_activation_(*new_v.chunk(2, 2))
 
-    def step(self, cache: _LayerCache, h: Tensor | None, j: int, c: int) -> Tensor:
-        """Pixel clock: colour group c of the horizontal stack below, (B, F of c), to the one above; None: the row is filled."""
-        if h is None:
-            new_h = self.horizontal.step_seen(cache.horizontal, j, c)
-        else:
-            new_h = self.horizontal.step(cache.horizontal, h, j, c)
-        return self.out.step(cache.out, gated_activation_(new_h), j, c, add=h)
+    def step(self, cache: _LayerCache, j: int, c: int) -> Tensor:
+        """Pixel clock: colour group c of column j, from the row that this layer reads into the row that the next one reads."""
+        self.horizontal.step_seen(cache.horizontal, j, c)
+        residual = None if self.first else cache.horizontal.row.slots[c][j]
+        return self.out.step(cache.out, gated_activation_(*cache.gates[c]), j, c, add=residual, out=cache.above[c][j])
 
 
 @dataclass
@@ -151,6 +165,7 @@ class GatedPixelCNN(AutoregressiveModel):
         condition: Condition | dict | None = None,
     ) -> None:
         super().__init__(shape, levels, likelihood, inputs, embedding_features, condition)
+        require_positive(features=features, blocks=blocks, head_features=head_features)
         self.features, self.blocks, self.head_features = features, blocks, head_features
         self.kernel_size, self.first_kernel_size = kernel_size, first_kernel_size
         self.layers = nn.ModuleList(
@@ -175,7 +190,11 @@ class GatedPixelCNN(AutoregressiveModel):
 
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> _Cache:
         width = (size or self.shape[1:])[1]
-        return _Cache([layer.start(batch, width, h) for layer in self.layers], self.head.start(batch, width))
+        layers = [layer.start(batch, width, h) for layer in self.layers]
+        for below, above in pairwise(layers):
+            below.above = above.horizontal.row.slots
+        layers[-1].above = [[out] * width for out in layers[-1].out.outs]
+        return _Cache(layers, self.head.start(batch, width))
 
     def begin_row(self, cache: _Cache, x: Tensor, i: int) -> None:
         image = cache.layers[0].horizontal.row
@@ -188,7 +207,6 @@ class GatedPixelCNN(AutoregressiveModel):
     def step(self, cache: _Cache, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
         # The newest symbol is the one before this place, or an earlier channel of it; what mask A hides may be anything.
         cache.layers[0].horizontal.row.fill(self.encode(x[:, :, i : i + 1, max(j - 1, 0) : j + 1]), max(j - 1, 0))
-        y = None
         for layer, memory in zip(self.layers, cache.layers, strict=True):
-            y = layer.step(memory, y, j, c)
+            y = layer.step(memory, j, c)
         return self.head.step(cache.head, y, j, c)

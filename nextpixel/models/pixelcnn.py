@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nextpixel.condition import Condition
 from nextpixel.layers.head import ConditionBias, Head, HeadCache, condition_row
 from nextpixel.layers.masked import ConvCache, MaskedConv2d
-from nextpixel.models.base import AutoregressiveModel, Inputs
+from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
 
 
 @dataclass
@@ -52,7 +52,7 @@ class _ResidualBlock(nn.Module):
         return _BlockCache(*(layer.start(batch, width) for layer in (self.reduce, self.conv, self.expand)), bias)
 
     def begin_row(self, cache: _BlockCache, i: int) -> None:
-        self.conv.begin_row(cache.conv, i, condition_row(cache.bias, i))
+        self.conv.begin_row(cache.conv, i, None if cache.bias is None else condition_row(cache.bias, i))
 
     def step(self, cache: _BlockCache, x: Tensor, j: int, c: int) -> Tensor:
         y = self.reduce.step(cache.reduce, torch.relu(x), j, c)
@@ -114,6 +114,7 @@ class PixelCNN(AutoregressiveModel):
         condition: Condition | dict | None = None,
     ) -> None:
         super().__init__(shape, levels, likelihood, inputs, embedding_features, condition)
+        require_positive(features=features, blocks=blocks, head_features=head_features)
         self.features, self.blocks, self.head_features = features, blocks, head_features
         self.kernel_size, self.first_kernel_size = kernel_size, first_kernel_size
         self.first = MaskedConv2d(self.input_features, 2 * features, first_kernel_size, "A", self.colours)
@@ -141,7 +142,7 @@ class PixelCNN(AutoregressiveModel):
     def begin_row(self, cache: _Cache, x: Tensor, i: int) -> None:
         if i > 0:
             cache.first.row.fill(self.encode(x[:, :, i - 1 : i]))
-        self.first.begin_row(cache.first, i, condition_row(cache.bias, i))
+        self.first.begin_row(cache.first, i, None if cache.bias is None else condition_row(cache.bias, i))
         for block, memory in zip(self.body, cache.blocks, strict=True):
             block.begin_row(memory, i)
 

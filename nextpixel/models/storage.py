@@ -86,6 +86,9 @@ def load(folder_or_hub_id: str | Path, models: dict[str, type[AutoregressiveMode
         raise InputError(f"{folder / CONFIG} does not describe a {name} of this version: {error}") from error
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read {folder / WEIGHTS}: {error}") from error
+    dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        model.to(dtypes.pop())
     load_weights(model, weights, folder / WEIGHTS)
     return model.eval()
 

@@ -1,0 +1,132 @@
+"""Drawing images: what every architecture inherits for sampling and completion, all of it through the one raster loop."""
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from nextpixel.errors import InputError
+from nextpixel.raster import Draw, Keep, Naive, Progress, raster
+
+if TYPE_CHECKING:
+    from nextpixel.models.base import AutoregressiveModel
+
+Method = Literal["cached", "naive"]
+# Images scanned side by side: more would only make the caches larger than the processor's.
+LANES = 256
+# Below it logits overflow in float32; the likeliest symbol is drawn long before.
+LOWEST_TEMPERATURE = 1e-6
+
+
+class Sampling:
+    """The part of `AutoregressiveModel` that draws."""
+
+    def sample(
+        self: "AutoregressiveModel",
+        n: int,
+        cond: Any = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        method: Method = "cached",
+        size: tuple[int, int] | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw n images: (n, C, H, W), uint8 up to 256 levels and int64 above.
+
+        Args:
+            n: how many.
+            cond: the condition, for one image or for all n.
+            seed: of the noise; equal seeds give equal images, whatever the method.
+            temperature: below 1 more likely images, above 1 more varied ones; 1 is the model itself.
+            method: "cached" scans at about the cost of one forward pass, "naive" runs one forward pass for every place.
+            size: (H, W), by default that of the training images.
+            progress: called with the number of finished rows.
+
+        Raises:
+            InputError: n, temperature, method or size make no sense, or the condition is missing or superfluous.
+        """
+        if n < 1:
+            raise InputError(f"n must be at least 1, not {n}")
+        height, width = self.check_size(size)
+        x = torch.zeros(n, self.shape[0], height, width, dtype=torch.long, device=self.device)
+        h = self.encode_condition(cond, n, height, width)
+        return self._scan(x, None, h, seed, temperature, method, progress)
+
+    def complete(
+        self: "AutoregressiveModel",
+        x: Tensor,
+        known: Tensor,
+        n: int = 1,
+        cond: Any = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        method: Method = "cached",
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw the unknown places of images given the earlier ones; known places stay as they are.
+
+        A place is drawn from everything *before* it in raster order: what is known after it is kept, but cannot guide it.
+
+        Args:
+            x: (B, C, H, W) integers; what stands at unknown places is not read.
+            known: bool, broadcastable to x.
+            n: completions per image; those of image b are rows b * n ... b * n + n - 1 of the result.
+            cond, seed, temperature, method, progress: as for `sample`; `cond` is for the B images.
+
+        Returns:
+            (B * n, C, H, W), uint8 up to 256 levels and int64 above.
+
+        Raises:
+            InputError: as `sample` and `log_prob`, or `known` is not a bool mask that fits x.
+        """
+        known = torch.as_tensor(known, device=self.device)
+        if known.dtype != torch.bool:
+            raise InputError(f"known must be a bool mask, not {known.dtype}")
+        try:
+            known = known.expand(x.shape)
+        except RuntimeError:
+            raise InputError(f"known {tuple(known.shape)} does not fit images {tuple(x.shape)}") from None
+        if n < 1:
+            raise InputError(f"n must be at least 1, not {n}")
+        x = torch.where(known, torch.as_tensor(x, device=self.device), torch.zeros((), dtype=x.dtype, device=self.device))
+        x = self.check_images(x)
+        h = self.encode_condition(cond, x.shape[0], *x.shape[2:])
+        x, known = x.repeat_interleave(n, 0), known.repeat_interleave(n, 0)
+        h = None if h is None else h.repeat_interleave(n, 0)
+        return self._scan(x, known, h, seed, temperature, method, progress)
+
+    def scan_rows(self: "AutoregressiveModel", n: int, size: tuple[int, int] | None = None) -> int:
+        """How often `sample` reports progress for n images: once per row of every group of images scanned together."""
+        return -(-n // LANES) * self.check_size(size)[0]
+
+    def _scan(
+        self: "AutoregressiveModel",
+        x: Tensor,
+        known: Tensor | None,
+        h: Tensor | None,
+        seed: int,
+        temperature: float,
+        method: Method,
+        progress: Progress | None,
+    ) -> Tensor:
+        if not (math.isfinite(temperature) and temperature >= LOWEST_TEMPERATURE):
+            raise InputError(f"temperature must be at least {LOWEST_TEMPERATURE}, not {temperature}")
+        if method not in ("cached", "naive"):
+            raise InputError(f"method must be 'cached' or 'naive', not {method!r}")
+        # Drawn for all images at once, and always on the CPU: neither lanes nor the device change the pictures.
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(self.device)
+        training = self.training
+        self.eval()
+        try:
+            for a in range(0, x.shape[0], LANES):
+                lanes = slice(a, a + LANES)
+                choose = Draw(self.likelihood, noise[lanes], temperature)
+                if known is not None:
+                    choose = Keep(known[lanes], choose)
+                scanned = Naive(self) if method == "naive" else self
+                raster(scanned, x[lanes], choose, None if h is None else h[lanes], progress)
+        finally:
+            self.train(training)
+        return x.to(torch.uint8) if self.levels <= 256 else x
