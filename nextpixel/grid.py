@@ -2,10 +2,10 @@
 
 A scan visits places (i, j) row by row. Two memories are enough for every causal convolution:
 
-    RowsAbove   the last r finished rows     read by the row clock, once per row, all columns at once
-    CurrentRow  the row being drawn          read by the pixel clock as a window j-k+1..j, a view and never a copy
+    RowConvolution  the last r finished rows     read by the row clock, once per row, all columns at once
+    CurrentRow      the row being drawn          read by the pixel clock as a window j-k+1..j, a view and never a copy
 
-Both lie as (batch, [row,] column, features): the window of a place is then one contiguous run of numbers per image, and a
+Both lie as (batch, column, ..., features): the window of a place is then one contiguous run of numbers per image, and a
 causal convolution at that place is one matrix product. The views of every place are made once per scan, because making a
 view costs as much time as a small matrix product. Their addresses never change, so that a row can be captured and replayed.
 """
@@ -62,46 +62,38 @@ class CurrentRow:
         self.image[:, first : first + maps.shape[3]] = maps[:, :, 0].transpose(1, 2)
 
 
-class RowsAbove:
-    """The last `rows` finished rows, zero above the image and on both its sides.
+class RowConvolution:
+    """The last finished rows, zero above the image and on both its sides, and a convolution over them: one product per row.
+
+    The rows are kept as the patches that the product reads. A new row overwrites the oldest one's place in them, and the kernel
+    is turned instead of the rows: one copy per row, whatever the kernel's height.
 
     Args:
-        batch, width, features: sizes of a row.
-        rows: how many rows are remembered, the newest last.
-        side: columns of zeros left and right.
-        like: a tensor of the wanted dtype and device.
+        kernel: (out, F, r, k); its last row meets the newest row.
+        bias: (out,).
+        out: (B, W, out), where each call writes its result.
     """
 
-    def __init__(self, batch: int, width: int, features: int, rows: int, side: int, like: Tensor) -> None:
-        self.values = like.new_zeros(batch, rows, width + 2 * side, features)
-        self.image = self.values[:, :, side : side + width]
+    def __init__(self, kernel: Tensor, bias: Tensor, out: Tensor) -> None:
+        (_, features, rows, k), (batch, width, _) = kernel.shape, out.shape
+        self.bias, self.out = bias, out
+        row = kernel.new_zeros(batch, width + k - 1, features)
+        self.image = row[:, k // 2 : k // 2 + width]
+        self.windows = row.unfold(1, k, 1).transpose(2, 3)
+        self.patches = kernel.new_zeros(batch, width, rows, k, features)
+        self.kernels = [kernel_matrix(kernel.roll(newest + 1, 2)) for newest in range(rows)]
+        self.newest = 0
 
     def push(self, row: Tensor) -> None:
         """Remember `row` (B, W, F) and forget the oldest one."""
-        if self.values.shape[1] > 1:
-            self.values[:, :-1] = self.values[:, 1:].clone()
-        self.image[:, -1] = row
-
-
-class RowConvolution:
-    """One row of a convolution as one matrix product, in memory that is the scan's own.
-
-    Args:
-        rows: what it reads; their sides are as wide as the kernel's.
-        kernel: from `kernel_matrix`, (r * k * F, out).
-        bias: (out,).
-        out: (B, W, out), where each call writes the row.
-    """
-
-    def __init__(self, rows: RowsAbove, kernel: Tensor, bias: Tensor, out: Tensor) -> None:
-        k = kernel.shape[0] // (rows.values.shape[1] * rows.values.shape[3])
-        self.kernel, self.bias, self.out = kernel, bias, out
-        self.windows = rows.values.unfold(2, k, 1).permute(0, 2, 1, 4, 3)
-        self.patches = kernel.new_empty(self.windows.shape)
+        self.image.copy_(row)
+        self.newest = (self.newest + 1) % len(self.kernels)
+        self.patches[:, :, self.newest] = self.windows
 
     def __call__(self) -> Tensor:
-        self.patches.copy_(self.windows)
-        torch.addmm(self.bias, self.patches.flatten(0, 1).flatten(1), self.kernel, out=self.out.flatten(0, 1))
+        """The row below the remembered ones, (B, W, out): the memory `out`."""
+        patches = self.patches.flatten(0, 1).flatten(1)
+        torch.addmm(self.bias, patches, self.kernels[self.newest], out=self.out.flatten(0, 1))
         return self.out
 
 

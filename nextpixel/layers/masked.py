@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextpixel.errors import InputError
-from nextpixel.grid import CurrentRow, RowConvolution, RowsAbove, colour_groups, kernel_matrix
+from nextpixel.grid import CurrentRow, RowConvolution, colour_groups, kernel_matrix
 
 Mask = Literal["A", "B"]
 
@@ -48,7 +48,6 @@ class ConvCache:
     """What one MaskedConv2d remembers during a scan; the lists are indexed [colour group][column]."""
 
     row: CurrentRow
-    rows_above: RowsAbove | None
     above: RowConvolution | None
     weights: list[Tensor]  # (window * in, out of c): the current row's half
     row_part: Tensor  # (B, W, out): what the row clock has found for the current row, bias included
@@ -141,12 +140,10 @@ class MaskedConv2d(nn.Module):
         # A copy, even for one image of one column: begin_row writes to it.
         row_part = bias.repeat(batch, width, 1)
         row_parts = [row_part] if self.colours == 1 else [row_part[..., maps] for maps in outputs]
-        rows_above = RowsAbove(batch, width, self.in_features, self.above, self.left, weight) if self.above else None
         weights = [current[:, maps].contiguous() for maps in outputs]
         return ConvCache(
             row=CurrentRow(batch, width, self.in_features, self.left + 1, self.colours, weight),
-            rows_above=rows_above,
-            above=RowConvolution(rows_above, kernel_matrix(weight[:, :, :-1]), bias, row_part) if rows_above else None,
+            above=RowConvolution(weight[:, :, :-1], bias, row_part) if self.above else None,
             weights=weights,
             row_part=row_part,
             row_parts=row_parts,
@@ -165,9 +162,9 @@ class MaskedConv2d(nn.Module):
 
     def begin_row(self, cache: ConvCache, i: int, bias: Tensor | None = None) -> None:
         """Row clock: the rows-above half of row i, and `bias` (B or 1, W or 1, out), for all its columns at once."""
-        if cache.above is not None and cache.rows_above is not None:
+        if cache.above is not None:
             if i > 0:
-                cache.rows_above.push(cache.row.image)
+                cache.above.push(cache.row.image)
             cache.above()
         elif bias is not None:
             cache.row_part.zero_() if self.bias is None else cache.row_part.copy_(self.bias)
@@ -193,14 +190,6 @@ class MaskedConv2d(nn.Module):
     def step_seen(self, cache: ConvCache, j: int, c: int = 0) -> Tensor:
         """The same where the current row already holds the input."""
         return torch.addmm(cache.parts[c][j], cache.row.windows[j], cache.weights[c], out=cache.outs[c])
-
-
-@dataclass
-class VerticalCache:
-    """The rows that one VerticalConv2d still needs, and the product that makes the next one."""
-
-    rows: RowsAbove
-    product: RowConvolution
 
 
 class VerticalConv2d(nn.Module):
@@ -233,17 +222,15 @@ class VerticalConv2d(nn.Module):
             x = x[:, :, :-1]
         return self.conv(F.pad(x, (self.side, self.side, self.above, 0)))
 
-    def start(self, batch: int, width: int) -> VerticalCache:
+    def start(self, batch: int, width: int) -> RowConvolution:
         """Memory for one scan over images of this width."""
         weight = self.conv.weight.detach()
-        rows = RowsAbove(batch, width, self.in_features, self.conv.kernel_size[0], self.side, weight)
-        out = weight.new_empty(batch, width, self.conv.out_channels)
-        return VerticalCache(rows, RowConvolution(rows, kernel_matrix(weight), self.conv.bias.detach(), out))
+        return RowConvolution(weight, self.conv.bias.detach(), weight.new_empty(batch, width, self.conv.out_channels))
 
-    def begin_row(self, cache: VerticalCache, row: Tensor) -> Tensor:
+    def begin_row(self, cache: RowConvolution, row: Tensor) -> Tensor:
         """Row clock: take the newest input row (B, W, in), give the output row (B, W, out), the cache's own memory.
 
         The newest row is row i - 1 of the image for the first layer, and row i of the layer below for all others.
         """
-        cache.rows.push(row)
-        return cache.product()
+        cache.push(row)
+        return cache()

@@ -22,16 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from nextpixel.condition import Condition
-from nextpixel.grid import kernel_matrix
+from nextpixel.grid import RowConvolution, kernel_matrix
 from nextpixel.layers.head import ConditionBias, Head, HeadCache, condition_row
-from nextpixel.layers.masked import ConvCache, MaskedConv2d, VerticalCache, VerticalConv2d
+from nextpixel.layers.masked import ConvCache, MaskedConv2d, VerticalConv2d
 from nextpixel.layers.pointwise import gated_activation, gated_activation_
 from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
 
 
 @dataclass
 class _LayerCache:
-    vertical: VerticalCache
+    vertical: RowConvolution
     horizontal: ConvCache
     out: ConvCache
     link: Tensor  # (2p, 2p)
