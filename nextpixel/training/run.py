@@ -121,8 +121,8 @@ def precision(settings: TrainingSettings) -> str:
     if settings.precision == "auto":
         if torch.cuda.is_available():
             return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-        # torch says what the processor has only in private; without AMX or AVX512-BF16, bf16 is emulated and slower.
-        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        # torch says only in private what the processor has; without AMX or AVX512-BF16, bf16 is emulated and slower.
+        fast = any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
         return "bf16-mixed" if fast else "32-true"
     return "bf16-mixed" if settings.precision == "bf16" else "32-true"
 
