@@ -70,7 +70,7 @@ def test_evaluate_other_data_and_splits(run, tmp_path, capsys):
 
 def test_sample(run, tmp_path, capsys):
     for name in ("a.png", "a.npy", "b.npy"):
-        assert main(["sample", str(run), "-n", "6", "--seed", "3", "--size", "[5,9]", "--out", str(tmp_path / name)]) == 0
+        assert main(["sample", str(run), "-n", "6", "--seed", "3", "--size", "5x9", "--out", str(tmp_path / name)]) == 0
         assert capsys.readouterr().out.strip() == str(tmp_path / name)
     x = np.load(tmp_path / "a.npy")
     assert x.shape == (6, 1, 5, 9)
@@ -98,7 +98,7 @@ def test_inspect(run, tmp_path, capsys):
     assert re.search(r"gated-pixelcnn: .* 0 in the blind spot, 0 leaks", printed)
     assert re.search(r"\npixelcnn: .* [1-9]\d* in the blind spot, 0 leaks", printed)
     assert Image.open(out).size[0] > 500
-    assert main(["inspect", "pixelcnn", "--channels", "3", "--size", "[7,8]", "--out", str(out)]) == 0
+    assert main(["inspect", "pixelcnn", "--channels", "3", "--size", "7x8", "--out", str(out)]) == 0
     assert "0 sees none; 1 sees [0]; 2 sees [0, 1]" in capsys.readouterr().out
 
 
@@ -136,6 +136,7 @@ def test_recipes(capsys):
         ("train digits --resume --out /nowhere", "/nowhere is no run to resume: it has no config.yaml"),
         ("evaluate /nowhere", "/nowhere is no run: expected a folder with config.yaml"),
         ("sample /nowhere", "/nowhere does not exist: expected a model's folder, a run's folder or a hub id"),
+        ("sample runs/x --size 3", "'3' is no pair of numbers: expected for example 28x32"),
         ("inspect pixelrnn", "neither a run folder nor masks nor one of pixelcnn"),
         ("inspect pixelcnn --kernel_size 4", "kernel_size must be odd, not 4"),
     ],

@@ -5,6 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.settings import pair
 from nextpixel.errors import InputError
 
 
@@ -17,8 +18,8 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--kernel_size", type=int, default=3, help="kernels of an architecture or of the masks")
     parser.add_argument("--first_kernel_size", type=int, default=3, help="first kernel of an architecture")
     parser.add_argument("--channels", type=int, default=1, help="channels of an architecture's images")
-    parser.add_argument("--size", type=tuple[int, int] | None, help="[H,W]: a run's own by default, else [15,15] (masks: 7)")
-    parser.add_argument("--place", type=tuple[int, int] | None, help="[i,j]: the pixel (default: in the middle, two thirds down)")
+    parser.add_argument("--size", help="HxW: a run's own by default, else 15x15 (masks: 7x7)")
+    parser.add_argument("--place", help="i,j: the pixel (default: in the middle, two thirds down)")
     parser.add_argument("--out", default="receptive-field.png", help="the picture")
 
 
@@ -27,18 +28,19 @@ def run(args: Any) -> None:
     from nextpixel.inspection.context import Context, colour_context, mask_experiment, model_context
     from nextpixel.inspection.drawing import draw
 
+    size = None if args.size is None else pair(args.size)
+    place = None if args.place is None else pair(args.place)
     contexts: dict[str, Context] = {}
     for what in args.what:
         if what == "masks":
-            size = (args.size or (7, 7))[0]
-            contexts |= mask_experiment(args.kernel_size, args.blocks or 3, size)
+            contexts |= mask_experiment(args.kernel_size, args.blocks or 3, (size or (7, 7))[0])
             continue
-        model = _model(what, args)
+        model = _model(what, size, args)
         height, width = model.shape[1:]
         cond = None if model.condition is None else 0
-        contexts[what] = model_context(model, args.place or (2 * height // 3, width // 2), cond)
+        contexts[what] = model_context(model, place or (2 * height // 3, width // 2), cond)
         if model.colours > 1:
-            table = colour_context(model, args.place, cond)
+            table = colour_context(model, place, cond)
             seen = "; ".join(f"{c} sees {[int(k) for k in row.nonzero()[0]] or 'none'}" for c, row in enumerate(table))
             print(f"{what}: channels of the same pixel: {seen}")
     for name, context in contexts.items():
@@ -47,7 +49,7 @@ def run(args: Any) -> None:
     print(args.out)
 
 
-def _model(what: str, args: Any) -> Any:
+def _model(what: str, size: tuple[int, int] | None, args: Any) -> Any:
     from nextpixel.models import MODELS
     from nextpixel.models.storage import load
 
@@ -55,12 +57,12 @@ def _model(what: str, args: Any) -> Any:
         if not Path(what).exists():
             raise InputError(f"{what!r} is neither a run folder nor masks nor one of {', '.join(MODELS)}")
         model = load(what)
-        if args.size:
-            model.shape = (model.shape[0], *args.size)
+        if size:
+            model.shape = (model.shape[0], *size)
         return model
     try:
         return MODELS[what](
-            shape=(args.channels, *(args.size or (15, 15))),
+            shape=(args.channels, *(size or (15, 15))),
             levels=4,
             features=6 * args.channels,
             blocks=args.blocks or 4,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.settings import pair
 from nextpixel.errors import InputError
 
 
@@ -15,7 +16,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--label", type=int, help="the class of the images, for a class-conditional model (default: all in turn)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
-    parser.add_argument("--size", type=tuple[int, int] | None, help="[H,W], for another size than the training images'")
+    parser.add_argument("--size", help="HxW, for another size than the training images'")
     parser.add_argument("--method", type=Literal["cached", "naive"], default="cached", help="naive: the slow reference")
     parser.add_argument("--out", default="samples.png", help="a .png grid, or .npy for the integers")
 
@@ -33,12 +34,13 @@ def run(args: Any) -> None:
     out = Path(args.out)
     if out.suffix not in (".png", ".npy"):
         raise InputError(f"--out {out}: expected a file that ends in .png or .npy")
+    size = None if args.size is None else pair(args.size)
     model = load(args.run)
     if args.label is not None and model.condition is None:
         raise InputError(f"--label {args.label}: the model in {args.run} is not class-conditional")
     cond = class_conditions(model, args.n) if args.label is None else args.label
-    with rows_bar("sampling", model.scan_rows(args.n, args.size)) as progress:
-        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, args.size, progress)
+    with rows_bar("sampling", model.scan_rows(args.n, size)) as progress:
+        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, progress)
     if out.suffix == ".npy":
         with write_aside(out) as path:
             np.save(path, x.numpy())

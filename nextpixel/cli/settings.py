@@ -1,6 +1,7 @@
 """Settings as options: every field of a settings class, or argument of a model's constructor, becomes `--group.name`."""
 
 import inspect
+import re
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -37,6 +38,19 @@ def set_defaults(parser: ArgumentParser, group: str, values: dict[str, Any], kno
         if name not in known:
             raise InputError(f"{where}: unknown setting {group}.{name}, expected one of {', '.join(known)}")
         parser.set_defaults({f"{group}.{name}": value})
+
+
+def pair(text: str) -> tuple[int, int]:
+    """Two numbers, as sizes and places are given on the command line.
+
+    Example:
+        >>> pair("28x32"), pair("3,4")
+        ((28, 32), (3, 4))
+    """
+    match = re.fullmatch(r"\s*\[?\s*(\d+)\s*[x,]\s*(\d+)\s*\]?\s*", text)
+    if match is None:
+        raise InputError(f"{text!r} is no pair of numbers: expected for example 28x32")
+    return int(match[1]), int(match[2])
 
 
 def spell_out_data(argv: list[str]) -> list[str]:

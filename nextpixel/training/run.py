@@ -212,11 +212,14 @@ def _require_empty(out: Path) -> None:
         raise InputError(f"--out {out} is a file: expected a folder for the run")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out {out} is not empty: give another folder, or --resume to go on with the run in it")
+    made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
         probe.touch()
         probe.unlink()
+        if made:
+            out.rmdir()  # until there is something to write: the data may be refused
     except OSError as error:
         raise InputError(f"--out {out} cannot be written to: {error.strerror or error}") from error
 
