@@ -47,6 +47,7 @@ class CurrentRow:
 
     Attributes:
         slots: `slots[c][j]` is the place to write colour group c of column j to, (B, features of c).
+        columns: `columns[j]` is the same for all colour groups, (B, features).
         windows: `windows[j]` holds columns j-window+1..j, flattened, (B, window * features).
     """
 
@@ -54,12 +55,9 @@ class CurrentRow:
         left = window - 1
         self.values = like.new_zeros(batch, left + width, features)
         self.image = self.values[:, left:]
+        self.columns = list(self.image.unbind(1))
         self.slots = [[self.image[:, j, group] for j in range(width)] for group in colour_groups(features, colours)]
         self.windows = [self.values[:, j : j + window].view(batch, window * features) for j in range(width)]
-
-    def fill(self, maps: Tensor, first: int = 0) -> None:
-        """Write columns first, first + 1, ... from maps (B, F, 1, columns), as an image's row lies in memory."""
-        self.image[:, first : first + maps.shape[3]] = maps[:, :, 0].transpose(1, 2)
 
 
 class RowConvolution:

@@ -45,16 +45,19 @@ def _colours(features: int, colours: int) -> Tensor:
 
 @dataclass
 class ConvCache:
-    """What one MaskedConv2d remembers during a scan; the lists are indexed [colour group][column]."""
+    """What one MaskedConv2d remembers during a scan.
+
+    A step is a single look-up and a product: at this pace the look-ups of Python cost as much as the arithmetic.
+    """
 
     row: CurrentRow
     above: RowConvolution | None
-    weights: list[Tensor]  # (window * in, out of c): the current row's half
     row_part: Tensor  # (B, W, out): what the row clock has found for the current row, bias included
     row_parts: list[Tensor]  # the same by colour group, (B, W, out of c)
-    parts: list[list[Tensor]]  # views of row_parts, (B, out of c)
     outputs: list[Tensor | slice]  # the output maps of a colour group
     outs: list[Tensor]  # (B, out of c): a step's result, overwritten by the next one
+    # [colour group][column]: where the input goes, the row's part, the window, the window's weights, the result
+    places: list[list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]]
 
     def spread(self) -> None:
         """Give every colour group its part of `row_part`, after that was written."""
@@ -108,8 +111,6 @@ class MaskedConv2d(nn.Module):
         self.in_features, self.out_features, self.colours, self.halves = in_features, out_features, colours, halves
         self.above, self.left = rows // 2, columns // 2
         self.right = self.left if self.above else 0
-        # Without neighbours and colour groups, one place needs no memory.
-        self.pointwise = rows == columns == 1 and colours == 1
         kernel = torch.ones(out_features, in_features, self.above + 1, self.left + 1 + self.right)
         kernel[:, :, -1, self.left + 1 :] = 0
         kernel[:, :, -1, self.left] = colour_mask(in_features, out_features, mask, colours, halves)
@@ -140,17 +141,15 @@ class MaskedConv2d(nn.Module):
         # A copy, even for one image of one column: begin_row writes to it.
         row_part = bias.repeat(batch, width, 1)
         row_parts = [row_part] if self.colours == 1 else [row_part[..., maps] for maps in outputs]
+        row = CurrentRow(batch, width, self.in_features, self.left + 1, self.colours, weight)
         weights = [current[:, maps].contiguous() for maps in outputs]
-        return ConvCache(
-            row=CurrentRow(batch, width, self.in_features, self.left + 1, self.colours, weight),
-            above=RowConvolution(weight[:, :, :-1], bias, row_part) if self.above else None,
-            weights=weights,
-            row_part=row_part,
-            row_parts=row_parts,
-            parts=[list(part.unbind(1)) for part in row_parts],
-            outputs=outputs,
-            outs=[weight.new_empty(batch, matrix.shape[1]) for matrix in weights],
-        )
+        outs = [weight.new_empty(batch, matrix.shape[1]) for matrix in weights]
+        places = [
+            [(row.slots[c][j], row_parts[c][:, j], row.windows[j], weights[c], outs[c]) for j in range(width)]
+            for c in range(self.colours)
+        ]
+        above = RowConvolution(weight[:, :, :-1], bias, row_part) if self.above else None
+        return ConvCache(row, above, row_part, row_parts, outputs, outs, places)
 
     def _outputs(self, device: torch.device) -> list[Tensor | slice]:
         """The output maps of every colour group: a run in each half."""
@@ -172,24 +171,20 @@ class MaskedConv2d(nn.Module):
             cache.row_part.add_(bias)
         cache.spread()
 
-    def step(
-        self, cache: ConvCache, x: Tensor, j: int, c: int = 0, add: Tensor | None = None, out: Tensor | None = None
-    ) -> Tensor:
+    def step(self, cache: ConvCache, x: Tensor, j: int, c: int = 0, add: Tensor | None = None) -> Tensor:
         """Pixel and channel clock: colour group c of the input at column j, (B, in of c), to that of the output.
 
-        The result is the cache's memory, or `out`. `add` (B, out of c) is added to the output of a layer without bias: a residual
+        The result is the cache's memory. `add` (B, out of c) is added to the output of a layer without bias: a residual
         connection costs no call of its own.
         """
-        part = cache.parts[c][j] if add is None else add
-        out = cache.outs[c] if out is None else out
-        if self.pointwise:
-            return torch.addmm(part, x, cache.weights[c], out=out)
-        cache.row.slots[c][j].copy_(x)
-        return torch.addmm(part, cache.row.windows[j], cache.weights[c], out=out)
+        slot, part, window, weight, out = cache.places[c][j]
+        slot.copy_(x)
+        return torch.addmm(part if add is None else add, window, weight, out=out)
 
     def step_seen(self, cache: ConvCache, j: int, c: int = 0) -> Tensor:
         """The same where the current row already holds the input."""
-        return torch.addmm(cache.parts[c][j], cache.row.windows[j], cache.weights[c], out=cache.outs[c])
+        _, part, window, weight, out = cache.places[c][j]
+        return torch.addmm(part, window, weight, out=out)
 
 
 class VerticalConv2d(nn.Module):

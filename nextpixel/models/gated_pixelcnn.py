@@ -15,7 +15,6 @@ because it knows only finished rows. Not implemented: the autoencoder of section
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -36,10 +35,32 @@ class _LayerCache:
     out: ConvCache
     link: Tensor  # (2p, 2p)
     link_bias: Tensor  # of the link and of the horizontal convolution that it is added to
-    gates: list[tuple[Tensor, Tensor]]  # by colour group: the halves of the horizontal convolution's result
     bias_v: Tensor | None
     bias_h: Tensor | None
-    above: list[list[Tensor]]  # [colour group][column]: where the layer above reads, (B, F of c)
+    places: list[list[tuple[Tensor, ...]]]  # [colour group][column]: all that `step` touches
+
+    def connect(self, above: list[list[Tensor]], first: bool) -> None:
+        """Prepare the steps, which write to `above[c][j]`: there the next layer reads."""
+        self.places = [
+            [
+                (
+                    part,
+                    window,
+                    weight,
+                    new_h,
+                    *new_h.chunk(2, 1),
+                    product,
+                    out_part if first else h,
+                    product_window,
+                    out_weight,
+                    to,
+                )
+                for (h, part, window, weight, new_h), (product, out_part, product_window, out_weight, _), to in zip(
+                    *columns, strict=True
+                )
+            ]
+            for columns in zip(self.horizontal.places, self.out.places, above, strict=True)
+        ]
 
 
 class _GatedLayer(nn.Module):
@@ -83,10 +104,9 @@ class _GatedLayer(nn.Module):
             out=self.out.start(batch, width),
             link=kernel_matrix(self.link.weight.detach()),
             link_bias=(self.link.bias + self.horizontal.bias).detach(),
-            gates=[out.chunk(2, 1) for out in horizontal.outs],
             bias_v=None if self.condition_v is None else self.condition_v.start(cond),
             bias_h=None if self.condition_h is None else self.condition_h.start(cond),
-            above=[],
+            places=[],
         )
 
     def begin_row(self, cache: _LayerCache, v: Tensor, i: int) -> Tensor:
@@ -103,9 +123,10 @@ class _GatedLayer(nn.Module):
 
     def step(self, cache: _LayerCache, j: int, c: int) -> Tensor:
         """Pixel clock: colour group c of column j, from the row that this layer reads into the row that the next one reads."""
-        self.horizontal.step_seen(cache.horizontal, j, c)
-        residual = None if self.first else cache.horizontal.row.slots[c][j]
-        return self.out.step(cache.out, gated_activation_(*cache.gates[c]), j, c, add=residual, out=cache.above[c][j])
+        part, window, weight, new_h, value, gate, product, h, product_window, out_weight, above = cache.places[c][j]
+        torch.addmm(part, window, weight, out=new_h)
+        torch.mul(value.tanh_(), gate.sigmoid_(), out=product)
+        return torch.addmm(h, product_window, out_weight, out=above)
 
 
 @dataclass
@@ -191,22 +212,24 @@ class GatedPixelCNN(AutoregressiveModel):
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> _Cache:
         width = (size or self.shape[1:])[1]
         layers = [layer.start(batch, width, h) for layer in self.layers]
-        for below, above in pairwise(layers):
-            below.above = above.horizontal.row.slots
-        layers[-1].above = [[out] * width for out in layers[-1].out.outs]
+        for k, layer in enumerate(layers):
+            last = k == len(layers) - 1
+            above = [[out] * width for out in layer.out.outs] if last else layers[k + 1].horizontal.row.slots
+            layer.connect(above, first=k == 0)
         return _Cache(layers, self.head.start(batch, width))
 
     def begin_row(self, cache: _Cache, x: Tensor, i: int) -> None:
-        image = cache.layers[0].horizontal.row
+        image = cache.layers[0].horizontal.row.image
         # Row 0 stands below a row of zeros, which is no row of symbols.
-        image.fill(self.encode(x[:, :, i - 1 : i])) if i > 0 else image.values.zero_()
-        v = image.image
+        image.copy_(self.encode(x[:, :, i - 1]).transpose(1, 2)) if i > 0 else image.zero_()
+        v = image
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             v = layer.begin_row(memory, v, i)
 
     def step(self, cache: _Cache, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
-        # The newest symbol is the one before this place, or an earlier channel of it; what mask A hides may be anything.
-        cache.layers[0].horizontal.row.fill(self.encode(x[:, :, i : i + 1, max(j - 1, 0) : j + 1]), max(j - 1, 0))
+        newest = j if c else j - 1  # what this step knows more than the one before it
+        if newest >= 0:
+            cache.layers[0].horizontal.row.columns[newest].copy_(self.encode(x[:, :, i, newest]))
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             y = layer.step(memory, j, c)
         return self.head.step(cache.head, y, j, c)

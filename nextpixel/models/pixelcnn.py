@@ -141,14 +141,15 @@ class PixelCNN(AutoregressiveModel):
 
     def begin_row(self, cache: _Cache, x: Tensor, i: int) -> None:
         if i > 0:
-            cache.first.row.fill(self.encode(x[:, :, i - 1 : i]))
+            cache.first.row.image.copy_(self.encode(x[:, :, i - 1]).transpose(1, 2))
         self.first.begin_row(cache.first, i, None if cache.bias is None else condition_row(cache.bias, i))
         for block, memory in zip(self.body, cache.blocks, strict=True):
             block.begin_row(memory, i)
 
     def step(self, cache: _Cache, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
-        # The newest symbol is the one before this place, or an earlier channel of it; what mask A hides may be anything.
-        cache.first.row.fill(self.encode(x[:, :, i : i + 1, max(j - 1, 0) : j + 1]), max(j - 1, 0))
+        newest = j if c else j - 1  # what this step knows more than the one before it
+        if newest >= 0:
+            cache.first.row.columns[newest].copy_(self.encode(x[:, :, i, newest]))
         y = self.first.step_seen(cache.first, j, c)
         for block, memory in zip(self.body, cache.blocks, strict=True):
             y = block.step(memory, y, j, c)
