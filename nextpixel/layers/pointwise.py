@@ -45,7 +45,8 @@ class IntensityInput(nn.Module):
         self.register_buffer("step", torch.tensor(2 / (levels - 1)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.to(self.step.dtype) * self.step - 1
+        # Integers times a floating-point number without dimensions take its type.
+        return (x * self.step).sub_(1)
 
 
 class EmbeddingInput(nn.Module):
