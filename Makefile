@@ -9,7 +9,7 @@ DEMO := runs/demo
 
 .PHONY: demo test lint slow bench clean
 
-demo: $(READY)  ## train on 8x8 digits (about two minutes on 2 cores) and show pictures and an honest number
+demo: $(READY)  ## train on 8x8 digits (about a minute on 2 cores) and show pictures and an honest number
 	rm -rf $(DEMO)
 	$(BIN)/nextpixel train digits --out $(DEMO) $(DEMO_ARGS)
 

@@ -78,5 +78,8 @@ class TrainingSettings:
             raise InputError(f"--training.ema is {self.ema}: expected from 0 up to (not including) 1")
         if not 0 < self.lr_decay <= 1:
             raise InputError(f"--training.lr_decay is {self.lr_decay}: expected above 0 and at most 1")
+        if self.sample_every % self.eval_every:
+            multiple = f"a multiple of --training.eval_every ({self.eval_every}), or 0"
+            raise InputError(f"--training.sample_every is {self.sample_every}: expected {multiple}")
         if self.eval_every > self.epochs:
             raise InputError(f"--training.eval_every is {self.eval_every}, but there are only {self.epochs} epochs")
