@@ -141,11 +141,13 @@ class MaskedConv2d(nn.Module):
         # A copy, even for one image of one column: begin_row writes to it.
         row_part = bias.repeat(batch, width, 1)
         row_parts = [row_part] if self.colours == 1 else [row_part[..., maps] for maps in outputs]
-        row = CurrentRow(batch, width, self.in_features, self.left + 1, self.colours, weight)
+        # A 1x1 layer remembers the current place only, and one place stays in the processor's nearest cache.
+        columns = width if self.left or self.above else 1
+        row = CurrentRow(batch, columns, self.in_features, self.left + 1, self.colours, weight)
         weights = [current[:, maps].contiguous() for maps in outputs]
         outs = [weight.new_empty(batch, matrix.shape[1]) for matrix in weights]
         places = [
-            [(row.slots[c][j], row_parts[c][:, j], row.windows[j], weights[c], outs[c]) for j in range(width)]
+            [(row.slots[c][j % columns], row_parts[c][:, j], row.windows[j % columns], weights[c], outs[c]) for j in range(width)]
             for c in range(self.colours)
         ]
         above = RowConvolution(weight[:, :, :-1], bias, row_part) if self.above else None
