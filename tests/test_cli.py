@@ -12,6 +12,7 @@ from PIL import Image
 
 import nextpixel
 from nextpixel.cli import VERBS, main, make_parser
+from nextpixel.cli.settings import spell_out_data
 from nextpixel.training.experiment import recipe_names
 
 ROOT = Path(__file__).parent.parent
@@ -132,6 +133,7 @@ def test_recipes(capsys):
         ("train digits --training.epochs many", "training.epochs"),
         ("train digits --training.epochs 0", "--training.epochs is 0: expected at least 1"),
         ("train digits --model.feetures 8", "feetures"),
+        ("train digits --training.devices none", "--training.devices is 'none': expected a number of at least 1, or auto"),
         ("train digits --data.levels 1", "--data.levels is 1: expected 2 to 8192"),
         ("train digits --resume --out /nowhere", "/nowhere is no run to resume: it has no config.yaml"),
         ("evaluate /nowhere", "/nowhere is no run: expected a folder with config.yaml"),
@@ -237,19 +239,13 @@ def test_make_demo_on_a_tiny_budget(tmp_path):
         assert (tmp_path / "demo" / name).stat().st_size > 0
 
 
-def test_commands_in_the_documents_exist(capsys):
+def test_commands_in_the_documents_exist():
     found = 0
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         for line in re.findall(r"^nextpixel (.*?)(?: +#.*)?$", page.read_text(), flags=re.M):
             argv = line.replace("--resume", "").split()
             if "--out" in argv and argv[0] == "train" and argv[1].startswith("--"):
                 argv = ["train", "digits", *argv[1:]]
-            make_parser(argv).parse_args([word.replace("--data ", "--data.source ") for word in _spelled(argv)])
+            make_parser(argv).parse_args(spell_out_data(argv))
             found += 1
     assert found >= 9
-
-
-def _spelled(argv):
-    from nextpixel.cli.settings import spell_out_data
-
-    return spell_out_data(argv)

@@ -120,6 +120,21 @@ def test_resuming_a_finished_run_is_refused_but_more_epochs_are_not(finished, tm
     assert len(column(out, "val/bits_per_dim")) == 2
 
 
+def test_a_run_interrupted_while_it_was_evaluated_can_be_finished(tmp_path, monkeypatch):
+    def finish(*args):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("nextpixel.training.run.finish", finish)
+        with pytest.raises(Interrupted, match=rf"evaluated. Go on with: nextpixel train --out {out} --resume"):
+            train(experiment(), out, console=quiet())
+    assert not (out / "model").exists()
+    train(experiment(), out, resume=True, console=quiet())
+    assert (out / "report.md").exists()
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2 * 44
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
     _, out = finished
     for other in (experiment("pixelcnn", epochs=3), experiment(epochs=3)):

@@ -57,7 +57,9 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     first = rank_zero_only.rank == 0
     out, console, settings = Path(out), (console or Console(stderr=True)) if first else Console(quiet=True), experiment.training
     settings.check()
-    last = out / "checkpoints" / "last.ckpt"
+    if settings.compile:
+        _require_compiler()
+    last, again = out / "checkpoints" / "last.ckpt", f"nextpixel train --out {out} --resume"
     if not resume and first:
         _require_empty(out)
     splits = load(experiment.data, progress=first)
@@ -74,14 +76,16 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     trainer = _trainer(settings, out, resume, console, stopwatch)
     module = ImageModule(model.to(memory_format=torch.channels_last) if settings.channels_last else model, settings)
     if settings.compile:
-        _require_compiler()
         model.compile()
     console.print(
         f"training {model.name} ({sum(p.numel() for p in model.parameters()):,} parameters) on {len(splits.train)} images"
     )
     try:
         trainer.fit(
-            module, _loader(splits.train, settings, trainer), _loader(splits.validation, settings), ckpt_path=_path(last, resume)
+            module,
+            _loader(splits.train, settings, trainer),
+            _loader(splits.validation, settings),
+            ckpt_path=last if resume else None,
         )
     except NonFiniteLossError as error:
         kept = f"{last} is the last good checkpoint" if last.exists() else "no epoch was finished, so nothing was kept"
@@ -90,10 +94,14 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
         # lightning turns Ctrl-C into an exit, after its callbacks have run, and goes on ignoring the signal
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise Interrupted(
-            f"interrupted in epoch {trainer.current_epoch + 1} of {settings.epochs}; saved to {last}. "
-            f"Go on with: nextpixel train --out {out} --resume"
+            f"interrupted in epoch {trainer.current_epoch + 1} of {settings.epochs}; saved to {last}. Go on with: {again}"
         ) from error
-    return finish(experiment, out, model, splits, marginal, trainer, stopwatch, console) if first else None
+    if not first:
+        return None
+    try:
+        return finish(experiment, out, model, splits, marginal, trainer, stopwatch, console)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted while the trained model was evaluated. Go on with: {again}") from None
 
 
 def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
@@ -203,10 +211,6 @@ def _require_compiler() -> None:
         raise InputError("--training.compile true needs a C++ compiler (g++ or clang++): install one, or set it to false")
 
 
-def _path(last: Path, resume: bool) -> Path | None:
-    return last if resume else None
-
-
 def _require_empty(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: expected a folder for the run")
@@ -232,5 +236,6 @@ def _check_checkpoint(last: Path, model: AutoregressiveModel, settings: Training
     except Exception as error:
         raise InputError(f"{last} is no checkpoint of a run: {' '.join(str(error).split())[:200]}") from error
     load_weights(model, weights, last)
-    if epoch >= settings.epochs:
+    # Interrupted after its last epoch, while it was evaluated, a run can still be finished.
+    if epoch >= settings.epochs and (last.parent.parent / "model").is_dir():
         raise InputError(f"the run is finished ({epoch} of {settings.epochs} epochs): give more --training.epochs to go on")

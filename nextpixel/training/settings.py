@@ -72,6 +72,8 @@ class TrainingSettings:
         for name in ("warmup", "sample_every", "workers", "clip"):
             if getattr(self, name) < 0:
                 raise InputError(f"--training.{name} is {getattr(self, name)}: expected at least 0")
+        if self.devices != "auto" and not (str(self.devices).isdecimal() and int(self.devices) > 0):
+            raise InputError(f"--training.devices is {self.devices!r}: expected a number of at least 1, or auto")
         if not self.lr > 0:
             raise InputError(f"--training.lr is {self.lr}: expected a number above 0")
         if not 0 <= self.ema < 1:
