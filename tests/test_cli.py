@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -212,11 +213,14 @@ def test_every_verb_has_help(capsys):
 
 
 def test_a_real_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    import signal
-
     out = tmp_path / "run"
     command = [sys.executable, "-m", "nextpixel", "train", "digits", "--out", str(out), "--training.eval_every", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def heed_ctrl_c():  # a shell's background job would ignore it, and hand that down
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, preexec_fn=heed_ctrl_c)
     for line in process.stdout:
         if line.startswith("epoch"):
             break

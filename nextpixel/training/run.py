@@ -72,7 +72,7 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
         experiment.save(out / "config.yaml")
         marginal.save(out / "marginal.npz")
 
-    stopwatch = Stopwatch()
+    stopwatch, on_ctrl_c = Stopwatch(), signal.getsignal(signal.SIGINT)
     trainer = _trainer(settings, out, resume, console, stopwatch)
     module = ImageModule(model.to(memory_format=torch.channels_last) if settings.channels_last else model, settings)
     if settings.compile:
@@ -92,7 +92,7 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
         raise InputError(f"{error}: training stopped; {kept}; try a smaller --training.lr or --training.clip") from error
     except SystemExit as error:
         # lightning turns Ctrl-C into an exit, after its callbacks have run, and goes on ignoring the signal
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, on_ctrl_c)
         raise Interrupted(
             f"interrupted in epoch {trainer.current_epoch + 1} of {settings.epochs}; saved to {last}. Go on with: {again}"
         ) from error
