@@ -13,6 +13,7 @@ _WHERE = {
     "AutoregressiveModel": "nextpixel.models",
     "GatedPixelCNN": "nextpixel.models",
     "PixelCNN": "nextpixel.models",
+    "PixelCNNpp": "nextpixel.models",
     "Labels": "nextpixel.condition",
     "SpatialMap": "nextpixel.condition",
     "Vector": "nextpixel.condition",
@@ -24,7 +25,7 @@ __all__ = sorted([*_WHERE, "__version__"])
 if TYPE_CHECKING:
     from nextpixel.condition import Labels, SpatialMap, Vector
     from nextpixel.errors import InputError
-    from nextpixel.models import MODELS, AutoregressiveModel, GatedPixelCNN, PixelCNN
+    from nextpixel.models import MODELS, AutoregressiveModel, GatedPixelCNN, PixelCNN, PixelCNNpp
     from nextpixel.models.storage import load
 
 

@@ -60,6 +60,35 @@ class CurrentRow:
         self.windows = [self.values[:, j : j + window].view(batch, window * features) for j in range(width)]
 
 
+class PatchRow:
+    """The row being drawn, as the patches that products read, zero to the left of the image: (W, B, k, F).
+
+    A place is written into every patch that holds it. In return a patch is one run of memory for the whole batch, and when the
+    row is finished the row clock multiplies all its patches at once, without a copy.
+
+    Args:
+        batch, width, features: sizes of the row of patches.
+        window: k, columns of a patch, the current one (the last) included.
+        stride: columns of the image from one patch to the next.
+        like: a tensor of the wanted dtype and device.
+
+    Attributes:
+        slots: `slots[j]` are the places to write column j of the image to, (B, F) each.
+        windows: `windows[j]` is patch j, (B, k * F).
+        patches: all of them, (W * B, k * F).
+    """
+
+    def __init__(self, batch: int, width: int, features: int, window: int, stride: int, like: Tensor) -> None:
+        values = like.new_zeros(width, batch, window, features)
+        self.patches = values.view(width * batch, window * features)
+        self.windows = list(values.flatten(2).unbind(0))
+        # Column j stands in patch J at J * stride - (k - 1) + q = j.
+        self.slots = [
+            [values[patch, :, q] for patch in range(width) if 0 <= (q := j - patch * stride + window - 1) < window]
+            for j in range(width * stride)
+        ]
+
+
 class RowConvolution:
     """The last finished rows, zero above the image and on both its sides, and a convolution over them: one product per row.
 
@@ -67,24 +96,36 @@ class RowConvolution:
     is turned instead of the rows: one copy per row, whatever the kernel's height.
 
     Args:
-        kernel: (out, F, r, k); its last row meets the newest row.
+        kernel: (out, F, r, k); its last row meets the newest row. Of its columns k // 2 lie left of the place, so that an even
+            kernel ends at it.
         bias: (out,).
         out: (B, W, out), where each call writes its result.
+        stride: the rows are `stride` times as wide as the result, and every `stride`-th column has a window.
+        axis: of rows and result that counts columns; 0 for (W, B, F), where each column is one run of memory.
+
+    Attributes:
+        image: (B, stride * W, F), where `take` finds the newest row.
     """
 
-    def __init__(self, kernel: Tensor, bias: Tensor, out: Tensor) -> None:
-        (_, features, rows, k), (batch, width, _) = kernel.shape, out.shape
+    def __init__(self, kernel: Tensor, bias: Tensor, out: Tensor, stride: int = 1, axis: int = 1) -> None:
+        _, features, rows, k = kernel.shape
+        batch, width = out.shape[1 - axis], out.shape[axis] * stride
         self.bias, self.out = bias, out
-        row = kernel.new_zeros(batch, width + k - 1, features)
-        self.image = row[:, k // 2 : k // 2 + width]
-        self.windows = row.unfold(1, k, 1).transpose(2, 3)
-        self.patches = kernel.new_zeros(batch, width, rows, k, features)
+        shape = (batch, width + k - 1, features) if axis == 1 else (width + k - 1, batch, features)
+        row = kernel.new_zeros(shape)
+        self.image = row.narrow(axis, k // 2, width)
+        self.windows = row.unfold(axis, k, stride).transpose(2, 3)
+        self.patches = kernel.new_zeros(*out.shape[:2], rows, k, features)
         self.kernels = [kernel_matrix(kernel.roll(newest + 1, 2)) for newest in range(rows)]
         self.newest = 0
 
     def push(self, row: Tensor) -> None:
         """Remember `row` (B, W, F) and forget the oldest one."""
         self.image.copy_(row)
+        self.take()
+
+    def take(self) -> None:
+        """Remember the row that stands in `image`."""
         self.newest = (self.newest + 1) % len(self.kernels)
         self.patches[:, :, self.newest] = self.windows
 

@@ -77,14 +77,16 @@ class Draw:
 
     def __init__(self, likelihood: Likelihood, noise: Tensor, temperature: float = 1.0) -> None:
         self.likelihood, self.temperature = likelihood, temperature
+        self.clock = likelihood.colours > 1
         self.width, self.channels = noise.shape[3], noise.shape[1]
         # One tensor per place and channel: taking it from the whole costs as much as a step's arithmetic.
         self.noise = noise.permute(2, 3, 1, 0).flatten(0, 2).contiguous().unbind(0)
 
     def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
-        return self.likelihood.draw(
-            params, x[:, :, i, j], c, self.noise[(i * self.width + j) * self.channels + c], self.temperature
-        )
+        if c == 0 or self.clock:  # the other channels of a place have the same params
+            self.place, self.symbols = self.likelihood.at(params), x[:, :, i, j]
+        noise = self.noise[(i * self.width + j) * self.channels + c]
+        return self.place.draw(self.symbols, c, noise, self.temperature)
 
 
 class Keep:

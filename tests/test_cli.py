@@ -104,6 +104,21 @@ def test_inspect(run, tmp_path, capsys):
     assert "0 sees none; 1 sees [0]; 2 sees [0, 1]" in capsys.readouterr().out
 
 
+def test_inspect_pixelcnn_pp(tmp_path, capsys):
+    field = ["--size", "7x8", "--out", str(tmp_path / "field.png")]
+    # Section 3.3 of the paper: fewer resolutions, a smaller field
+    seen = []
+    for options in (["--blocks", "1"], ["--blocks", "1", "--stages", "1"], ["--blocks", "1", "--stages", "2", "--channels", "3"]):
+        assert main(["inspect", "pixelcnn++", *options, *field]) == 0
+        printed = capsys.readouterr().out
+        assert printed.endswith(f"\n{tmp_path / 'field.png'}\n")
+        reached, earlier = re.search(r"pixelcnn\+\+: .* (\d+) of (\d+) earlier places reached", printed).groups()
+        assert ", 0 leaks" in printed
+        seen.append((int(reached), int(earlier)))
+    assert seen[0][0] == seen[0][1] > seen[1][0]
+    assert Image.open(tmp_path / "field.png").size[0] > 64
+
+
 def test_class_conditional(tmp_path, capsys, refuse):
     out = tmp_path / "run"
     assert main(f"train digits {TINY} --model.condition labels --out {out}".split()) == 0
@@ -142,6 +157,9 @@ def test_recipes(capsys):
         ("sample runs/x --size 3", "'3' is no pair of numbers: expected for example 28x32"),
         ("inspect pixelrnn", "neither a run folder nor masks nor one of pixelcnn"),
         ("inspect pixelcnn --kernel_size 4", "kernel_size must be odd, not 4"),
+        ("inspect pixelcnn++ --kernel_size 5", r"pixelcnn\+\+ has no --kernel_size: its options are blocks, stages\n"),
+        ("inspect pixelcnn --stages 2", "pixelcnn has no --stages: its options are blocks, kernel_size, first_kernel_size\n"),
+        ("inspect pixelcnn++ --stages 0", r"pixelcnn\+\+: stages must be at least 1, not 0"),
     ],
 )
 def test_bad_commands(command, message, refuse, tmp_path, monkeypatch):

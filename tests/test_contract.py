@@ -12,7 +12,7 @@ import re
 
 import pytest
 import torch
-from tiny import CONDITIONS, images, random_cond, tiny_model
+from tiny import CONDITIONS, all_images, images, largest_gap, random_cond, raster_order, reach, scan, tiny_model
 
 import nextpixel
 from nextpixel.errors import InputError
@@ -26,69 +26,7 @@ each_size = pytest.mark.parametrize("size", [(3, 4), (4, 3)], ids=["3x4", "4x3"]
 any_size = pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (2, 2), (5, 7)], ids=lambda size: f"{size[0]}x{size[1]}")
 
 
-def raster_order(channels, height, width):
-    """When each symbol's turn comes, (channels, H, W): row by row, column by column, channel by channel."""
-    return torch.arange(height * width * channels).view(height, width, channels).permute(2, 0, 1)
-
-
-def all_images(channels, height, width, levels):
-    """Every image of this size, (levels ** (C * H * W), C, H, W)."""
-    places = channels * height * width
-    return torch.tensor(list(itertools.product(range(levels), repeat=places))).view(-1, channels, height, width)
-
-
-@torch.no_grad()
-def scan(model, x, cond=None, repeats=1, seed=4):
-    """Step over x, yielding (c, i, j, params); what is not yet known at a step is garbage, other garbage at every step."""
-    batch, channels, height, width = x.shape
-    generator = torch.Generator().manual_seed(seed)
-    known = torch.zeros(channels, height, width, dtype=torch.bool)
-
-    def seen():
-        return torch.where(known, x, torch.randint(model.levels, x.shape, generator=generator))
-
-    cache = model.start(batch, model.encode_condition(cond, batch, height, width), (height, width))
-    for i in range(height):
-        model.begin_row(cache, seen(), i)
-        for j in range(width):
-            for c in range(model.colours):
-                for _ in range(repeats):
-                    params = model.step(cache, seen(), i, j, c)
-                yield c, i, j, params.clone()
-                known[c if model.colours > 1 else slice(None), i, j] = True
-
-
-def largest_gap(model, x, steps, cond=None):
-    """How far a scan is from forward, over all places and all channels that a step promises."""
-    expected = model(x, cond)
-    per_colour = expected.shape[1] // model.colours
-    gaps = [
-        (params[:, : (c + 1) * per_colour] - expected[:, : (c + 1) * per_colour, i, j]).abs().max() for c, i, j, params in steps
-    ]
-    assert len(gaps) == x.shape[2] * x.shape[3] * model.colours
-    return max(gaps)
-
-
 # --- causality -----------------------------------------------------------------------------------------------------------
-
-
-def jacobian(model, x, cond=None):
-    """Largest |d params / d input| by colour of the params and channel of the image, (colours, H, W, C, H, W)."""
-    _, channels, height, width = x.shape
-    h = model.encode_condition(cond, 1, height, width)
-    full = torch.func.jacrev(lambda inputs: model.network(inputs, h)[0])(model.encode(x).detach()).squeeze(3).detach().abs()
-    return full.unflatten(3, (channels, -1)).amax(4).unflatten(0, (model.colours, -1)).amax(1)
-
-
-def reach(name, shape, condition="none", **overrides):
-    """The largest Jacobian of a few models: a ReLU that is dead in one of them hides nothing. And which entries may be there."""
-    seeds = range(6)
-    models = [tiny_model(name, shape, condition=condition, seed=seed, **overrides) for seed in seeds]
-    found = [
-        jacobian(model, images(model, 1, seed=seed), random_cond(model, 1)) for seed, model in zip(seeds, models, strict=True)
-    ]
-    order = raster_order(*shape)
-    return torch.stack(found).amax(0), order[: models[0].colours, :, :, None, None, None] > order
 
 
 @each_size
@@ -530,7 +468,7 @@ def spoil_config(folder, **changes):
         (lambda folder: spoil_config(folder, magic=1), r"does not describe a .* of this version: .*magic"),
         (lambda folder: spoil_config(folder, inputs="embedding"), r"of another architecture .* it lacks encode"),
         (lambda folder: spoil_config(folder, condition=None), r"of another architecture .* has an unknown"),
-        (lambda folder: spoil_config(folder, levels=4), r"has .* of \(.*\): .* expects \("),
+        (lambda folder: spoil_config(folder, shape=[3, 3, 4]), r"has .* of \(.*\): .* expects \("),
     ],
     ids=range(10),
 )

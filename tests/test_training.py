@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import signal
 
 import pytest
@@ -13,16 +14,21 @@ from rich.console import Console
 
 import nextpixel
 from nextpixel.data.settings import DataSettings
+from nextpixel.data.splits import load
 from nextpixel.errors import InputError
+from nextpixel.models.pixelcnn_pp import PixelCNNpp
 from nextpixel.training.callbacks import EMA
 from nextpixel.training.experiment import Experiment, read_config, read_experiment, read_recipe, recipe_names
 from nextpixel.training.module import ImageModule, learning_rate_factor
-from nextpixel.training.run import Interrupted, build, precision, train
+from nextpixel.training.run import INITIAL_IMAGES, Interrupted, build, precision, train
 from nextpixel.training.settings import TrainingSettings
+
+SIZES = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}
+SIZES_PP = {"features": 6, "blocks": 1, "stages": 2, "dropout": 0.1, "mixtures": 2}
 
 
 def experiment(name="gated-pixelcnn", **training):
-    sizes = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}
+    sizes = SIZES_PP if name == "pixelcnn++" else SIZES
     settings = {"epochs": 2, "sample_every": 1, "samples": 4, "warmup": 10, "lr": 0.02, "ema": 0.9, **training}
     data = DataSettings(source="digits", levels=2, binarize="threshold")
     return Experiment("test", "a tiny run", {"name": name, **sizes}, data, TrainingSettings(**settings))
@@ -68,8 +74,6 @@ def test_training_learns_and_the_report_says_so(finished):
 def test_the_saved_model_is_the_evaluated_one(finished):
     result, out = finished
     model = nextpixel.load(out)
-    from nextpixel.data.splits import load
-
     images = load(read_experiment(out / "config.yaml").data).test
     nats = -model.log_prob(images.tensor())
     assert nats.mean().item() == pytest.approx(result.test.nats_per_image, rel=1e-5)
@@ -184,6 +188,53 @@ def test_every_architecture_trains(name, condition, tmp_path):
     assert json.loads((tmp_path / name / "model" / "config.json").read_text())["model"] == name
 
 
+def test_data_dependent_initialisation_comes_first_and_is_not_repeated(tmp_path, monkeypatch):
+    real, initialised, starts = PixelCNNpp.initialise, [], []
+
+    def initialise(self, x, cond=None):
+        assert (self.first.u.gain == 1).all()
+        real(self, x, cond)
+        initialised.append((x, cond, self.first.u.gain.tolist()))
+
+    @torch.no_grad()
+    def on_train_start(self):
+        x, cond, _ = initialised[0]
+        starts.append((self.model.first.u.gain.tolist(), self.model.bits_per_dim(x, cond).mean().item()))
+
+    def conditional(epochs):
+        whole = experiment("pixelcnn++", epochs=epochs, batch_size=64, sample_every=0, precision="float32", schedule="constant")
+        whole.model["condition"] = "labels"
+        return whole
+
+    monkeypatch.setattr(PixelCNNpp, "initialise", initialise)
+    monkeypatch.setattr(ImageModule, "on_train_start", on_train_start)
+    out = tmp_path / "run"
+    result = train(conditional(1), out, console=quiet())
+    x, labels, gain = initialised[0]
+    images = load(conditional(1).data).train
+    spread = images.__getitems__([k * len(images) // INITIAL_IMAGES for k in range(INITIAL_IMAGES)])
+    assert torch.equal(x, spread[0])
+    assert torch.equal(labels, spread[1])
+    assert len(starts) == 1
+    assert starts[0][0] == gain
+    assert 1 not in gain
+
+    assert result.test.bits_per_dim < starts[0][1] - 0.1
+    assert result.test_last_weights.bits_per_dim < starts[0][1] - 0.1
+    report = (out / "report.md").read_text()
+    for name, likelihood in (("averaged weights", result.test), ("weights not averaged", result.test_last_weights)):
+        assert re.search(rf"test, {name}.* {likelihood.bits_per_dim:.4f} ± ", report)
+
+    # A model that goes on is not initialised again, but starts where it had ended.
+    result = train(conditional(2), out, resume=True, console=quiet())
+    assert len(initialised) == 1
+    assert len(starts) == 2
+    assert starts[1][1] < starts[0][1] - 0.1
+    assert len(column(out, "val/bits_per_dim")) == 2
+    losses = column(out, "train/bits_per_dim")
+    assert losses[-1] < losses[0]
+
+
 def test_the_average_follows_its_formula():
     torch.manual_seed(0)
     module = torch.nn.Linear(2, 2)
@@ -220,7 +271,7 @@ def test_precision():
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_build_their_models(name):
     recipe = read_recipe(name)
-    channels = 3 if "cifar" in name else 1
+    channels = 3 if "cifar" in name or "imagenet" in name else 1
     shape = (channels, 8, 8)
 
     class Pictures:

@@ -1,4 +1,9 @@
-"""Tiny models of any registered class with weights that hide nothing: every bias, every masked weight is non-zero."""
+"""Tiny models of any registered class with weights that hide nothing: every bias, every masked weight is non-zero.
+
+And the two measurements on which the contract rests: the Jacobian, and how far a scan is from forward.
+"""
+
+import itertools
 
 import torch
 
@@ -37,3 +42,65 @@ def random_cond(model, batch=2, size=None, seed=3):
     if isinstance(kind, SpatialMap):
         return torch.randn(batch, kind.features, *(size or model.shape[1:]), **normal)
     return None
+
+
+def raster_order(channels, height, width):
+    """When each symbol's turn comes, (channels, H, W): row by row, column by column, channel by channel."""
+    return torch.arange(height * width * channels).view(height, width, channels).permute(2, 0, 1)
+
+
+def all_images(channels, height, width, levels):
+    """Every image of this size, (levels ** (C * H * W), C, H, W)."""
+    places = channels * height * width
+    return torch.tensor(list(itertools.product(range(levels), repeat=places))).view(-1, channels, height, width)
+
+
+@torch.no_grad()
+def scan(model, x, cond=None, repeats=1, seed=4):
+    """Step over x, yielding (c, i, j, params); what is not yet known at a step is garbage, other garbage at every step."""
+    batch, channels, height, width = x.shape
+    generator = torch.Generator().manual_seed(seed)
+    known = torch.zeros(channels, height, width, dtype=torch.bool)
+
+    def seen():
+        return torch.where(known, x, torch.randint(model.levels, x.shape, generator=generator))
+
+    cache = model.start(batch, model.encode_condition(cond, batch, height, width), (height, width))
+    for i in range(height):
+        model.begin_row(cache, seen(), i)
+        for j in range(width):
+            for c in range(model.colours):
+                for _ in range(repeats):
+                    params = model.step(cache, seen(), i, j, c)
+                yield c, i, j, params.clone()
+                known[c if model.colours > 1 else slice(None), i, j] = True
+
+
+def largest_gap(model, x, steps, cond=None):
+    """How far a scan is from forward, over all places and all channels that a step promises."""
+    expected = model(x, cond)
+    per_colour = expected.shape[1] // model.colours
+    gaps = [
+        (params[:, : (c + 1) * per_colour] - expected[:, : (c + 1) * per_colour, i, j]).abs().max() for c, i, j, params in steps
+    ]
+    assert len(gaps) == x.shape[2] * x.shape[3] * model.colours
+    return max(gaps)
+
+
+def jacobian(model, x, cond=None):
+    """Largest |d params / d input| by colour of the params and channel of the image, (colours, H, W, C, H, W)."""
+    _, channels, height, width = x.shape
+    h = model.encode_condition(cond, 1, height, width)
+    full = torch.func.jacrev(lambda inputs: model.network(inputs, h)[0])(model.encode(x).detach()).squeeze(3).detach().abs()
+    return full.unflatten(3, (channels, -1)).amax(4).unflatten(0, (model.colours, -1)).amax(1)
+
+
+def reach(name, shape, condition="none", **overrides):
+    """The largest Jacobian of a few models: a ReLU that is dead in one of them hides nothing. And which entries may be there."""
+    seeds = range(6)
+    models = [tiny_model(name, shape, condition=condition, seed=seed, **overrides) for seed in seeds]
+    found = [
+        jacobian(model, images(model, 1, seed=seed), random_cond(model, 1)) for seed, model in zip(seeds, models, strict=True)
+    ]
+    order = raster_order(*shape)
+    return torch.stack(found).amax(0), order[: models[0].colours, :, :, None, None, None] > order

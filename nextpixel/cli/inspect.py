@@ -1,5 +1,6 @@
 """`nextpixel inspect`: what one pixel depends on, from the Jacobian, as numbers and as a picture."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ from jsonargparse import ArgumentParser
 from nextpixel.cli.settings import pair
 from nextpixel.errors import InputError
 
+# Sizes of an architecture that can be given, where it has them, and their defaults.
+OPTIONS = {"blocks": 4, "stages": None, "kernel_size": 3, "first_kernel_size": 3}
+
 
 def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
@@ -15,8 +19,9 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
         "what", nargs="+", help="architectures (pixelcnn gated-pixelcnn), run folders, or masks: the experiment of masks A and B"
     )
     parser.add_argument("--blocks", type=int, help="blocks of an architecture (masks: layers), by default 4 (3)")
-    parser.add_argument("--kernel_size", type=int, default=3, help="kernels of an architecture or of the masks")
-    parser.add_argument("--first_kernel_size", type=int, default=3, help="first kernel of an architecture")
+    parser.add_argument("--stages", type=int, help="resolutions of pixelcnn++")
+    parser.add_argument("--kernel_size", type=int, help="kernels of an architecture or of the masks, by default 3")
+    parser.add_argument("--first_kernel_size", type=int, help="first kernel of an architecture, by default 3")
     parser.add_argument("--channels", type=int, default=1, help="channels of an architecture's images")
     parser.add_argument("--size", help="HxW: a run's own by default, else 15x15 (masks: 7x7)")
     parser.add_argument("--place", help="i,j: the pixel (default: in the middle, two thirds down)")
@@ -33,7 +38,7 @@ def run(args: Any) -> None:
     contexts: dict[str, Context] = {}
     for what in args.what:
         if what == "masks":
-            contexts |= mask_experiment(args.kernel_size, args.blocks or 3, (size or (7, 7))[0])
+            contexts |= mask_experiment(args.kernel_size or 3, args.blocks or 3, (size or (7, 7))[0])
             continue
         model = _model(what, size, args)
         height, width = model.shape[1:]
@@ -60,14 +65,13 @@ def _model(what: str, size: tuple[int, int] | None, args: Any) -> Any:
         if size:
             model.shape = (model.shape[0], *size)
         return model
+    takes = inspect.signature(MODELS[what]).parameters
+    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    superfluous = [name for name in given if name not in takes]
+    if superfluous:
+        raise InputError(f"{what} has no --{superfluous[0]}: its options are {', '.join(n for n in OPTIONS if n in takes)}")
+    options = {**{name: value for name, value in OPTIONS.items() if value is not None and name in takes}, **given}
     try:
-        return MODELS[what](
-            shape=(args.channels, *(size or (15, 15))),
-            levels=4,
-            features=6 * args.channels,
-            blocks=args.blocks or 4,
-            kernel_size=args.kernel_size,
-            first_kernel_size=args.first_kernel_size,
-        )
+        return MODELS[what](shape=(args.channels, *(size or (15, 15))), levels=4, features=6 * args.channels, **options)
     except ValueError as error:
         raise InputError(f"{what}: {error}") from error

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nextpixel.grid import colour_groups
 from nextpixel.layers.masked import ConvCache, MaskedConv2d
+from nextpixel.layers.pointwise import without_autocast
 
 
 @dataclass
@@ -25,19 +26,25 @@ class Head(nn.Module):
     Args:
         features, hidden, params: maps in, between and out.
         colours: colour groups.
+        precise: whether the last layer keeps the weights' precision where autocast would lower it.
 
     Example:
         >>> Head(16, 32, 256, colours=1)(torch.zeros(2, 16, 4, 5)).shape
         torch.Size([2, 256, 4, 5])
     """
 
-    def __init__(self, features: int, hidden: int, params: int, colours: int) -> None:
+    def __init__(self, features: int, hidden: int, params: int, colours: int, precise: bool = False) -> None:
         super().__init__()
+        self.precise = precise
         self.hidden = MaskedConv2d(features, hidden, 1, "B", colours)
         self.out = MaskedConv2d(hidden, params, 1, "B", colours)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.relu(self.hidden(torch.relu(x))))
+        x = torch.relu(self.hidden(torch.relu(x)))
+        if not self.precise:
+            return self.out(x)
+        with without_autocast(x):
+            return self.out(x.to(self.out.weight.dtype))
 
     def start(self, batch: int, width: int) -> HeadCache:
         """Memory for one scan over images of this width."""

@@ -1,6 +1,9 @@
 """Layers without neighbours: what they do to a map they do to one place of it, so one function serves both paths."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -27,6 +30,65 @@ def gated_activation_(value: Tensor, gate: Tensor) -> Tensor:
         True
     """
     return value.tanh_().mul_(gate.sigmoid_())
+
+
+def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
+    r"""The non-linearity of PixelCNN++, :math:`[\mathrm{elu}(x), \mathrm{elu}(-x)]` (arXiv:1701.05517, the authors' code).
+
+    Shapes:
+        x: p maps along `dim`; the result has 2p.
+
+    Example:
+        >>> concat_elu(torch.tensor([[2.0]]))
+        tensor([[ 2.0000, -0.8647]])
+    """
+    return F.elu(torch.cat([x, -x], dim))
+
+
+def concat_elu_to(out: Tensor, positive: Tensor, negative: Tensor, x: Tensor) -> Tensor:
+    """The same into `out`, whose halves are `positive` and `negative`.
+
+    Example:
+        >>> x, out = torch.randn(3, 4), torch.empty(3, 8)
+        >>> torch.equal(concat_elu_to(out, *out.chunk(2, 1), x), concat_elu(x))
+        True
+    """
+    positive.copy_(x)
+    torch.neg(x, out=negative)
+    return F.elu(out, inplace=True)
+
+
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    r"""Element-wise dropout: each number of x is 0 with probability p, and else :math:`x / (1 - p)`.
+
+    p is rounded to a multiple of 1/256: a byte decides about a number, so that one 64-bit random number serves eight. On a
+    processor, where torch draws them one after the other, that is a sixth of a training step faster than `F.dropout`.
+
+    Example:
+        >>> dropout(torch.ones(2, 8, 4, 5), 0.5, training=True).unique()
+        tensor([0., 2.])
+    """
+    kept = max(1, round((1 - p) * 256))
+    if not training or kept == 256:
+        return x
+    numbers = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 8),), dtype=torch.int64, device=x.device)
+    random = numbers.view(torch.uint8)[: x.numel()]
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        random = random.view(x.shape[0], x.shape[2], x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
+    # Compared as numbers of x's type, which hold 0..255 exactly: a compiler's vectors convert masks of bytes slowly.
+    return torch.where(random.reshape(x.shape).to(x.dtype) < kept, x * (256 / kept), 0)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """A context in which layers keep their weights' precision on the device of x (the meta device has no autocast at all).
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16), without_autocast(torch.zeros(1)):
+        ...     (torch.zeros(1, 1) @ torch.zeros(1, 1)).dtype
+        torch.float32
+    """
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 class IntensityInput(nn.Module):

@@ -34,10 +34,11 @@ class AutoregressiveModel(Sampling, nn.Module):
     Args:
         shape: (C, H, W) of the training images. Fully convolutional models take any H and W at use time.
         levels: symbols are the integers 0..levels-1, from 2 to 8192.
-        likelihood: "categorical".
+        likelihood: "categorical" or "logistic-mixture".
         inputs: "intensity" feeds symbols as numbers from -1 to 1, "embedding" as learned vectors (codes without order).
         embedding_features: size of these vectors.
         condition: None, or `Labels`, `Vector`, `SpatialMap` (or the `config` of one).
+        mixtures: components, where the likelihood is a mixture.
 
     Raises:
         InputError: sizes that make no image model.
@@ -54,13 +55,15 @@ class AutoregressiveModel(Sampling, nn.Module):
         inputs: Inputs,
         embedding_features: int,
         condition: Condition | dict | None,
+        mixtures: int = 10,
     ) -> None:
         super().__init__()
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"shape must be (channels, height, width), each at least 1, not {tuple(shape)}")
         self.shape: tuple[int, int, int] = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.levels, self.inputs, self.embedding_features = levels, inputs, embedding_features
-        self.likelihood: Likelihood = make_likelihood(likelihood, self.shape[0], levels)
+        self.mixtures = mixtures
+        self.likelihood: Likelihood = make_likelihood(likelihood, self.shape[0], levels, mixtures)
         self.condition = make_condition(condition)
         if inputs not in ("intensity", "embedding"):
             raise InputError(f"inputs must be 'intensity' or 'embedding', not {inputs!r}")
@@ -120,6 +123,14 @@ class AutoregressiveModel(Sampling, nn.Module):
     def bits_per_dim(self, x: Tensor, cond: Any = None) -> Tensor:
         """-log2 p(x) divided by the image's C * H * W numbers, (B,)."""
         return -self.log_prob(x, cond) / (x[0].numel() * math.log(2))
+
+    def initialise(self, x: Tensor, cond: Any = None) -> None:
+        """Data-dependent initialisation from images (B, C, H, W), before the first training step, in the papers that have one.
+
+        Raises:
+            InputError: as `log_prob`.
+        """
+        self.check_images(x)
 
     def save(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and a model card to a folder that `nextpixel.load` reads."""

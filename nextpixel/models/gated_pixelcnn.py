@@ -147,6 +147,7 @@ class GatedPixelCNN(AutoregressiveModel):
         first_kernel_size: n of the first layer.
         head_features: maps of the 1x1 head.
         likelihood: law of a place.
+        mixtures: components, where the likelihood is a mixture.
         inputs: "intensity" or "embedding" (codes without order).
         embedding_features: size of an embedding.
         condition: what images may depend on, or None.
@@ -181,11 +182,12 @@ class GatedPixelCNN(AutoregressiveModel):
         first_kernel_size: int = 7,
         head_features: int = 128,
         likelihood: str = "categorical",
+        mixtures: int = 10,
         inputs: Inputs = "intensity",
         embedding_features: int = 16,
         condition: Condition | dict | None = None,
     ) -> None:
-        super().__init__(shape, levels, likelihood, inputs, embedding_features, condition)
+        super().__init__(shape, levels, likelihood, inputs, embedding_features, condition, mixtures)
         require_positive(features=features, blocks=blocks, head_features=head_features)
         self.features, self.blocks, self.head_features = features, blocks, head_features
         self.kernel_size, self.first_kernel_size = kernel_size, first_kernel_size
@@ -201,7 +203,7 @@ class GatedPixelCNN(AutoregressiveModel):
             )
             for layer in range(blocks)
         )
-        self.head = Head(features, head_features, self.likelihood.params, self.colours)
+        self.head = Head(features, head_features, self.likelihood.params, self.colours, self.likelihood.precise)
 
     def network(self, inputs: Tensor, h: Tensor | None = None) -> Tensor:
         v, horizontal = inputs, inputs

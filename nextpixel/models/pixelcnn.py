@@ -80,6 +80,7 @@ class PixelCNN(AutoregressiveModel):
         first_kernel_size: of the mask A convolution.
         head_features: maps of the 1x1 head (the paper: 1024 for colour images, 32 for MNIST).
         likelihood: law of a place.
+        mixtures: components, where the likelihood is a mixture.
         inputs: "intensity" or "embedding" (codes without order).
         embedding_features: size of an embedding.
         condition: what images may depend on, or None.
@@ -109,18 +110,19 @@ class PixelCNN(AutoregressiveModel):
         first_kernel_size: int = 7,
         head_features: int = 128,
         likelihood: str = "categorical",
+        mixtures: int = 10,
         inputs: Inputs = "intensity",
         embedding_features: int = 16,
         condition: Condition | dict | None = None,
     ) -> None:
-        super().__init__(shape, levels, likelihood, inputs, embedding_features, condition)
+        super().__init__(shape, levels, likelihood, inputs, embedding_features, condition, mixtures)
         require_positive(features=features, blocks=blocks, head_features=head_features)
         self.features, self.blocks, self.head_features = features, blocks, head_features
         self.kernel_size, self.first_kernel_size = kernel_size, first_kernel_size
         self.first = MaskedConv2d(self.input_features, 2 * features, first_kernel_size, "A", self.colours)
         self.first_condition = ConditionBias(self.condition.features, 2 * features) if self.condition else None
         self.body = nn.ModuleList(_ResidualBlock(features, kernel_size, self.colours, self.condition) for _ in range(blocks))
-        self.head = Head(2 * features, head_features, self.likelihood.params, self.colours)
+        self.head = Head(2 * features, head_features, self.likelihood.params, self.colours, self.likelihood.precise)
 
     def network(self, inputs: Tensor, h: Tensor | None = None) -> Tensor:
         x = self.first(inputs)

@@ -32,6 +32,8 @@ from nextpixel.training.module import ImageModule, NonFiniteLossError
 from nextpixel.training.report import Result, finish
 from nextpixel.training.settings import TrainingSettings
 
+INITIAL_IMAGES = 64  # of a data-dependent initialisation
+
 
 class Interrupted(Exception):
     """Ctrl-C; what has been learned is saved, and the message says how to go on."""
@@ -67,6 +69,8 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     model = build(experiment, splits.train)
     if resume:
         _check_checkpoint(last, model, settings)
+    else:
+        _initialise(model, splits.train)
     marginal = PixelMarginal.fit(splits.train)
     if first:
         experiment.save(out / "config.yaml")
@@ -75,8 +79,6 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     stopwatch, on_ctrl_c = Stopwatch(), signal.getsignal(signal.SIGINT)
     trainer = _trainer(settings, out, resume, console, stopwatch)
     module = ImageModule(model.to(memory_format=torch.channels_last) if settings.channels_last else model, settings)
-    if settings.compile:
-        model.compile()
     console.print(
         f"training {model.name} ({sum(p.numel() for p in model.parameters()):,} parameters) on {len(splits.train)} images"
     )
@@ -122,6 +124,13 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
         return MODELS[name](shape=images.shape, levels=images.levels, **settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
+
+
+def _initialise(model: AutoregressiveModel, images: Images) -> None:
+    """Data-dependent initialisation, the same in the process of every device; spread over a split that may be sorted by class."""
+    number = min(INITIAL_IMAGES, len(images))
+    x, labels = images.__getitems__([k * len(images) // number for k in range(number)])
+    model.initialise(x, labels if model.condition is not None else None)
 
 
 def precision(settings: TrainingSettings) -> str:

@@ -1,0 +1,212 @@
+"""The gated ResNet block of PixelCNN++ (arXiv:1701.05517, Figure 2 and section 2.4), in its two streams.
+
+x --- concat_elu -- conv --- + --- concat_elu -- dropout -- conv (2F maps) --- + --- a * sigmoid(b) --- + --- x
+  |                          |                                                 |                        |
+  |          a -- concat_elu -- 1x1 (short-cuts)                     h -- 1x1 (condition)               |
+  +-----------------------------------------------------------------------------------------------------+
+
+u   all rows above                down-shifted convolutions, all of it on the row clock
+ul  and the row's left part       down-right-shifted ones, on the row and the pixel clock; takes u through its short-cut
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextpixel.grid import RowConvolution, kernel_matrix
+from nextpixel.layers.head import ConditionBias, condition_row
+from nextpixel.layers.pointwise import concat_elu, concat_elu_to, dropout
+from nextpixel.layers.shifted import DownRightCache, DownRightShiftedConv2d, DownShiftedConv2d, NetworkInNetwork
+
+
+class _GatedResnet(nn.Module):
+    """What both streams share: the parallel path.
+
+    Args:
+        features: F, maps of the stream.
+        short_cuts: how many times F maps come in through the 1x1.
+        dropout: probability that an element (not a map) is dropped in training.
+        condition: maps of h, the encoded condition; 0 for none.
+    """
+
+    conv: type[DownShiftedConv2d] | type[DownRightShiftedConv2d]
+
+    def __init__(self, features: int, short_cuts: int, dropout: float, condition: int) -> None:
+        super().__init__()
+        self.features, self.dropout = features, dropout
+        self.first = self.conv(2 * features, features)
+        self.short_cut = NetworkInNetwork(2 * features * short_cuts, features) if short_cuts else None
+        # A tenth of the variance of the stream, so that a deep network starts near the identity.
+        self.second = self.conv(2 * features, 2 * features, init_scale=0.1)
+        self.condition = ConditionBias(condition, 2 * features) if condition else None
+        if self.condition is not None:
+            nn.init.normal_(self.condition.conv.weight, std=0.05)
+
+    def forward(self, x: Tensor, a: Tensor | None, h: Tensor | None) -> Tensor:
+        y = self.first(concat_elu(x))
+        if self.short_cut is not None:
+            y = y + self.short_cut(concat_elu(a))
+        y = self.second(dropout(concat_elu(y), self.dropout, self.training))
+        if self.condition is not None:
+            y = y + self.condition(h)
+        value, gate = y.chunk(2, 1)
+        return x + value * torch.sigmoid(gate)
+
+    def _first_bias(self) -> Tensor:
+        """Of the first convolution and the short-cut that it is added to."""
+        return (self.first.bias if self.short_cut is None else self.first.bias + self.short_cut.bias).detach()
+
+    def _bias(self, h: Tensor | None) -> Tensor | None:
+        return None if self.condition is None else self.condition.start(h)
+
+
+@dataclass
+class UpperCache:
+    """What one UpperResnet remembers during a scan."""
+
+    first: RowConvolution
+    second: RowConvolution
+    first_image: tuple[Tensor, ...]  # where each convolution takes its newest row, (W, B, 2F), and the halves of it
+    second_image: tuple[Tensor, ...]
+    short_cut: Tensor | None  # (2F, F)
+    bias: Tensor | None
+
+
+class UpperResnet(_GatedResnet):
+    """A block of the u stream.
+
+    Example:
+        >>> UpperResnet(8, short_cuts=1, dropout=0.5, condition=0)(torch.zeros(2, 8, 4, 5), torch.zeros(2, 8, 4, 5), None).shape
+        torch.Size([2, 8, 4, 5])
+    """
+
+    conv = DownShiftedConv2d
+
+    def start(self, batch: int, width: int, h: Tensor | None) -> UpperCache:
+        """Memory for one scan over maps of this width under the encoded condition h."""
+        first, second = self.first.start(batch, width), self.second.start(batch, width)
+        first.bias = self._first_bias()
+        images = [(row.image, *row.image.chunk(2, 2)) for row in (first, second)]
+        short_cut = None if self.short_cut is None else kernel_matrix(self.short_cut.weight.detach())
+        return UpperCache(first, second, *images, short_cut, self._bias(h))
+
+    def begin_row(self, cache: UpperCache, x: Tensor, a: Tensor | None, i: int) -> Tensor:
+        """Row clock: row i of the stream below and of the short-cut, (W, B, F) each, to row i of this block's output."""
+        concat_elu_to(*cache.first_image, x)
+        cache.first.take()
+        y = cache.first()
+        if cache.short_cut is not None:
+            y.flatten(0, 1).addmm_(concat_elu(a, 2).flatten(0, 1), cache.short_cut)
+        concat_elu_to(*cache.second_image, y)
+        cache.second.take()
+        y = cache.second()
+        if cache.bias is not None:
+            y.add_(condition_row(cache.bias, i).transpose(0, 1))
+        value, gate = y.chunk(2, 2)
+        return torch.addcmul(x, value, gate.sigmoid_())
+
+
+@dataclass
+class LeftCache:
+    """What one LeftResnet remembers during a scan."""
+
+    first: DownRightCache
+    second: DownRightCache
+    from_u: Tensor  # (2F, F): the short-cut's part for u
+    bias: Tensor | None
+    seen: list[Tensor]  # [column]: concat_elu of the block's input, (B, 2F), which a short-cut on the way down takes up again
+    places: list[tuple[Tensor, ...]]  # [column]: all that `step` touches
+
+
+class LeftResnet(_GatedResnet):
+    """A block of the ul stream; its short-cut takes u, and on the way down also the ul of the way up: cat([u, ul]).
+
+    Example:
+        >>> LeftResnet(8, short_cuts=2, dropout=0.5, condition=0)(torch.zeros(2, 8, 4, 5), torch.zeros(2, 16, 4, 5), None).shape
+        torch.Size([2, 8, 4, 5])
+    """
+
+    conv = DownRightShiftedConv2d
+
+    def start(self, batch: int, width: int, h: Tensor | None, skips: list[Tensor] | None = None) -> LeftCache:
+        """Memory for one scan; `skips[j]` is concat_elu of the ul that column j takes through its short-cut, (B, 2F)."""
+        first, second = self.first.start(batch, width), self.second.start(batch, width)
+        first.bias = self._first_bias()
+        # concat_elu has put the positive halves of all short-cuts before the negative ones
+        short_cuts = kernel_matrix(self.short_cut.weight.detach()).unflatten(0, (2, -1, self.features)).transpose(0, 1)
+        from_u, *from_ul = (part.flatten(0, 1).contiguous() for part in short_cuts)
+        skip_weight = from_ul[0] if from_ul else None
+        y = first.part.new_empty(batch, 2 * self.features)
+        out = first.part.new_empty(batch, self.features)
+        places = []
+        for j in range(width):
+            (slot, *copies), (slot2, *copies2) = first.row.slots[j], second.row.slots[j]
+            places.append(
+                (
+                    slot,
+                    *slot.chunk(2, 1),
+                    copies[0] if copies else None,
+                    first.parts[j],
+                    first.row.windows[j],
+                    first.weight,
+                    None if skips is None else skips[j],
+                    skip_weight,
+                    slot2,
+                    *slot2.chunk(2, 1),
+                    copies2[0] if copies2 else None,
+                    second.parts[j],
+                    second.row.windows[j],
+                    second.weight,
+                    y,
+                    *y.chunk(2, 1),
+                    out,
+                )
+            )
+        return LeftCache(first, second, from_u, self._bias(h), [slots[0] for slots in first.row.slots], places)
+
+    def begin_row(self, cache: LeftCache, u: Tensor, i: int) -> None:
+        """Row clock: what row i takes from the rows above it and from row i of u, (W, B, F)."""
+        part = self.first.begin_row(cache.first)
+        part.flatten(0, 1).addmm_(concat_elu(u, 2).flatten(0, 1), cache.from_u)
+        part = self.second.begin_row(cache.second)
+        if cache.bias is not None:
+            part.add_(condition_row(cache.bias, i).transpose(0, 1))
+
+    def step(self, cache: LeftCache, x: Tensor, j: int) -> Tensor:
+        """Pixel clock: column j of the stream below, (B, F), to that of this block's output, the cache's own memory."""
+        (
+            slot,
+            positive,
+            negative,
+            copy,
+            part,
+            window,
+            weight,
+            skip,
+            skip_weight,
+            slot2,
+            positive2,
+            negative2,
+            copy2,
+            part2,
+            window2,
+            weight2,
+            y,
+            value,
+            gate,
+            out,
+        ) = cache.places[j]
+        concat_elu_to(slot, positive, negative, x)
+        if copy is not None:
+            copy.copy_(slot)
+        hidden = torch.addmm(part, window, weight, out=positive2)
+        if skip is not None:
+            hidden.addmm_(skip, skip_weight)
+        torch.neg(hidden, out=negative2)
+        F.elu(slot2, inplace=True)
+        if copy2 is not None:
+            copy2.copy_(slot2)
+        torch.addmm(part2, window2, weight2, out=y)
+        return torch.addcmul(x, value, gate.sigmoid_(), out=out)
