@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--places", type=int, default=4, help="places of the naive sampler that are timed per round")
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.rounds} rounds, shape {tuple(args.shape)}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.rounds} rounds")
     print("float32; seconds (median)")
     print(f"{'model':24s}{'batch':>7s}{'forward':>10s}{'cached':>10s}{'passes':>8s}{'naive':>10s}{'speed-up':>10s}")
     for label, model in models(args):

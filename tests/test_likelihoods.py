@@ -9,14 +9,8 @@ from tiny import all_images, images, tiny_model
 
 from nextpixel.errors import InputError
 from nextpixel.layers.head import Head
-from nextpixel.likelihoods import (
-    HIGHEST_LOG_SCALE,
-    LIKELIHOODS,
-    Categorical,
-    DiscretizedLogisticMixture,
-    Likelihood,
-    make_likelihood,
-)
+from nextpixel.likelihoods import LIKELIHOODS, Categorical, DiscretizedLogisticMixture, Likelihood, make_likelihood
+from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE
 from nextpixel.raster import Naive, Score, raster
 
 each_law = pytest.mark.parametrize("name", LIKELIHOODS)

@@ -1,7 +1,6 @@
-"""Likelihoods: from a network's output at a place to a law over the symbols 0..levels-1 of its channels."""
+"""The mixture of discretized logistics of PixelCNN++ (Salimans et al. 2017, arXiv:1701.05517), exact at every scale."""
 
 import math
-from abc import ABC, abstractmethod
 from functools import lru_cache
 
 import torch
@@ -9,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextpixel.errors import InputError
-
-MAX_LEVELS = 8192
+from nextpixel.likelihoods.base import Likelihood, Place, at_least_float32
 
 # Log scales of the logistic mixture: the authors' lower limit at 256 levels, and an upper one under which the bins of 8192
 # levels still have a width in float32.
@@ -18,111 +16,6 @@ LOWEST_LOG_SCALE, HIGHEST_LOG_SCALE = -7.0, 12.0
 # The outer side of the first and the last bin: saturates every sigmoid, as infinity would, but leaves gradients finite.
 FAR = 1e12
 NEARLY_1 = 1 - 2**-44  # further from 1 than the rounding errors of a sum in float64
-
-
-class Place:
-    """The law of one place, channel by channel, for as long as nobody overwrites its `params`."""
-
-    def __init__(self, likelihood: "Likelihood", params: Tensor) -> None:
-        self.likelihood, self.params = likelihood, params
-
-    def draw(self, known: Tensor, c: int, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        """As `Likelihood.draw`; a channel before the largest c so far must not change in `known` any more."""
-        return self.likelihood.draw(self.params, known, c, noise, temperature)
-
-
-class Likelihood(ABC):
-    """The law of a place's channels, given what the network says of the place.
-
-    .. math:: p(x_{ij}) = \\prod_c p(x_{ijc} \\mid x_{ij,<c}, \\theta_{ij})
-
-    Attributes:
-        channels, levels: C channels of symbols 0..levels-1.
-        params: P, how many numbers the network must give for each place.
-        colours: how many colour groups the network must keep apart: C if the law of channel c is to know the earlier
-            channels through the network, 1 if the likelihood couples the channels itself.
-        precise: whether params rounded to bf16 would spoil it: a mean rounded to 8 bits is off by half a bin.
-    """
-
-    name: str
-    params: int
-    colours: int
-    precise: bool = False
-
-    def __init__(self, channels: int, levels: int) -> None:
-        if channels < 1:
-            raise InputError(f"channels must be at least 1, not {channels}")
-        if not 2 <= levels <= MAX_LEVELS:
-            raise InputError(f"levels must be from 2 to {MAX_LEVELS}, not {levels}")
-        self.channels, self.levels = channels, levels
-
-    @abstractmethod
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """Nats per place: params (B, P, H, W) and x (B, C, H, W) give (B, H, W), in float32 or better."""
-
-    @abstractmethod
-    def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
-        """The law of channel c: params (B, P) and the place's symbols `known` (B, C), of which those before c count, give
-        (B, levels), which sums to 1 over the symbols."""
-
-    def at(self, params: Tensor) -> Place:
-        """What draws the channels of a place one after the other: it computes once what they share."""
-        return Place(self, params)
-
-    def draw(self, params: Tensor, known: Tensor, c: int, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        """A symbol of channel c, (B,), from noise uniform in [0, 1), (B,): the smallest x with noise < P(X <= x)."""
-        # In float64 noise next to 1 stays below 1, so that no symbol of probability zero is found; the sum may end a
-        # rounding error beside 1: measure the noise by it.
-        cumulative = self.pmf(params, known, c, temperature).double().cumsum(-1)
-        threshold = noise.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_(max=self.levels - 1)
-
-
-class Categorical(Likelihood):
-    """One softmax over the levels for each channel; for 2 levels one logit and a sigmoid, as in the papers' binary MNIST.
-
-    .. math:: p(x_{ijc} = k) = \\mathrm{softmax}_k(\\theta_{ijc})
-
-    The parameters of channel c are the c-th of C equal runs (arXiv:1601.06759, section 3.1).
-
-    Raises:
-        InputError: levels outside 2..8192 or no channels.
-
-    Example:
-        >>> law = Categorical(channels=3, levels=256)
-        >>> law.params
-        768
-        >>> law.log_prob(torch.zeros(1, 768, 2, 2), torch.zeros(1, 3, 2, 2, dtype=torch.long)).exp()[0, 0, 0] * 256**3
-        tensor(1.0000)
-    """
-
-    name = "categorical"
-
-    def __init__(self, channels: int, levels: int) -> None:
-        super().__init__(channels, levels)
-        self.per_channel = 1 if levels == 2 else levels
-        self.params = channels * self.per_channel
-        self.colours = channels
-
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        logits = _at_least_float32(params).unflatten(1, (self.channels, self.per_channel))
-        if self.levels == 2:
-            # log sigmoid(l) for a one, log sigmoid(-l) for a zero
-            return F.logsigmoid(logits[:, :, 0] * (2 * x.long() - 1)).sum(1)
-        return -F.cross_entropy(logits.transpose(1, 2), x.long(), reduction="none").sum(1)
-
-    def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
-        logits = _tempered(params[:, c * self.per_channel : (c + 1) * self.per_channel], temperature)
-        if self.levels == 2:
-            return torch.sigmoid(torch.cat([-logits, logits], dim=1))
-        return logits.softmax(1)
-
-    def draw(self, params: Tensor, known: Tensor, c: int, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        if self.levels > 2:
-            return super().draw(params, known, c, noise, temperature)
-        # The same rule without a table of two entries: a one if P(X <= 0) does not exceed the noise.
-        logit = _tempered(params[:, c], temperature)
-        return (torch.sigmoid(-logit).to(noise.dtype) <= noise).long()
 
 
 class DiscretizedLogisticMixture(Likelihood):
@@ -160,7 +53,7 @@ class DiscretizedLogisticMixture(Likelihood):
         self.lowest_log_scale = LOWEST_LOG_SCALE + math.log(255 / (levels - 1))
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        runs = _at_least_float32(params).unflatten(1, (-1, self.mixtures)).unbind(1)
+        runs = at_least_float32(params).unflatten(1, (-1, self.mixtures)).unbind(1)
         y, *bins = (value.unbind(1) for value in _bins(x.to(runs[0].dtype).unsqueeze(2), self.levels))
         coefficients = iter(runs[1 + 2 * self.channels :])
         joint = runs[0].log_softmax(1)
@@ -197,7 +90,7 @@ class _MixturePlace(Place):
 
     def __init__(self, likelihood: DiscretizedLogisticMixture, params: Tensor) -> None:
         super().__init__(likelihood, params)
-        channels, params = likelihood.channels, _at_least_float32(params)
+        channels, params = likelihood.channels, at_least_float32(params)
         self.tables = _tables(likelihood.levels, params.device, params.dtype)
         self.runs = params.t().contiguous().view(-1, likelihood.mixtures, len(params), 1)
         self.rates = likelihood._rate(self.runs[1 + channels : 1 + 2 * channels])
@@ -274,27 +167,3 @@ def _tables(levels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tens
         signs, width = torch.tensor([-1, 1], dtype=dtype).view(2, 1, 1, 1), torch.tensor(2 / (levels - 1), dtype=dtype)
         sides = F.pad(upper, (0, p * p - levels), value=FAR).view(p, p)
         return symbols, signs, -width, sides[:, -1].contiguous(), sides, torch.zeros((), dtype=torch.float64)
-
-
-def _at_least_float32(params: Tensor) -> Tensor:
-    return params.float() if params.dtype in (torch.bfloat16, torch.float16) else params
-
-
-def _tempered(params: Tensor, temperature: float) -> Tensor:
-    logits = _at_least_float32(params)
-    return logits if temperature == 1 else logits / temperature
-
-
-LIKELIHOODS: dict[str, type[Likelihood]] = {law.name: law for law in (Categorical, DiscretizedLogisticMixture)}
-
-
-def make_likelihood(name: str, channels: int, levels: int, mixtures: int = 10) -> Likelihood:
-    """The likelihood of this name for C channels of `levels` symbols; `mixtures` counts where it is a mixture.
-
-    Raises:
-        InputError: an unknown name, or sizes that the likelihood does not allow.
-    """
-    if name not in LIKELIHOODS:
-        raise InputError(f"unknown likelihood {name!r}: expected one of {', '.join(LIKELIHOODS)}")
-    law = LIKELIHOODS[name]
-    return law(channels, levels, mixtures) if issubclass(law, DiscretizedLogisticMixture) else law(channels, levels)

@@ -1,0 +1,59 @@
+"""A softmax over the levels (van den Oord, Kalchbrenner, Kavukcuoglu 2016, arXiv:1601.06759, section 3.1)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nextpixel.likelihoods.base import Likelihood, at_least_float32
+
+
+class Categorical(Likelihood):
+    """One softmax over the levels for each channel; for 2 levels one logit and a sigmoid, as in the papers' binary MNIST.
+
+    .. math:: p(x_{ijc} = k) = \\mathrm{softmax}_k(\\theta_{ijc})
+
+    The parameters of channel c are the c-th of C equal runs (arXiv:1601.06759, section 3.1).
+
+    Raises:
+        InputError: levels outside 2..8192 or no channels.
+
+    Example:
+        >>> law = Categorical(channels=3, levels=256)
+        >>> law.params
+        768
+        >>> law.log_prob(torch.zeros(1, 768, 2, 2), torch.zeros(1, 3, 2, 2, dtype=torch.long)).exp()[0, 0, 0] * 256**3
+        tensor(1.0000)
+    """
+
+    name = "categorical"
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__(channels, levels)
+        self.per_channel = 1 if levels == 2 else levels
+        self.params = channels * self.per_channel
+        self.colours = channels
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        logits = at_least_float32(params).unflatten(1, (self.channels, self.per_channel))
+        if self.levels == 2:
+            # log sigmoid(l) for a one, log sigmoid(-l) for a zero
+            return F.logsigmoid(logits[:, :, 0] * (2 * x.long() - 1)).sum(1)
+        return -F.cross_entropy(logits.transpose(1, 2), x.long(), reduction="none").sum(1)
+
+    def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
+        logits = _tempered(params[:, c * self.per_channel : (c + 1) * self.per_channel], temperature)
+        if self.levels == 2:
+            return torch.sigmoid(torch.cat([-logits, logits], dim=1))
+        return logits.softmax(1)
+
+    def draw(self, params: Tensor, known: Tensor, c: int, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        if self.levels > 2:
+            return super().draw(params, known, c, noise, temperature)
+        # The same rule without a table of two entries: a one if P(X <= 0) does not exceed the noise.
+        logit = _tempered(params[:, c], temperature)
+        return (torch.sigmoid(-logit).to(noise.dtype) <= noise).long()
+
+
+def _tempered(params: Tensor, temperature: float) -> Tensor:
+    logits = at_least_float32(params)
+    return logits if temperature == 1 else logits / temperature
