@@ -16,6 +16,8 @@ import nextpixel
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load
 from nextpixel.errors import InputError
+from nextpixel.layers.pointwise import dropout
+from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
 from nextpixel.training.callbacks import EMA
 from nextpixel.training.experiment import Experiment, read_config, read_experiment, read_recipe, recipe_names
@@ -326,3 +328,35 @@ def test_models_that_cannot_be_built():
     conditional.model["condition"] = "labels"
     with pytest.raises(InputError, match="needs labelled images, but digits has no labels"):
         build(conditional, Pictures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_a_compiled_loss_is_the_loss(name):
+    model = MODELS[name](**{**MODELS[name].presets["tiny"], "likelihood": "logistic-mixture"})
+    x = torch.randint(model.levels, (4, *model.shape), generator=torch.Generator().manual_seed(0))
+    model.initialise(x)
+    model.eval()  # no dropout: its random numbers differ
+    found = {}
+    for compiled in (False, True):
+        module = ImageModule(model, TrainingSettings(compile=compiled))
+        model.zero_grad()
+        loss = module._loss((x, None))
+        loss.backward()
+        found[compiled] = [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+    torch.testing.assert_close(found[True], found[False], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_dropout_follows_its_law():
+    compiled = torch.compile(lambda x: dropout(x, 0.5, True))
+    x = torch.ones(8, 16, 32, 33).to(memory_format=torch.channels_last).requires_grad_()
+    y = compiled(x)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach()), "forward and backward have drawn other masks"
+    dropped = (y == 0).double().permute(0, 2, 3, 1).flatten()
+    sigma = 0.5 / dropped.numel() ** 0.5
+    assert abs(dropped.mean() - 0.5) < 5 * sigma
+    for byte in range(4):  # of one random number
+        assert abs(dropped[byte::4].mean() - 0.5) < 10 * sigma
+    assert not torch.equal(compiled(x), y)

@@ -61,8 +61,8 @@ def concat_elu_to(out: Tensor, positive: Tensor, negative: Tensor, x: Tensor) ->
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     r"""Element-wise dropout: each number of x is 0 with probability p, and else :math:`x / (1 - p)`.
 
-    p is rounded to a multiple of 1/256: a byte decides about a number, so that one 64-bit random number serves eight. On a
-    processor, where torch draws them one after the other, that is a sixth of a training step faster than `F.dropout`.
+    p is rounded to a multiple of 1/256: a byte decides about a number, so that one 32-bit random number serves four. On a
+    processor, where torch draws them one after the other, `F.dropout` is a quarter of a training step.
 
     Example:
         >>> dropout(torch.ones(2, 8, 4, 5), 0.5, training=True).unique()
@@ -71,7 +71,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     kept = max(1, round((1 - p) * 256))
     if not training or kept == 256:
         return x
-    numbers = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 8),), dtype=torch.int64, device=x.device)
+    numbers = torch.randint(-(2**31), 2**31, (-(-x.numel() // 4),), dtype=torch.int32, device=x.device)
     random = numbers.view(torch.uint8)[: x.numel()]
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         random = random.view(x.shape[0], x.shape[2], x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
