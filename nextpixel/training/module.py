@@ -29,7 +29,8 @@ class ImageModule(pl.LightningModule):
     def __init__(self, model: AutoregressiveModel, settings: TrainingSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
-        # Compiled as one: the likelihood of a mixture costs as much in separate calls as a network layer.
+        # Compiled as one: the likelihood of a mixture costs as much in separate calls as a network layer. Validation is not: its
+        # own graphs (no gradients, a short last batch) take minutes to compile, and it sees few images.
         self._loss = torch.compile(self.bits_per_dim) if settings.compile else self.bits_per_dim
 
     def bits_per_dim(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
@@ -47,7 +48,7 @@ class ImageModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("val/bits_per_dim", self._loss(batch), batch_size=len(batch[0]), sync_dist=True)
+        self.log("val/bits_per_dim", self.bits_per_dim(batch), batch_size=len(batch[0]), sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.log("lr", optimizer.param_groups[0]["lr"])

@@ -18,6 +18,7 @@ from nextpixel.pictures import save_completions, save_grid
 from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines
 from nextpixel.scoring.evaluation import Evaluation, evaluate
 from nextpixel.training.callbacks import Stopwatch, class_conditions
+from nextpixel.training.curve import draw_curve
 from nextpixel.training.experiment import Experiment
 
 SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
@@ -64,6 +65,7 @@ def finish(
     test = evaluate(model, splits.test)
     baselines = all_baselines(marginal, splits.test)
     draw_pictures(model, splits.test, out, experiment.training.seed)
+    draw_curve(out / "metrics.csv", out / "samples" / "curve.png")
     result = Result(test, unaveraged, baselines, out)
     epoch = checkpoint["epoch"] + 1
     figures = _figures(result)
@@ -104,7 +106,7 @@ def print_scores(name: str, evaluation: Evaluation, baselines: list[Baseline], c
 
 def _print_result(result: Result, console: Console) -> None:
     print_scores("test", result.test, result.baselines, console)
-    for name in ("samples/samples.png", "samples/completions.png", "report.md"):
+    for name in ("samples/samples.png", "samples/completions.png", "samples/curve.png", "report.md"):
         console.print(str(result.out / name), highlight=False, soft_wrap=True)
 
 
@@ -166,6 +168,8 @@ Samples, temperature 1, seed {training.seed}.
 ![completions](samples/completions.png)
 
 The original, its known half, and {COMPLETIONS} completions.
+
+![curve](samples/curve.png)
 
 - Data: {_data_line(experiment, splits)}.
 - Model: {model.name}, {sum(p.numel() for p in model.parameters()):,} parameters; {settings or "default sizes"}.
