@@ -47,7 +47,18 @@ def refuse(capsys):
 def test_train_prints_the_result_beside_the_baselines(tmp_path, capsys):
     assert main(f"train digits-pixelcnn {TINY} --out {tmp_path / 'run'}".split()) == 0
     out = capsys.readouterr().out
-    for word in ("test", "uniform", "pixel marginal", "PNG", "WebP", "bits/dim", "samples.png", "completions.png", "report.md"):
+    for word in (
+        "test",
+        "uniform",
+        "pixel marginal",
+        "PNG",
+        "WebP",
+        "bits/dim",
+        "samples.png",
+        "completions.png",
+        "curve.png",
+        "report.md",
+    ):
         assert word in out
 
 
@@ -256,7 +267,7 @@ def test_make_demo_on_a_tiny_budget(tmp_path):
     demo = ["make", "demo", f"DEMO={tmp_path / 'demo'}", f"DEMO_ARGS={TINY}"]
     out = subprocess.run(demo, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert re.search(r"test +\d\.\d{4} ± ", out)
-    for name in ("samples/samples.png", "samples/completions.png", "report.md"):
+    for name in ("samples/samples.png", "samples/completions.png", "samples/curve.png", "report.md"):
         assert str(tmp_path / "demo" / name) in out
         assert (tmp_path / "demo" / name).stat().st_size > 0
 

@@ -20,6 +20,7 @@ from nextpixel.layers.pointwise import dropout
 from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
 from nextpixel.training.callbacks import EMA
+from nextpixel.training.curve import draw_curve, read_curve
 from nextpixel.training.experiment import Experiment, read_config, read_experiment, read_recipe, recipe_names
 from nextpixel.training.module import ImageModule, learning_rate_factor
 from nextpixel.training.run import INITIAL_IMAGES, Interrupted, build, precision, train
@@ -360,3 +361,20 @@ def test_compiled_dropout_follows_its_law():
     for byte in range(4):  # of one random number
         assert abs(dropped[byte::4].mean() - 0.5) < 10 * sigma
     assert not torch.equal(compiled(x), y)
+
+
+def test_the_curve_is_drawn_from_the_metrics(tmp_path):
+    metrics, picture = tmp_path / "metrics.csv", tmp_path / "curve.png"
+    lines = [f"{step},{8 - step / 100}," for step in range(9, 300, 10)] + ["299,,5.25"]
+    metrics.write_text("step,train/bits_per_dim,val/bits_per_dim\n" + "\n".join(lines) + "\n")
+    assert read_curve(metrics, "train/bits_per_dim") == ([*range(9, 300, 10)], [8 - step / 100 for step in range(9, 300, 10)])
+    assert read_curve(metrics, "val/bits_per_dim") == ([299], [5.25])
+    draw_curve(metrics, picture)
+    plain = Image.open(picture).tobytes()
+    draw_curve(metrics, picture, {"published": 5.0})
+    assert Image.open(picture).tobytes() != plain
+    metrics.write_text("step,val/bits_per_dim\n299,5.25\n")
+    with pytest.raises(InputError, match=r"has no train/bits_per_dim: nothing to draw"):
+        draw_curve(metrics, picture)
+    with pytest.raises(InputError, match=r"cannot read .*nowhere\.csv: No such file"):
+        draw_curve(tmp_path / "nowhere.csv", picture)

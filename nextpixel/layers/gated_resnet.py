@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.grid import RowConvolution, kernel_matrix
+from nextpixel.grid import PatchRow, RowConvolution, kernel_matrix
 from nextpixel.layers.head import ConditionBias, condition_row
 from nextpixel.layers.pointwise import concat_elu, concat_elu_to, dropout
 from nextpixel.layers.shifted import DownRightCache, DownRightShiftedConv2d, DownShiftedConv2d, NetworkInNetwork
@@ -108,16 +108,38 @@ class UpperResnet(_GatedResnet):
         return torch.addcmul(x, value, gate.sigmoid_())
 
 
+class _ActivatedRow:
+    """A row of patches whose places hold concat_elu of what is written to `positive`."""
+
+    def __init__(self, row: PatchRow) -> None:
+        self.slots = [slots[0] for slots in row.slots]
+        self.copies = [slots[1] if len(slots) > 1 else None for slots in row.slots]
+        self.positive, self.negative = zip(*(slot.chunk(2, 1) for slot in self.slots), strict=True)
+
+    def activate(self, j: int) -> None:
+        """Turn column j from x, which stands in `positive`, into [elu(x), elu(-x)], in both patches that hold it."""
+        torch.neg(self.positive[j], out=self.negative[j])
+        slot, copy = F.elu(self.slots[j], inplace=True), self.copies[j]
+        if copy is not None:
+            copy.copy_(slot)
+
+
 @dataclass
 class LeftCache:
     """What one LeftResnet remembers during a scan."""
 
     first: DownRightCache
     second: DownRightCache
+    first_row: _ActivatedRow
+    second_row: _ActivatedRow
     from_u: Tensor  # (2F, F): the short-cut's part for u
+    from_ul: Tensor | None  # and for the ul of the way up
+    skips: list[Tensor] | None  # [column]: concat_elu of that ul, (B, 2F)
     bias: Tensor | None
-    seen: list[Tensor]  # [column]: concat_elu of the block's input, (B, 2F), which a short-cut on the way down takes up again
-    places: list[tuple[Tensor, ...]]  # [column]: all that `step` touches
+    y: Tensor  # (B, 2F): what the second convolution gives a place, and its halves
+    value: Tensor
+    gate: Tensor
+    out: Tensor  # (B, F)
 
 
 class LeftResnet(_GatedResnet):
@@ -137,34 +159,21 @@ class LeftResnet(_GatedResnet):
         # concat_elu has put the positive halves of all short-cuts before the negative ones
         short_cuts = kernel_matrix(self.short_cut.weight.detach()).unflatten(0, (2, -1, self.features)).transpose(0, 1)
         from_u, *from_ul = (part.flatten(0, 1).contiguous() for part in short_cuts)
-        skip_weight = from_ul[0] if from_ul else None
         y = first.part.new_empty(batch, 2 * self.features)
-        out = first.part.new_empty(batch, self.features)
-        places = []
-        for j in range(width):
-            (slot, *copies), (slot2, *copies2) = first.row.slots[j], second.row.slots[j]
-            places.append(
-                (
-                    slot,
-                    *slot.chunk(2, 1),
-                    copies[0] if copies else None,
-                    first.parts[j],
-                    first.row.windows[j],
-                    first.weight,
-                    None if skips is None else skips[j],
-                    skip_weight,
-                    slot2,
-                    *slot2.chunk(2, 1),
-                    copies2[0] if copies2 else None,
-                    second.parts[j],
-                    second.row.windows[j],
-                    second.weight,
-                    y,
-                    *y.chunk(2, 1),
-                    out,
-                )
-            )
-        return LeftCache(first, second, from_u, self._bias(h), [slots[0] for slots in first.row.slots], places)
+        return LeftCache(
+            first=first,
+            second=second,
+            first_row=_ActivatedRow(first.row),
+            second_row=_ActivatedRow(second.row),
+            from_u=from_u,
+            from_ul=from_ul[0] if from_ul else None,
+            skips=skips,
+            bias=self._bias(h),
+            y=y,
+            value=y[:, : self.features],
+            gate=y[:, self.features :],
+            out=y.new_empty(batch, self.features),
+        )
 
     def begin_row(self, cache: LeftCache, u: Tensor, i: int) -> None:
         """Row clock: what row i takes from the rows above it and from row i of u, (W, B, F)."""
@@ -176,37 +185,12 @@ class LeftResnet(_GatedResnet):
 
     def step(self, cache: LeftCache, x: Tensor, j: int) -> Tensor:
         """Pixel clock: column j of the stream below, (B, F), to that of this block's output, the cache's own memory."""
-        (
-            slot,
-            positive,
-            negative,
-            copy,
-            part,
-            window,
-            weight,
-            skip,
-            skip_weight,
-            slot2,
-            positive2,
-            negative2,
-            copy2,
-            part2,
-            window2,
-            weight2,
-            y,
-            value,
-            gate,
-            out,
-        ) = cache.places[j]
-        concat_elu_to(slot, positive, negative, x)
-        if copy is not None:
-            copy.copy_(slot)
-        hidden = torch.addmm(part, window, weight, out=positive2)
-        if skip is not None:
-            hidden.addmm_(skip, skip_weight)
-        torch.neg(hidden, out=negative2)
-        F.elu(slot2, inplace=True)
-        if copy2 is not None:
-            copy2.copy_(slot2)
-        torch.addmm(part2, window2, weight2, out=y)
-        return torch.addcmul(x, value, gate.sigmoid_(), out=out)
+        first, second = cache.first, cache.second
+        cache.first_row.positive[j].copy_(x)
+        cache.first_row.activate(j)
+        y = torch.addmm(first.parts[j], first.row.windows[j], first.weight, out=cache.second_row.positive[j])
+        if cache.skips is not None:
+            y.addmm_(cache.skips[j], cache.from_ul)
+        cache.second_row.activate(j)
+        torch.addmm(second.parts[j], second.row.windows[j], second.weight, out=cache.y)
+        return torch.addcmul(x, cache.value, cache.gate.sigmoid_(), out=cache.out)

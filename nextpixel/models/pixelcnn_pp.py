@@ -202,7 +202,7 @@ class PixelCNNpp(AutoregressiveModel):
         up_u, up_ul = ([block.start(batch, width, h) for block in blocks] for blocks in (self.up[s].u, self.up[s].ul))
         coarsest = s == self.stages - 1
         top = up_ul[0].first.part.new_empty(batch, 2 * self.features)
-        seen = [cache.seen for cache in up_ul] + [[top] * width] * (not coarsest)
+        seen = [cache.first_row.slots for cache in up_ul] + [[top] * width] * (not coarsest)
         down = self.down[s] if self.down else _Blocks(0, 1, 0, 0, 0)
         return _StageCache(
             up_u,
