@@ -372,7 +372,10 @@ def test_the_curve_is_drawn_from_the_metrics(tmp_path):
     draw_curve(metrics, picture)
     plain = Image.open(picture).tobytes()
     draw_curve(metrics, picture, {"published": 5.0})
-    assert Image.open(picture).tobytes() != plain
+    published = Image.open(picture).tobytes()
+    assert published != plain
+    draw_curve(metrics, picture, {"another": 5.0})
+    assert Image.open(picture).tobytes() != published, "the line has no name"
     metrics.write_text("step,val/bits_per_dim\n299,5.25\n")
     with pytest.raises(InputError, match=r"has no train/bits_per_dim: nothing to draw"):
         draw_curve(metrics, picture)

@@ -163,11 +163,13 @@ class PixelCNNpp(AutoregressiveModel):
         for s in range(self.stages):
             if s:
                 u, ul = self.shrink_u[s - 1](u), self.shrink_ul[s - 1](ul)
-                us, uls = [*us, u], [*uls, ul]
+                us.append(u)
+                uls.append(ul)
             for block_u, block_ul in zip(self.up[s].u, self.up[s].ul, strict=True):
                 u = block_u(u, None, hs[s])
                 ul = block_ul(ul, u, hs[s])
-                us, uls = [*us, u], [*uls, ul]
+                us.append(u)
+                uls.append(ul)
         del us[-1], uls[-1]
         for s in reversed(range(len(self.down))):
             for block_u, block_ul in zip(self.down[s].u, self.down[s].ul, strict=True):
@@ -195,7 +197,7 @@ class PixelCNNpp(AutoregressiveModel):
         padded = self._padded(height, width)
         hs = self._resolutions(h, padded)
         stages = [self._start_stage(s, batch, padded[1] >> s, hs[s]) for s in range(self.stages)]
-        ticks = [next(s for s in range(1, self.stages + 1) if s == self.stages or k >> (s - 1) & 1) for k in range(max(padded))]
+        ticks = [sum(k % 2**s == 0 for s in range(self.stages)) for k in range(max(padded))]
         return _Cache(self.first.start(batch, padded[1], width), stages, ticks, self.head.start(batch))
 
     def _start_stage(self, s: int, batch: int, width: int, h: Tensor | None) -> _StageCache:
@@ -203,12 +205,12 @@ class PixelCNNpp(AutoregressiveModel):
         coarsest = s == self.stages - 1
         top = up_ul[0].first.part.new_empty(batch, 2 * self.features)
         seen = [cache.first_row.slots for cache in up_ul] + [[top] * width] * (not coarsest)
-        down = self.down[s] if self.down else _Blocks(0, 1, 0, 0, 0)
+        down_u, down_ul = (self.down[s].u, self.down[s].ul) if self.down else ((), ())
         return _StageCache(
             up_u,
             up_ul,
-            [block.start(batch, width, h) for block in down.u],
-            [block.start(batch, width, h, seen.pop() if self.short_cuts else None) for block in down.ul],
+            [block.start(batch, width, h) for block in down_u],
+            [block.start(batch, width, h, seen.pop() if self.short_cuts else None) for block in down_ul],
             (top, *top.chunk(2, 1)),
             None if coarsest else self.shrink_u[s].start(batch, width // 2),
             None if coarsest else self.shrink_ul[s].start(batch, width // 2),

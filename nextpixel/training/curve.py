@@ -3,11 +3,12 @@
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 
 from nextpixel.errors import InputError
 from nextpixel.files import write_aside
 
-TRAIN, VALIDATION, SMOOTHED = "train/bits_per_dim", "val/bits_per_dim", 20
+TRAIN, VALIDATION = "train/bits_per_dim", "val/bits_per_dim"
 
 
 def read_curve(metrics: str | Path, column: str) -> tuple[list[int], list[float]]:
@@ -27,9 +28,8 @@ def read_curve(metrics: str | Path, column: str) -> tuple[list[int], list[float]
 def draw_curve(metrics: str | Path, path: str | Path, published: Mapping[str, float] | None = None) -> None:
     """Draw training and validation bits/dim over the steps, and published results as horizontal lines.
 
-    The training loss is that of single batches (dots) and the mean of the last 20 noted ones (line); validation uses the averaged
-    weights. The axis begins where the smoothed curve has fallen by nine tenths of its way, since the first steps would flatten
-    the rest.
+    The training loss is that of single batches (dots) and the mean of a thirtieth of them around each (line); validation uses
+    the averaged weights, where there are any. The axis leaves out the first steps, which would flatten the rest.
 
     Args:
         metrics: a run's metrics.csv.
@@ -39,19 +39,18 @@ def draw_curve(metrics: str | Path, path: str | Path, published: Mapping[str, fl
     Raises:
         InputError: no metrics, or none of training.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # not pyplot: it keeps global state and looks for a screen
 
     steps, losses = read_curve(metrics, TRAIN)
     if not steps:
         raise InputError(f"{metrics} has no {TRAIN}: nothing to draw")
-    smooth = [sum(losses[max(0, k - SMOOTHED + 1) : k + 1]) / min(k + 1, SMOOTHED) for k in range(len(losses))]
+    half = len(losses) // 60
+    smooth = [fmean(losses[max(0, k - half) : k + half + 1]) for k in range(len(losses))]
     figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.plot(steps, losses, ".", color="tab:blue", alpha=0.15, markersize=3)
     axes.plot(steps, smooth, color="tab:blue", label="training batches")
-    axes.plot(*read_curve(metrics, VALIDATION), "o-", color="tab:orange", label="validation, averaged weights")
+    axes.plot(*read_curve(metrics, VALIDATION), "o-", color="tab:orange", label="validation")
     for k, (name, value) in enumerate((published or {}).items()):
         axes.axhline(value, linestyle="--", linewidth=1, color=f"C{k + 2}", label=f"{name}: {value:g}")
     lowest = min([*smooth, *(published or {}).values()])

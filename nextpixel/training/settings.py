@@ -24,7 +24,7 @@ class TrainingSettings:
             nothing.
         precision: "bf16" (autocast), "float32", or "auto": bf16 where the device multiplies it faster.
         channels_last: Keep images and kernels as (B, H, W, C) in memory.
-        compile: Compile the forward pass (needs a C++ compiler; pays in long runs).
+        compile: Compile network and likelihood for training steps (needs a C++ compiler; pays in long runs).
         eval_every: Epochs between validations, of which the best weights are kept.
         sample_every: Epochs between sample grids; 0 draws them at the end only.
         samples: Images in a grid.
