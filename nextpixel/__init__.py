@@ -11,9 +11,11 @@ __version__ = "0.1.0"
 _WHERE = {
     "MODELS": "nextpixel.models",
     "AutoregressiveModel": "nextpixel.models",
+    "DiagonalBiLSTM": "nextpixel.models",
     "GatedPixelCNN": "nextpixel.models",
     "PixelCNN": "nextpixel.models",
     "PixelCNNpp": "nextpixel.models",
+    "RowLSTM": "nextpixel.models",
     "Labels": "nextpixel.condition",
     "SpatialMap": "nextpixel.condition",
     "Vector": "nextpixel.condition",
@@ -25,7 +27,7 @@ __all__ = sorted([*_WHERE, "__version__"])
 if TYPE_CHECKING:
     from nextpixel.condition import Labels, SpatialMap, Vector
     from nextpixel.errors import InputError
-    from nextpixel.models import MODELS, AutoregressiveModel, GatedPixelCNN, PixelCNN, PixelCNNpp
+    from nextpixel.models import MODELS, AutoregressiveModel, DiagonalBiLSTM, GatedPixelCNN, PixelCNN, PixelCNNpp, RowLSTM
     from nextpixel.models.storage import load
 
 

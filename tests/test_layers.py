@@ -22,11 +22,11 @@ from nextpixel.layers.shifted import (
 )
 
 MASKED = [
-    pytest.param(mask, kernel, colours, halves, id=f"{mask}-{kernel}-colours{colours}-halves{halves}")
+    pytest.param(mask, kernel, colours, parts, id=f"{mask}-{kernel}-colours{colours}-parts{parts}")
     for mask in "AB"
     for kernel in (1, 3, 7, (1, 5), (5, 1), (3, 7))
     for colours in (1, 2, 3)
-    for halves in (1, 2)
+    for parts in (1, 2)
 ]
 
 
@@ -35,9 +35,9 @@ def _seed():
     torch.manual_seed(0)
 
 
-def masked_layer(mask, kernel, colours, halves, bias=True):
-    """5 maps to 7 (14 in two halves), no multiples of 2 or 3 colours; every weight non-zero, the masked ones too."""
-    layer = MaskedConv2d(5, 7 * halves, kernel, mask, colours, halves, bias).double()
+def masked_layer(mask, kernel, colours, parts, bias=True):
+    """5 maps to 7 (14 in two parts), no multiples of 2 or 3 colours; every weight non-zero, the masked ones too."""
+    layer = MaskedConv2d(5, 7 * parts, kernel, mask, colours, parts, bias).double()
     for p in layer.parameters():
         torch.nn.init.normal_(p)
     return layer
@@ -47,7 +47,7 @@ def colour_of(f, features, colours):
     return f * colours // features
 
 
-def masked_convolution(layer, x, kernel, mask, colours, halves):
+def masked_convolution(layer, x, kernel, mask, colours, parts):
     """The definition: every place, every offset of the kernel, and at the place itself only the colours that count."""
     rows, columns = (kernel, kernel) if isinstance(kernel, int) else kernel
     weight = layer.weight.detach().numpy()
@@ -58,7 +58,7 @@ def masked_convolution(layer, x, kernel, mask, colours, halves):
     centre = np.zeros((maps, features))
     for o in range(maps):
         for f in range(features):
-            ours, theirs = colour_of(o % (maps // halves), maps // halves, colours), colour_of(f, features, colours)
+            ours, theirs = colour_of(o % (maps // parts), maps // parts, colours), colour_of(f, features, colours)
             centre[o, f] = theirs < ours or (mask == "B" and theirs == ours)
     for i in range(height):
         for j in range(width):
@@ -73,10 +73,10 @@ def masked_convolution(layer, x, kernel, mask, colours, halves):
     return torch.from_numpy(out)
 
 
-@pytest.mark.parametrize(("mask", "kernel", "colours", "halves"), MASKED)
-def test_masked_convolution_is_its_definition(mask, kernel, colours, halves):
-    layer, x = masked_layer(mask, kernel, colours, halves), torch.randn(2, 5, 4, 6, dtype=torch.float64)
-    expected = masked_convolution(layer, x, kernel, mask, colours, halves)
+@pytest.mark.parametrize(("mask", "kernel", "colours", "parts"), MASKED)
+def test_masked_convolution_is_its_definition(mask, kernel, colours, parts):
+    layer, x = masked_layer(mask, kernel, colours, parts), torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    expected = masked_convolution(layer, x, kernel, mask, colours, parts)
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
 
 
@@ -95,9 +95,9 @@ def scanned(layer, x, row_bias=None):
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 4, 6), (1, 5, 3, 1), (1, 5, 1, 3)], ids=str)
-@pytest.mark.parametrize(("mask", "kernel", "colours", "halves"), MASKED)
-def test_masked_convolution_step_is_forward(mask, kernel, colours, halves, shape):
-    layer, x = masked_layer(mask, kernel, colours, halves), torch.randn(shape, dtype=torch.float64)
+@pytest.mark.parametrize(("mask", "kernel", "colours", "parts"), MASKED)
+def test_masked_convolution_step_is_forward(mask, kernel, colours, parts, shape):
+    layer, x = masked_layer(mask, kernel, colours, parts), torch.randn(shape, dtype=torch.float64)
     row_bias = torch.randn(shape[2], shape[0], shape[3], layer.out_features, dtype=torch.float64)
     bias = layer.bias.clone()
     for extra in (None, row_bias):
@@ -491,7 +491,7 @@ def test_dropout_of_any_shape_and_type(shape, dtype):
         (lambda: MaskedConv2d(4, 4, 2, "A"), r"kernel_size must be odd, not 2"),
         (lambda: MaskedConv2d(4, 4, (3, 4), "A"), r"kernel_size must be odd, not \(3, 4\)"),
         (lambda: MaskedConv2d(2, 4, 3, "A", colours=3), r"2 features cannot be cut into 3 colour groups"),
-        (lambda: MaskedConv2d(4, 4, 3, "A", colours=3, halves=2), r"2 features cannot be cut into 3 colour groups"),
+        (lambda: MaskedConv2d(4, 4, 3, "A", colours=3, parts=2), r"2 features cannot be cut into 3 colour groups"),
         (lambda: VerticalConv2d(4, 4, 4), r"kernel_size must be odd.* not 4"),
         (lambda: VerticalConv2d(4, 4, 1, exclude_current_row=True), r"at least 3 without the current row, not 1"),
     ],

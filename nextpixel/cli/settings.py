@@ -11,15 +11,17 @@ from nextpixel.errors import InputError
 
 
 def add_settings(parser: ArgumentParser, group: str, kind: type, skip: tuple[str, ...] = ()) -> None:
-    """Add `--group.name` for every constructor argument of `kind`, with its type, default and the help of its docstring.
+    """Add `--group.name` for every constructor argument of `kind`, with its type, default and the help of the docstrings.
 
     (jsonargparse's own `add_class_arguments` would also add an option `--group FILE`, but `--data` names the data.)
     """
     section = parser.add_argument_group(f"{group} settings")
     hints = get_type_hints(kind.__init__)
+    # A class describes what it adds to the classes that it is made from.
     helps = {
         name: param.description
-        for param in docstring_parser.parse(inspect.getdoc(kind) or "").params
+        for ancestor in reversed(kind.__mro__)
+        for param in docstring_parser.parse(inspect.cleandoc(ancestor.__doc__ or "")).params
         for name in param.arg_name.split(", ")
     }
     for name, parameter in inspect.signature(kind).parameters.items():

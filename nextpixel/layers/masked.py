@@ -21,18 +21,18 @@ from nextpixel.grid import CurrentRow, RowConvolution, colour_groups, kernel_mat
 Mask = Literal["A", "B"]
 
 
-def colour_mask(in_features: int, out_features: int, mask: Mask, colours: int, halves: int = 1) -> Tensor:
+def colour_mask(in_features: int, out_features: int, mask: Mask, colours: int, parts: int = 1) -> Tensor:
     """Which input maps an output map may see at its own place, (out, in) bool.
 
-    Output colour c sees input colour c' if c' < c (mask A) or c' <= c (mask B). A gated layer's output has two halves, and
-    each is grouped by colour on its own.
+    Output colour c sees input colour c' if c' < c (mask A) or c' <= c (mask B). The input of a gate has two parts, that
+    of an LSTM four, and each is grouped by colour on its own.
 
     Example:
         >>> colour_mask(3, 3, "A", colours=3).int().tolist()
         [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
     """
     colour_in = _colours(in_features, colours)
-    colour_out = _colours(out_features // halves, colours).repeat(halves)
+    colour_out = _colours(out_features // parts, colours).repeat(parts)
     if mask == "A":
         return colour_in[None, :] < colour_out[:, None]
     return colour_in[None, :] <= colour_out[:, None]
@@ -79,7 +79,7 @@ class MaskedConv2d(nn.Module):
         kernel_size: odd side k of the centred k x k kernel, or (rows, columns).
         mask: "A" excludes the current place, "B" includes it.
         colours: colour groups; 1 means that the maps are not split by channel.
-        halves: 2 for the input of a gate, whose two halves are grouped by colour separately.
+        parts: 2 for the input of a gate, 4 for that of an LSTM: each part is grouped by colour separately.
         bias: False where the sum that the output goes into needs none of its own.
 
     Shapes:
@@ -101,19 +101,19 @@ class MaskedConv2d(nn.Module):
         kernel_size: int | tuple[int, int],
         mask: Mask,
         colours: int = 1,
-        halves: int = 1,
+        parts: int = 1,
         bias: bool = True,
     ) -> None:
         super().__init__()
         rows, columns = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         if rows % 2 == 0 or columns % 2 == 0:
             raise InputError(f"kernel_size must be odd, not {kernel_size}")
-        self.in_features, self.out_features, self.colours, self.halves = in_features, out_features, colours, halves
+        self.in_features, self.out_features, self.colours, self.parts = in_features, out_features, colours, parts
         self.above, self.left = rows // 2, columns // 2
         self.right = self.left if self.above else 0
         kernel = torch.ones(out_features, in_features, self.above + 1, self.left + 1 + self.right)
         kernel[:, :, -1, self.left + 1 :] = 0
-        kernel[:, :, -1, self.left] = colour_mask(in_features, out_features, mask, colours, halves)
+        kernel[:, :, -1, self.left] = colour_mask(in_features, out_features, mask, colours, parts)
         self.register_buffer("mask", kernel, persistent=False)
         self.weight = nn.Parameter(torch.empty_like(kernel))
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
@@ -137,7 +137,7 @@ class MaskedConv2d(nn.Module):
         weight = (self.weight * self.mask).detach()
         current = kernel_matrix(weight[:, :, -1:, : self.left + 1])
         bias = weight.new_zeros(self.out_features) if self.bias is None else self.bias.detach()
-        outputs = self._outputs(weight.device)
+        outputs = self.outputs(weight.device)
         # A copy, even for one image of one column: begin_row writes to it.
         row_part = bias.repeat(batch, width, 1)
         row_parts = [row_part] if self.colours == 1 else [row_part[..., maps] for maps in outputs]
@@ -153,13 +153,17 @@ class MaskedConv2d(nn.Module):
         above = RowConvolution(weight[:, :, :-1], bias, row_part) if self.above else None
         return ConvCache(row, above, row_part, row_parts, outputs, outs, places)
 
-    def _outputs(self, device: torch.device) -> list[Tensor | slice]:
-        """The output maps of every colour group: a run in each half."""
+    def matrix(self) -> Tensor:
+        """The masked kernel of a 1x1 layer as the matrix (in, out) that a scan multiplies with."""
+        return kernel_matrix((self.weight * self.mask).detach())
+
+    def outputs(self, device: torch.device) -> list[Tensor | slice]:
+        """The output maps of every colour group: a run in each part."""
         if self.colours == 1:
             return [slice(0, self.out_features)]
-        half = self.out_features // self.halves
-        maps = torch.arange(self.out_features, device=device).view(self.halves, half)
-        return [maps[:, group].flatten() for group in colour_groups(half, self.colours)]
+        size = self.out_features // self.parts
+        maps = torch.arange(self.out_features, device=device).view(self.parts, size)
+        return [maps[:, group].flatten() for group in colour_groups(size, self.colours)]
 
     def begin_row(self, cache: ConvCache, i: int, bias: Tensor | None = None) -> None:
         """Row clock: the rows-above half of row i, and `bias` (B or 1, W or 1, out), for all its columns at once."""

@@ -80,7 +80,7 @@ class _GatedLayer(nn.Module):
         self.first = first
         self.vertical = VerticalConv2d(in_features, 2 * features, kernel_size, exclude_current_row=first)
         self.link = nn.Conv2d(2 * features, 2 * features, 1)
-        self.horizontal = MaskedConv2d(in_features, 2 * features, (1, kernel_size), "A" if first else "B", colours, halves=2)
+        self.horizontal = MaskedConv2d(in_features, 2 * features, (1, kernel_size), "A" if first else "B", colours, parts=2)
         self.out = MaskedConv2d(features, features, 1, "B", colours, bias=False)
         # What the last layer hands up on v is read by nobody: a condition there would have no gradient.
         self.condition_v = ConditionBias(condition.features, 2 * features) if condition and not last else None

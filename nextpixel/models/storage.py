@@ -100,10 +100,10 @@ def load_weights(model: AutoregressiveModel, weights: dict[str, torch.Tensor], s
         InputError: the weights are of another network, in one line with the first difference.
     """
     own = model.state_dict()
-    for name in sorted(own.keys() | weights.keys()):
-        if name not in weights or name not in own:
-            missing = "lacks" if name not in weights else "has an unknown"
-            raise InputError(f"{source} is of another architecture than this {model.name}: it {missing} {name}")
+    for name in sorted(own.keys() ^ weights.keys()):
+        missing = "lacks" if name not in weights else "has an unknown"
+        raise InputError(f"{source} is of another architecture than this {model.name}: it {missing} {name}")
+    for name in sorted(own):
         if own[name].shape != weights[name].shape:
             raise InputError(
                 f"{source} has {name} of {tuple(weights[name].shape)}: {model.name} expects {tuple(own[name].shape)}"

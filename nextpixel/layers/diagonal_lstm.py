@@ -1,0 +1,207 @@
+"""The Diagonal BiLSTM layer (van den Oord, Kalchbrenner, Kavukcuoglu 2016, arXiv:1601.06759, section 3.2), for all places at once
+and for one place of a scan.
+
+    left to right      . a .     its state comes from above (h), on the row clock, and from the left (h and c), on the pixel clock
+                       l x
+    right to left        a .     the mirror image. Its map is shifted down by one row, so that no place sees what comes after it:
+                         x r     all of it is row clock
+
+Both directions run as one batch along the diagonals (layers/recurrence.py). In a scan the right-to-left half runs over the row
+that has just been finished.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextpixel.grid import colour_groups
+from nextpixel.layers.head import ConditionBias, condition_row
+from nextpixel.layers.lstm import Gates, open_forget_gates
+from nextpixel.layers.masked import MaskedConv2d
+from nextpixel.layers.recurrence import diagonals, lstm
+
+
+@dataclass
+class RightCache:
+    """The right-to-left half: all of it row clock."""
+
+    weight: Tensor  # (in, 4F): input-to-state
+    above: Tensor  # (F, 4F): state-to-state from above
+    right: Tensor  # (F, 4F): and from the right
+    pixel: Tensor | None  # (C, 4F): from the image
+    bias: Tensor | None
+    gates: Tensor  # (W, B, 4F)
+    columns: list[Gates]
+    h: Tensor  # (W, B, F): of the newest finished row
+    states: list[Tensor]  # its columns
+    c: Tensor  # (B, F)
+
+
+@dataclass
+class DiagonalCache:
+    """What one DiagonalBiLSTMLayer remembers during a scan."""
+
+    memory: Tensor  # (B, W + 1, in + F): what column j reads, its input and h of the column to its left
+    above: Tensor  # (F, 4F): state-to-state from above
+    bias: Tensor | None
+    part: Tensor  # (B, W, 4F): what the row clock has found
+    parts: list[Tensor]  # the same by colour group
+    outputs: list[Tensor | slice]  # the gates' maps of a colour group
+    gates: list[Gates]
+    # [colour group][column]: where its input goes, the row's part, the window, its weights, c to the left, c, h, h from the right
+    places: list[list[tuple[Tensor, ...]]]
+    outs: list[Tensor]  # (B, F of c)
+    right: RightCache
+
+
+class DiagonalBiLSTMLayer(nn.Module):
+    r"""Two LSTMs that run along the diagonals, from both upper corners, so that together they see the whole past.
+
+    .. math:: [o, f, i, g]_{ij} = \sigma(K^{left} h_{i,j-1} + K^{above} h_{i-1,j} + K^{is} x_{ij} + V s), \quad
+        c_{ij} = f \odot c_{i,j-1} + i \odot g, \quad h_{ij} = o \odot \tanh(c_{ij})
+
+    and y_ij = h_ij + (h of the mirrored one)_{i-1,j} (arXiv:1601.06759, section 3.2 and equation 3, tanh for g).
+
+    Args:
+        in_features, features: maps in and out.
+        colours: colour groups; state-to-state needs none, because it reads finished places.
+        condition_features: maps of the encoded condition s, 0 for none.
+        image_features: in the first layer, maps of the encoded image, which the right-to-left half also reads through a 1x1. Its
+            map is shifted down by a row, so it may; without it the last pixel of the row above is seen only near the right edge,
+            because the maps at a pixel's own place know nothing of it.
+
+    Shapes:
+        forward: (B, in_features, H, W) -> (B, features, H, W).
+
+    Raises:
+        InputError: fewer maps than colours.
+
+    Example:
+        >>> DiagonalBiLSTMLayer(8, 4)(torch.zeros(2, 8, 5, 6), None).shape
+        torch.Size([2, 4, 5, 6])
+    """
+
+    def __init__(
+        self, in_features: int, features: int, colours: int = 1, condition_features: int = 0, image_features: int = 0
+    ) -> None:
+        super().__init__()
+        self.in_features, self.features, self.colours = in_features, features, colours
+        self.to_left_state = MaskedConv2d(in_features, 4 * features, 1, "B", colours, parts=4)
+        self.to_right_state = MaskedConv2d(in_features, 4 * features, 1, "B", colours, parts=4)
+        open_forget_gates(self.to_left_state.bias)
+        open_forget_gates(self.to_right_state.bias)
+        self.image_to_right_state = nn.Conv2d(image_features, 4 * features, 1, bias=False) if image_features else None
+        # [direction], columns: h of the place before in the row, h of the place above
+        self.state_to_state = nn.Parameter(torch.empty(2, 4 * features, 2 * features))
+        bound = (2 * features) ** -0.5
+        nn.init.uniform_(self.state_to_state, -bound, bound)
+        self.condition_left = ConditionBias(condition_features, 4 * features) if condition_features else None
+        self.condition_right = ConditionBias(condition_features, 4 * features) if condition_features else None
+
+    def forward(self, x: Tensor, h: Tensor | None, image: Tensor | None = None) -> Tensor:
+        """Maps x (B, in, H, W), the encoded condition h, and in the first layer the encoded image, to maps (B, F, H, W)."""
+        left, right = self.to_left_state(x), self.to_right_state(x)
+        if self.image_to_right_state is not None:
+            right = right + self.image_to_right_state(image)
+        if self.condition_left is not None:
+            left, right = left + self.condition_left(h), right + self.condition_right(h)
+        gates = torch.stack([left, right.flip(3)]).flatten(3).permute(0, 2, 3, 1)
+        y = lstm(gates, self.state_to_state, diagonals(*x.shape[2:], x.device))
+        left, right = y.permute(0, 3, 1, 2).unflatten(3, x.shape[2:])
+        return left + F.pad(right.flip(3), (0, 0, 1, -1))
+
+    def start(self, batch: int, width: int, h: Tensor | None) -> DiagonalCache:
+        """Memory for one scan over maps of this width under the encoded condition h."""
+        (left, above), right_state = (kernel.detach().t().split(self.features) for kernel in self.state_to_state)
+        weight = torch.cat([self.to_left_state.matrix(), left])
+        bias = self.to_left_state.bias.detach()
+        memory = weight.new_zeros(batch, width + 1, self.in_features + self.features)
+        part = bias.repeat(batch, width, 1)
+        outputs = self.to_left_state.outputs(weight.device)
+        parts = [part] if self.colours == 1 else [part[..., maps] for maps in outputs]
+        weights = [weight[:, maps].contiguous() for maps in outputs]
+        c = weight.new_zeros(batch, width + 1, self.features)
+        right = self._start_right(batch, width, h, *right_state)
+        ins, outs = colour_groups(self.in_features, self.colours), colour_groups(self.features, self.colours)
+        states = memory[..., self.in_features :]
+        return DiagonalCache(
+            memory=memory,
+            above=above.contiguous(),
+            bias=None if self.condition_left is None else self.condition_left.start(h),
+            part=part,
+            parts=parts,
+            outputs=outputs,
+            gates=[Gates(weight.new_empty(batch, matrix.shape[1])) for matrix in weights],
+            places=[
+                [
+                    (
+                        memory[:, j, ins[k]],
+                        parts[k][:, j],
+                        memory[:, j],
+                        weights[k],
+                        c[:, j, outs[k]],
+                        c[:, j + 1, outs[k]],
+                        states[:, j + 1, outs[k]],
+                        right.h[j][:, outs[k]],
+                    )
+                    for j in range(width)
+                ]
+                for k in range(self.colours)
+            ],
+            outs=[weight.new_empty(batch, group.stop - group.start) for group in outs],
+            right=right,
+        )
+
+    def _start_right(self, batch: int, width: int, h: Tensor | None, right: Tensor, above: Tensor) -> RightCache:
+        weight = self.to_right_state.matrix()
+        gates = weight.new_empty(width, batch, 4 * self.features)
+        states = weight.new_zeros(width, batch, self.features)
+        pixel = None if self.image_to_right_state is None else self.image_to_right_state.weight.detach().flatten(1).t()
+        bias = None if self.condition_right is None else self.condition_right.start(h)
+        columns, c = [Gates(column) for column in gates], states.new_zeros(batch, self.features)
+        return RightCache(weight, above, right, pixel, bias, gates, columns, states, list(states), c)
+
+    def begin_row(self, cache: DiagonalCache, i: int, image: Tensor | None = None) -> None:
+        """Row clock: state-to-state from above, and the whole right-to-left half, from the finished row above to row i.
+
+        In the first layer `image` is that row of the encoded image, (B, W, C).
+        """
+        bias = self.to_left_state.bias
+        if i == 0:
+            cache.part.copy_(bias)
+            cache.right.h.zero_()
+        else:
+            above = cache.memory[:, 1:, self.in_features :].flatten(0, 1)
+            torch.addmm(bias, above, cache.above, out=cache.part.flatten(0, 1))
+            self._run_right(cache, i - 1, image)
+        if cache.bias is not None:
+            cache.part.add_(condition_row(cache.bias, i))
+        if self.colours > 1:
+            for part, maps in zip(cache.parts, cache.outputs, strict=True):
+                part.copy_(cache.part[..., maps])
+
+    def _run_right(self, cache: DiagonalCache, i: int, image: Tensor | None) -> None:
+        """The right-to-left LSTM over row i; its h replaces that of row i - 1."""
+        right = cache.right
+        gates = right.gates.flatten(0, 1)
+        inputs = cache.memory[:, :-1, : self.in_features].transpose(0, 1).flatten(0, 1)
+        torch.addmm(self.to_right_state.bias, inputs, right.weight, out=gates).addmm_(right.h.flatten(0, 1), right.above)
+        if right.pixel is not None:
+            gates.addmm_(image.transpose(0, 1).flatten(0, 1), right.pixel)
+        if right.bias is not None:
+            right.gates.add_(condition_row(right.bias, i).transpose(0, 1))
+        right.c.zero_()
+        newest = None
+        for column, h in zip(reversed(right.columns), reversed(right.states), strict=True):
+            if newest is not None:
+                column.memory.addmm_(newest, right.right)
+            newest = column.step(right.c, right.c, h)
+
+    def step(self, cache: DiagonalCache, x: Tensor, j: int, c: int = 0) -> Tensor:
+        """Pixel and channel clock: colour group c of the input at column j, (B, in of c), to that of the output, (B, F of c)."""
+        slot, part, window, weight, c_left, c_here, h, h_right = cache.places[c][j]
+        slot.copy_(x)
+        torch.addmm(part, window, weight, out=cache.gates[c].memory)
+        return torch.add(cache.gates[c].step(c_left, c_here, h), h_right, out=cache.outs[c])
