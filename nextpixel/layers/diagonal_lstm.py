@@ -20,7 +20,7 @@ from nextpixel.grid import colour_groups
 from nextpixel.layers.head import ConditionBias, condition_row
 from nextpixel.layers.lstm import Gates, open_forget_gates
 from nextpixel.layers.masked import MaskedConv2d
-from nextpixel.layers.recurrence import diagonals, lstm
+from nextpixel.layers.recurrence import batch_first, batch_last, diagonals, lstm, product
 
 
 @dataclass
@@ -102,20 +102,27 @@ class DiagonalBiLSTMLayer(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor | None, image: Tensor | None = None) -> Tensor:
         """Maps x (B, in, H, W), the encoded condition h, and in the first layer the encoded image, to maps (B, F, H, W)."""
-        left, right = self.to_left_state(x), self.to_right_state(x)
+        both = [diagonals(*x.shape[2:], mirrored, x.device) for mirrored in (False, True)]
+        maps = batch_last(x)
+        gates = [
+            product(conv.matrix().t(), lines.pack(maps), conv.bias)
+            for lines, conv in zip(both, (self.to_left_state, self.to_right_state), strict=True)
+        ]
         if self.image_to_right_state is not None:
-            right = right + self.image_to_right_state(image)
+            pixels = both[1].pack(batch_last(image).to(maps.dtype))
+            gates[1] = gates[1] + product(self.image_to_right_state.weight.flatten(1), pixels)
         if self.condition_left is not None:
-            left, right = left + self.condition_left(h), right + self.condition_right(h)
-        gates = torch.stack([left, right.flip(3)]).flatten(3).permute(0, 2, 3, 1)
-        y = lstm(gates, self.state_to_state, diagonals(*x.shape[2:], x.device))
-        left, right = y.permute(0, 3, 1, 2).unflatten(3, x.shape[2:])
-        return left + F.pad(right.flip(3), (0, 0, 1, -1))
+            for k, condition in enumerate((self.condition_left, self.condition_right)):
+                gates[k] = gates[k] + both[k].pack(batch_last(condition(h).expand(-1, -1, *x.shape[2:])))
+        # Mirrored or not, the lines are the same.
+        states = lstm(torch.stack(gates), self.state_to_state, both[0])
+        left, right = (lines.unpack(state) for lines, state in zip(both, states, strict=True))
+        return batch_first(left + F.pad(right, (0, 0, 0, 0, 1, -1)))
 
     def start(self, batch: int, width: int, h: Tensor | None) -> DiagonalCache:
         """Memory for one scan over maps of this width under the encoded condition h."""
         (left, above), right_state = (kernel.detach().t().split(self.features) for kernel in self.state_to_state)
-        weight = torch.cat([self.to_left_state.matrix(), left])
+        weight = torch.cat([self.to_left_state.matrix().detach(), left])
         bias = self.to_left_state.bias.detach()
         memory = weight.new_zeros(batch, width + 1, self.in_features + self.features)
         part = bias.repeat(batch, width, 1)
@@ -155,7 +162,7 @@ class DiagonalBiLSTMLayer(nn.Module):
         )
 
     def _start_right(self, batch: int, width: int, h: Tensor | None, right: Tensor, above: Tensor) -> RightCache:
-        weight = self.to_right_state.matrix()
+        weight = self.to_right_state.matrix().detach()
         gates = weight.new_empty(width, batch, 4 * self.features)
         states = weight.new_zeros(width, batch, self.features)
         pixel = None if self.image_to_right_state is None else self.image_to_right_state.weight.detach().flatten(1).t()

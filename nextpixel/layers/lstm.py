@@ -10,13 +10,14 @@ The states of a row are found side by side. What a place knows of the rows above
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextpixel.errors import InputError
 from nextpixel.grid import RowConvolution, colour_groups
 from nextpixel.layers.head import ConditionBias, condition_row
 from nextpixel.layers.masked import ConvCache, MaskedConv2d
-from nextpixel.layers.recurrence import lstm, rows
+from nextpixel.layers.recurrence import batch_first, batch_last, lstm, product, rows
 
 
 class Gates:
@@ -108,13 +109,16 @@ class RowLSTMLayer(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor | None) -> Tensor:
         """Maps x (B, in, H, W) and the encoded condition h to maps (B, F, H, W)."""
-        gates = self.input_to_state(x)
+        lines, conv = rows(*x.shape[2:], self.kernel_size), self.input_to_state
+        packed = lines.pack(batch_last(x))
+        # Between rows stand k // 2 zeros, so that the window's columns are the packed maps, shifted.
+        shifted = [F.pad(packed, (0, 0, v, -v)) for v in range(conv.left, -1, -1)]
+        gates = product(conv.matrix().t(), torch.cat(shifted), conv.bias)
         if self.condition is not None:
-            gates = gates + self.condition(h)
-        lines = rows(*x.shape[2:], self.kernel_size, x.device)
+            gates = gates + lines.pack(batch_last(self.condition(h).expand(-1, -1, *x.shape[2:])))
         initial = (self.h_above[None], self.c_above[None])
-        y = lstm(gates.flatten(2).permute(1, 2, 0)[None], self.state_to_state.flatten(1)[None], lines, initial)
-        return y[0].permute(2, 0, 1).unflatten(2, x.shape[2:])
+        y = lstm(gates[None], self.state_to_state.flatten(1)[None], lines, initial)
+        return batch_first(lines.unpack(y[0]))
 
     def start(self, batch: int, width: int, h: Tensor | None) -> RowLSTMCache:
         """Memory for one scan over maps of this width under the encoded condition h."""

@@ -134,8 +134,7 @@ class MaskedConv2d(nn.Module):
 
     def start(self, batch: int, width: int) -> ConvCache:
         """Memory and prepared weights for one scan over images of this width."""
-        weight = (self.weight * self.mask).detach()
-        current = kernel_matrix(weight[:, :, -1:, : self.left + 1])
+        weight, current = (self.weight * self.mask).detach(), self.matrix().detach()
         bias = weight.new_zeros(self.out_features) if self.bias is None else self.bias.detach()
         outputs = self.outputs(weight.device)
         # A copy, even for one image of one column: begin_row writes to it.
@@ -154,8 +153,8 @@ class MaskedConv2d(nn.Module):
         return ConvCache(row, above, row_part, row_parts, outputs, outs, places)
 
     def matrix(self) -> Tensor:
-        """The masked kernel of a 1x1 layer as the matrix (in, out) that a scan multiplies with."""
-        return kernel_matrix((self.weight * self.mask).detach())
+        """The masked kernel of one row as the matrix (columns up to the place * in, out) that its window is multiplied with."""
+        return kernel_matrix((self.weight * self.mask)[:, :, -1:, : self.left + 1])
 
     def outputs(self, device: torch.device) -> list[Tensor | slice]:
         """The output maps of every colour group: a run in each part."""

@@ -29,6 +29,7 @@ from nextpixel.layers.diagonal_lstm import DiagonalBiLSTMLayer, DiagonalCache
 from nextpixel.layers.head import Head, HeadCache
 from nextpixel.layers.lstm import RowLSTMCache, RowLSTMLayer
 from nextpixel.layers.masked import ConvCache, MaskedConv2d
+from nextpixel.layers.recurrence import batch_first, batch_last, product
 from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
 
 
@@ -52,8 +53,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, skips: Tensor | None, h: Tensor | None, *image: Tensor) -> tuple[Tensor, Tensor | None]:
         y = self.lstm(x, h, *image)
         if self.skip is not None:
-            skips = self.skip(y) if skips is None else skips + self.skip(y)
-        return y if self.expand is None else x + self.expand(y), skips
+            skips = _product(self.skip, y) if skips is None else skips + _product(self.skip, y)
+        return y if self.expand is None else x + _product(self.expand, y), skips
 
     def start(self, batch: int, width: int, h: Tensor | None) -> _BlockCache:
         expand, skip = (None if layer is None else layer.start(batch, width) for layer in (self.expand, self.skip))
@@ -64,6 +65,11 @@ class _Block(nn.Module):
         if self.skip is not None:
             skips = self.skip.step(cache.skip, y, j, c, add=skips)
         return y if self.expand is None else self.expand.step(cache.expand, y, j, c, add=x), skips
+
+
+def _product(layer: MaskedConv2d, x: Tensor) -> Tensor:
+    """A 1x1 layer on maps whose memory has the batch last, as the LSTMs leave it."""
+    return batch_first(product(layer.matrix().t(), batch_last(x)))
 
 
 @dataclass
@@ -135,14 +141,14 @@ class _PixelRNN(AutoregressiveModel):
         return x + skips if self.residual else skips
 
     def network(self, inputs: Tensor, h: Tensor | None = None) -> Tensor:
-        x, skips = self.first(inputs), None
+        x, skips = batch_first(batch_last(self.first(inputs)).contiguous()), None
         for k, block in enumerate(self.body):
             image = (inputs,) if k == 0 and self.first_reads_image else ()
             if self.recompute and torch.is_grad_enabled():
                 x, skips = checkpoint(block, x, skips, h, *image, use_reentrant=False)
             else:
                 x, skips = block(x, skips, h, *image)
-        return self.head(self._to_head(x, skips))
+        return self.head(self._to_head(x, skips).contiguous())
 
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> _Cache:
         width = (size or self.shape[1:])[1]
