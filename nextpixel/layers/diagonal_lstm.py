@@ -48,11 +48,12 @@ class DiagonalCache:
     bias: Tensor | None
     part: Tensor  # (B, W, 4F): what the row clock has found
     parts: list[Tensor]  # the same by colour group
-    outputs: list[Tensor | slice]  # the gates' maps of a colour group
+    part_maps: list[Tensor | slice]  # the gates' maps of a colour group
     gates: list[Gates]
-    # [colour group][column]: where its input goes, the row's part, the window, its weights, c to the left, c, h, h from the right
+    # [colour group][column]: the row's part, the window, its weights, c to the left, c, h, h from the right, the sum of both h
     places: list[list[tuple[Tensor, ...]]]
-    outs: list[Tensor]  # (B, F of c)
+    inputs: list[list[Tensor]]  # [colour group][column]: where a step finds its input
+    outputs: list[Tensor]  # [column]: the layer's output of all colour groups so far, (B, F)
     right: RightCache
 
 
@@ -126,25 +127,24 @@ class DiagonalBiLSTMLayer(nn.Module):
         bias = self.to_left_state.bias.detach()
         memory = weight.new_zeros(batch, width + 1, self.in_features + self.features)
         part = bias.repeat(batch, width, 1)
-        outputs = self.to_left_state.outputs(weight.device)
-        parts = [part] if self.colours == 1 else [part[..., maps] for maps in outputs]
-        weights = [weight[:, maps].contiguous() for maps in outputs]
+        part_maps = self.to_left_state.outputs(weight.device)
+        parts = [part] if self.colours == 1 else [part[..., maps] for maps in part_maps]
+        weights = [weight[:, maps].contiguous() for maps in part_maps]
         c = weight.new_zeros(batch, width + 1, self.features)
         right = self._start_right(batch, width, h, *right_state)
         ins, outs = colour_groups(self.in_features, self.colours), colour_groups(self.features, self.colours)
-        states = memory[..., self.in_features :]
+        states, out = memory[..., self.in_features :], weight.new_zeros(batch, self.features)
         return DiagonalCache(
             memory=memory,
             above=above.contiguous(),
             bias=None if self.condition_left is None else self.condition_left.start(h),
             part=part,
             parts=parts,
-            outputs=outputs,
+            part_maps=part_maps,
             gates=[Gates(weight.new_empty(batch, matrix.shape[1])) for matrix in weights],
             places=[
                 [
                     (
-                        memory[:, j, ins[k]],
                         parts[k][:, j],
                         memory[:, j],
                         weights[k],
@@ -152,12 +152,14 @@ class DiagonalBiLSTMLayer(nn.Module):
                         c[:, j + 1, outs[k]],
                         states[:, j + 1, outs[k]],
                         right.h[j][:, outs[k]],
+                        out[:, outs[k]],
                     )
                     for j in range(width)
                 ]
                 for k in range(self.colours)
             ],
-            outs=[weight.new_empty(batch, group.stop - group.start) for group in outs],
+            inputs=[[memory[:, j, group] for j in range(width)] for group in ins],
+            outputs=[out] * width,
             right=right,
         )
 
@@ -186,7 +188,7 @@ class DiagonalBiLSTMLayer(nn.Module):
         if cache.bias is not None:
             cache.part.add_(condition_row(cache.bias, i))
         if self.colours > 1:
-            for part, maps in zip(cache.parts, cache.outputs, strict=True):
+            for part, maps in zip(cache.parts, cache.part_maps, strict=True):
                 part.copy_(cache.part[..., maps])
 
     def _run_right(self, cache: DiagonalCache, i: int, image: Tensor | None) -> None:
@@ -208,7 +210,11 @@ class DiagonalBiLSTMLayer(nn.Module):
 
     def step(self, cache: DiagonalCache, x: Tensor, j: int, c: int = 0) -> Tensor:
         """Pixel and channel clock: colour group c of the input at column j, (B, in of c), to that of the output, (B, F of c)."""
-        slot, part, window, weight, c_left, c_here, h, h_right = cache.places[c][j]
-        slot.copy_(x)
+        cache.inputs[c][j].copy_(x)
+        return self.step_seen(cache, j, c)
+
+    def step_seen(self, cache: DiagonalCache, j: int, c: int = 0) -> Tensor:
+        """The same where `cache.inputs[c][j]` already holds the input."""
+        part, window, weight, c_left, c_here, h, h_right, out = cache.places[c][j]
         torch.addmm(part, window, weight, out=cache.gates[c].memory)
-        return torch.add(cache.gates[c].step(c_left, c_here, h), h_right, out=cache.outs[c])
+        return torch.add(cache.gates[c].step(c_left, c_here, h), h_right, out=out)

@@ -64,6 +64,8 @@ class RowLSTMCache:
     c_above: Tensor  # (B, W, F)
     gates: list[Gates]  # of a colour group
     places: list[list[tuple[Tensor, Tensor, Tensor]]]  # [colour group][column]: c above, c, h
+    inputs: list[list[Tensor]]  # [colour group][column]: where a step finds its input
+    outputs: list[Tensor]  # [column]: h of all colour groups so far, (B, F)
 
 
 class RowLSTMLayer(nn.Module):
@@ -135,6 +137,8 @@ class RowLSTMLayer(nn.Module):
             c_above=c_above,
             gates=[Gates(out) for out in conv.outs],
             places=[[(c_above[:, j, g], c[:, j, g], state[:, j, g]) for j in range(width)] for g in groups],
+            inputs=conv.row.slots,
+            outputs=list(state.unbind(1)),
         )
 
     def begin_row(self, cache: RowLSTMCache, i: int) -> None:
@@ -152,5 +156,10 @@ class RowLSTMLayer(nn.Module):
 
     def step(self, cache: RowLSTMCache, x: Tensor, j: int, c: int = 0) -> Tensor:
         """Pixel and channel clock: colour group c of the input at column j, (B, in of c), to that of h, (B, F of c)."""
-        self.input_to_state.step(cache.conv, x, j, c)
+        cache.inputs[c][j].copy_(x)
+        return self.step_seen(cache, j, c)
+
+    def step_seen(self, cache: RowLSTMCache, j: int, c: int = 0) -> Tensor:
+        """The same where `cache.inputs[c][j]` already holds the input."""
+        self.input_to_state.step_seen(cache.conv, j, c)
         return cache.gates[c].step(*cache.places[c][j])

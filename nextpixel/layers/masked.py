@@ -186,10 +186,10 @@ class MaskedConv2d(nn.Module):
         slot.copy_(x)
         return torch.addmm(part if add is None else add, window, weight, out=out)
 
-    def step_seen(self, cache: ConvCache, j: int, c: int = 0) -> Tensor:
-        """The same where the current row already holds the input."""
+    def step_seen(self, cache: ConvCache, j: int, c: int = 0, to: Tensor | None = None) -> Tensor:
+        """The same where the current row already holds the input; the result may be written `to` other memory."""
         _, part, window, weight, out = cache.places[c][j]
-        return torch.addmm(part, window, weight, out=out)
+        return torch.addmm(part, window, weight, out=out if to is None else to)
 
 
 class VerticalConv2d(nn.Module):

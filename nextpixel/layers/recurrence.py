@@ -156,6 +156,7 @@ def product(weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.unflatten(1, x.shape[1:])
 
 
+@torch.compiler.disable  # which would unroll the loop and compile it for minutes
 def lstm(inputs: Tensor, weight: Tensor, lines: Lines, initial: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Run D independent LSTMs over the lines of B images, side by side.
 

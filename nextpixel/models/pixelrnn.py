@@ -18,6 +18,7 @@ Multi-scale (section 3.6) is models/multiscale.py, PixelCNN (section 3.5) models
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -36,18 +37,20 @@ from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
 @dataclass
 class _BlockCache:
     lstm: RowLSTMCache | DiagonalCache
-    expand: ConvCache | None
-    skip: ConvCache | None
+    expand: list[Tensor]  # [colour group]: (h, 2h of c)
+    skip: list[Tensor]
+    skips: list[Tensor]  # [colour group]: (B, 2h of c), the sum up to this block
+    above: list[list[Tensor]]  # [colour group][column]: where the next block finds its input
 
 
 class _Block(nn.Module):
     """An LSTM with what connects it (Figure 5, right): the stream that goes on, and the sum of skips that goes to the head."""
 
-    def __init__(self, lstm: RowLSTMLayer | DiagonalBiLSTMLayer, colours: int, residual: bool, skip: bool, goes_on: bool) -> None:
+    def __init__(self, lstm: RowLSTMLayer | DiagonalBiLSTMLayer, colours: int, residual: bool, skip: bool) -> None:
         super().__init__()
         h = lstm.features
-        self.lstm, self.goes_on = lstm, goes_on
-        self.expand = MaskedConv2d(h, 2 * h, 1, "B", colours, bias=False) if residual and goes_on else None
+        self.lstm = lstm
+        self.expand = MaskedConv2d(h, 2 * h, 1, "B", colours, bias=False) if residual else None
         self.skip = MaskedConv2d(h, 2 * h, 1, "B", colours, bias=False) if skip else None
 
     def forward(self, x: Tensor, skips: Tensor | None, h: Tensor | None, *image: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -57,14 +60,31 @@ class _Block(nn.Module):
         return y if self.expand is None else x + _product(self.expand, y), skips
 
     def start(self, batch: int, width: int, h: Tensor | None) -> _BlockCache:
-        expand, skip = (None if layer is None else layer.start(batch, width) for layer in (self.expand, self.skip))
-        return _BlockCache(self.lstm.start(batch, width, h), expand, skip)
+        lstm = self.lstm.start(batch, width, h)
+        expand, skip = _weights(self.expand), _weights(self.skip)
+        skips = [weight.new_empty(batch, weight.shape[1]) for weight in skip]
+        outs = [[weight.new_empty(batch, weight.shape[1])] * width for weight in expand]
+        return _BlockCache(lstm, expand, skip, skips, above=outs)
 
-    def step(self, cache: _BlockCache, x: Tensor, skips: Tensor | None, j: int, c: int) -> tuple[Tensor, Tensor | None]:
-        y = self.lstm.step(cache.lstm, x, j, c)
+    def step(self, cache: _BlockCache, skips: Tensor | None, j: int, c: int) -> tuple[Tensor, Tensor | None]:
+        """From where this block finds its input to where the next one does."""
+        y, window = self.lstm.step_seen(cache.lstm, j, c), cache.lstm.outputs[j]
         if self.skip is not None:
-            skips = self.skip.step(cache.skip, y, j, c, add=skips)
-        return y if self.expand is None else self.expand.step(cache.expand, y, j, c, add=x), skips
+            out = cache.skips[c]
+            skips = torch.mm(window, cache.skip[c], out=out) if skips is None else skips.addmm_(window, cache.skip[c])
+        if self.expand is not None:
+            y = torch.addmm(cache.lstm.inputs[c][j], window, cache.expand[c], out=cache.above[c][j])
+        elif cache.above:
+            y = cache.above[c][j].copy_(y)
+        return y, skips
+
+
+def _weights(layer: MaskedConv2d | None) -> list[Tensor]:
+    """The matrices of a 1x1 layer by colour group; none without a layer."""
+    if layer is None:
+        return []
+    matrix = layer.matrix().detach()
+    return [matrix[:, maps].contiguous() for maps in layer.outputs(matrix.device)]
 
 
 def _product(layer: MaskedConv2d, x: Tensor) -> Tensor:
@@ -117,14 +137,12 @@ class _PixelRNN(AutoregressiveModel):
         self.residual, self.skip, self.recompute = residual, skip, recompute
         self.first_kernel_size = first_kernel_size
         self.first = MaskedConv2d(self.input_features, 2 * features, first_kernel_size, "A", self.colours)
-        # With skips alone nothing reads the last block's stream, and without residual connections it is the LSTM itself.
         self.body = nn.ModuleList(
             _Block(
                 self._layer(2 * features if k == 0 or residual else features, first=k == 0),
                 self.colours,
                 residual,
                 skip,
-                goes_on=residual or k < blocks - 1,
             )
             for k in range(blocks)
         )
@@ -153,6 +171,8 @@ class _PixelRNN(AutoregressiveModel):
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> _Cache:
         width = (size or self.shape[1:])[1]
         blocks = [block.start(batch, width, h) for block in self.body]
+        for block, following in pairwise(blocks):
+            block.above = following.lstm.inputs
         return _Cache(self.first.start(batch, width), blocks, self.head.start(batch, width))
 
     def begin_row(self, cache: _Cache, x: Tensor, i: int) -> None:
@@ -167,9 +187,10 @@ class _PixelRNN(AutoregressiveModel):
         newest = j if c else j - 1  # what this step knows more than the one before it
         if newest >= 0:
             cache.first.row.columns[newest].copy_(self.encode(x[:, :, i, newest]))
-        y, skips = self.first.step_seen(cache.first, j, c), None
+        self.first.step_seen(cache.first, j, c, to=cache.blocks[0].lstm.inputs[c][j])
+        skips = None
         for block, memory in zip(self.body, cache.blocks, strict=True):
-            y, skips = block.step(memory, y, skips, j, c)
+            y, skips = block.step(memory, skips, j, c)
         return self.head.step(cache.head, self._to_head(y, skips), j, c)
 
 
