@@ -2,8 +2,8 @@
 
     python benchmarks/recurrence.py [--model row-lstm diagonal-bilstm] [--batch 16] [--rounds 5]
 
-The plain version visits one place after the other in Python, as the equations are written; both share all weights, and their losses
-are compared before anything is timed. Then the share of the parts of our step, from torch's profiler.
+The plain version visits one place after the other in Python, as the equations are written; both have the same weights, and their
+losses are compared before anything is timed. Then the share of the parts of our step, from torch's profiler.
 """
 
 import argparse
