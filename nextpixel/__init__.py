@@ -12,6 +12,7 @@ _WHERE = {
     "MODELS": "nextpixel.models",
     "AutoregressiveModel": "nextpixel.models",
     "GatedPixelCNN": "nextpixel.models",
+    "MultiScale": "nextpixel.models",
     "PixelCNN": "nextpixel.models",
     "PixelCNNpp": "nextpixel.models",
     "Labels": "nextpixel.condition",
@@ -25,7 +26,7 @@ __all__ = sorted([*_WHERE, "__version__"])
 if TYPE_CHECKING:
     from nextpixel.condition import Labels, SpatialMap, Vector
     from nextpixel.errors import InputError
-    from nextpixel.models import MODELS, AutoregressiveModel, GatedPixelCNN, PixelCNN, PixelCNNpp
+    from nextpixel.models import MODELS, AutoregressiveModel, GatedPixelCNN, MultiScale, PixelCNN, PixelCNNpp
     from nextpixel.models.storage import load
 
 

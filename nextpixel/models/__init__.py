@@ -2,7 +2,8 @@
 
 from nextpixel.models.base import AutoregressiveModel
 from nextpixel.models.gated_pixelcnn import GatedPixelCNN
+from nextpixel.models.multiscale import MultiScale
 from nextpixel.models.pixelcnn import PixelCNN
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
 
-MODELS: dict[str, type[AutoregressiveModel]] = {model.name: model for model in (PixelCNN, GatedPixelCNN, PixelCNNpp)}
+MODELS: dict[str, type[AutoregressiveModel]] = {model.name: model for model in (PixelCNN, GatedPixelCNN, PixelCNNpp, MultiScale)}
