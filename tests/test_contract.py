@@ -226,6 +226,22 @@ def test_cached_and_naive_draw_the_same_images(name, channels, inputs, condition
     assert torch.equal(model.complete(x, known, n=2, **cached), model.complete(x, known, n=2, **naive))
 
 
+@each_channels
+@each_model
+def test_what_a_sampler_is_told_is_forward_of_the_finished_image(name, channels):
+    model = tiny_model(name, (channels, 5, 4))
+    x = torch.zeros(3, channels, 5, 4, dtype=torch.long)
+    draw, told = Draw(model.likelihood, torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).double()), []
+
+    def choose(params, x, i, j, c):
+        told.append((c if model.colours > 1 else 0, i, j, params.clone()))
+        return draw(params, x, i, j, c)
+
+    raster(model, x, choose)
+    with torch.no_grad():
+        assert largest_gap(model, x, told if model.colours > 1 else told[::channels]) < 1e-10
+
+
 @each_model
 def test_sampling_is_reproducible_and_follows_the_seed(name):
     model = tiny_model(name, (3, 3, 4))
