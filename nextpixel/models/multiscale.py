@@ -1,7 +1,7 @@
 """Multi-scale: a model draws a small image, and further ones, biased by it in every layer, fill in the finer grids.
 
 Paper: van den Oord, Kalchbrenner, Kavukcuoglu, "Pixel Recurrent Neural Networks", 2016, arXiv:1601.06759: section 3.6
-(Multi-Scale PixelRNN), Figure 6.
+(Multi-Scale PixelRNN).
 
     x[::4, ::4]   stage 0, unconditional            -> the small image, in raster order
          | 3x3, ReLU, transposed convolution, ReLU, 3x3
@@ -9,16 +9,16 @@ Paper: van den Oord, Kalchbrenner, Kavukcuoglu, "Pixel Recurrent Neural Networks
          | the same again                                each layer's V is an unmasked 1x1 convolution
     x             stage 2, + V (upsampled map)      -> the other three of four places
 
-The small image is the large one on a sampled grid (the paper's choice), so the chain rule gives an exact likelihood:
+The small image is the large one on a sampled grid, as in the paper, so the chain rule gives an exact likelihood:
 
     p(x) = p(x[::4, ::4])  p(rest of x[::2, ::2] | x[::4, ::4])  p(rest of x | x[::2, ::2])
 
 Each stage is any architecture of the registry, unchanged: it runs over its whole grid with its own masks, and sees pixels that a
 coarser stage has drawn both in the upsampled map and, once passed, in its own inputs. What it says of these pixels is not used.
 
-Deviations: pixels of the coarser grid are kept, where the paper's conditional network may be read to draw them again, which would
-count them twice. Any number of stages. The sizes of the upsampling network, not published, are ours. Not implemented: nothing of
-section 3.6.
+Deviations: the pixels of a coarser grid are kept; drawn again, they would be counted twice. A stage still runs over them, so that its
+layers need no holes. The sizes of the upsampling network, which are not published, are ours. Not implemented: nothing of section
+3.6.
 """
 
 import inspect
