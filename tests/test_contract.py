@@ -230,7 +230,7 @@ def test_cached_and_naive_draw_the_same_images(name, channels, inputs, condition
 @each_model
 def test_what_a_sampler_is_told_is_forward_of_the_finished_image(name, channels):
     model = tiny_model(name, (channels, 5, 4))
-    x = torch.zeros(3, channels, 5, 4, dtype=torch.long)
+    x = images(model, 3)  # symbols that the scan replaces, and must not read before it has
     draw, told = Draw(model.likelihood, torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).double()), []
 
     def choose(params, x, i, j, c):

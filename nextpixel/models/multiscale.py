@@ -16,9 +16,9 @@ The small image is the large one on a sampled grid, as in the paper, so the chai
 Each stage is any architecture of the registry, unchanged: it runs over its whole grid with its own masks, and sees pixels that a
 coarser stage has drawn both in the upsampled map and, once passed, in its own inputs. What it says of these pixels is not used.
 
-Deviations: the pixels of a coarser grid are kept; drawn again, they would be counted twice. A stage still runs over them, so that its
-layers need no holes. The sizes of the upsampling network, which are not published, are ours. Not implemented: nothing of section
-3.6.
+Deviations: the pixels of a coarser grid are kept; drawn again, they would be counted twice. A stage still runs over them, so
+that its layers need no holes. The sizes of the upsampling network, which are not published, are ours. Not implemented: nothing
+of section 3.6.
 """
 
 import inspect
