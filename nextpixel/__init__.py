@@ -13,6 +13,7 @@ _WHERE = {
     "AutoregressiveModel": "nextpixel.models",
     "DiagonalBiLSTM": "nextpixel.models",
     "GatedPixelCNN": "nextpixel.models",
+    "MultiScale": "nextpixel.models",
     "PixelCNN": "nextpixel.models",
     "PixelCNNpp": "nextpixel.models",
     "RowLSTM": "nextpixel.models",
@@ -27,7 +28,16 @@ __all__ = sorted([*_WHERE, "__version__"])
 if TYPE_CHECKING:
     from nextpixel.condition import Labels, SpatialMap, Vector
     from nextpixel.errors import InputError
-    from nextpixel.models import MODELS, AutoregressiveModel, DiagonalBiLSTM, GatedPixelCNN, PixelCNN, PixelCNNpp, RowLSTM
+    from nextpixel.models import (
+        MODELS,
+        AutoregressiveModel,
+        DiagonalBiLSTM,
+        GatedPixelCNN,
+        MultiScale,
+        PixelCNN,
+        PixelCNNpp,
+        RowLSTM,
+    )
     from nextpixel.models.storage import load
 
 

@@ -1,15 +1,19 @@
-"""The one loop over rows, pixels and channels. Sampling, completion and scoring differ only in how a symbol is chosen.
+"""The one loop over passes, rows, pixels and channels. Sampling, completion and scoring differ only in how a symbol is chosen.
 
     raster(model, x, choose)
-        for row i:         model.begin_row
-          for column j:
-            for channel c: params = model.step;  x[:, c, i, j] = choose(params, x, i, j, c)
+        for stride, (part, h) in model.strides, model.parts:     one pass, over the places of x[:, :, ::stride, ::stride]
+            for row i:         part.begin_row
+              for column j:
+                for channel c: params = part.step;  x[:, c, i, j] = choose(params, x, i, j, c)
 
-Anything with `start`, `begin_row` and `step` can be scanned: a model with its cache, or `Naive`, which runs a whole forward
-pass for every place and is the reference that the cached scan is tested against.
+Most models have one part, themselves, and one pass, in raster order. A multi-scale model has a part for each grid, from the
+coarsest; what a pass has chosen stays, and the later passes only take it up. Anything with `strides` and `parts` can be scanned:
+a model with its caches, or `Naive`, which runs a whole forward pass for every place and is the reference that the cached scan
+is tested against.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -22,25 +26,32 @@ Progress = Callable[[int], None]
 
 
 class Steppable(Protocol):
-    """What the loop needs of a model: see `nextpixel.models.base.AutoregressiveModel`."""
-
-    likelihood: Likelihood
+    """What one pass needs: see `nextpixel.models.base.AutoregressiveModel`."""
 
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> Any: ...
     def begin_row(self, cache: Any, x: Tensor, i: int) -> None: ...
     def step(self, cache: Any, x: Tensor, i: int, j: int, c: int = 0) -> Tensor: ...
 
 
+class Scannable(Protocol):
+    """What the loop needs of a model: see `nextpixel.models.base.AutoregressiveModel`."""
+
+    likelihood: Likelihood
+    strides: tuple[int, ...]
+
+    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple[Steppable, Tensor | None]]: ...
+
+
 @torch.inference_mode()
-def raster(model: Steppable, x: Tensor, choose: Choose, h: Tensor | None = None, progress: Progress | None = None) -> Tensor:
-    """Visit every place of x (B, C, H, W) int64 in raster order, fill it with what `choose` returns, and return x.
+def raster(model: Scannable, x: Tensor, choose: Choose, h: Tensor | None = None, progress: Progress | None = None) -> Tensor:
+    """Visit every place of x (B, C, H, W) int64 in the model's order, fill it with what `choose` returns, and return x.
 
     Args:
         model: what gives the parameters of a place from all earlier places.
         x: changed in place; its symbols are read only where they are earlier than the current place, or by `choose`.
         choose: called with (params (B, P), x, i, j, c), returns the symbols (B,) of channel c at place (i, j).
         h: the encoded condition, from `model.encode_condition`.
-        progress: called with the number of finished rows after each row.
+        progress: called after each row of each pass with the number of rows finished so far, over all passes.
 
     Example (how likely is each symbol of a given image, place by place):
         >>> import nextpixel
@@ -50,19 +61,29 @@ def raster(model: Steppable, x: Tensor, choose: Choose, h: Tensor | None = None,
         >>> score.nats.shape
         torch.Size([2, 1, 4, 4])
     """
-    batch, channels, height, width = x.shape
+    batch, channels, finished = *x.shape[:2], 0
     clock = model.likelihood.colours > 1
-    cache = model.start(batch, h, (height, width))
-    for i in range(height):
-        model.begin_row(cache, x, i)
-        for j in range(width):
-            params = model.step(cache, x, i, j)
-            for c in range(channels):
-                if clock and c > 0:
-                    params = model.step(cache, x, i, j, c)
-                x[:, c, i, j] = choose(params, x, i, j, c)
-        if progress is not None:
-            progress(i + 1)
+    for (coarser, stride), (part, part_h) in zip(pairwise((None, *model.strides)), model.parts(x, h), strict=True):
+        view = x[:, :, ::stride, ::stride]
+        height, width = view.shape[2:]
+        cache = part.start(batch, part_h, (height, width))
+        for i in range(height):
+            part.begin_row(cache, view, i)
+            chosen = range(0, width, coarser // stride) if coarser and i * stride % coarser == 0 else ()
+            for j in range(width):
+                params = part.step(cache, view, i, j)
+                if j in chosen:
+                    # By a coarser pass: the symbol stays, but this part's layers need the column for the places after it.
+                    for c in range(1, model.likelihood.colours):
+                        part.step(cache, view, i, j, c)
+                    continue
+                for c in range(channels):
+                    if clock and c > 0:
+                        params = part.step(cache, view, i, j, c)
+                    x[:, c, i * stride, j * stride] = choose(params, x, i * stride, j * stride, c)
+            finished += 1
+            if progress is not None:
+                progress(finished)
     return x
 
 
@@ -113,30 +134,40 @@ class Score:
 
     def __init__(self, likelihood: Likelihood) -> None:
         self.likelihood = likelihood
-        self._costs: list[Tensor] = []
-        self._shape: tuple[int, int, int, int] | None = None
+        self._nats: Tensor | None = None
 
     def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
-        self._shape = tuple(x.shape)
+        if self._nats is None:
+            self._nats = torch.full(x.shape, torch.nan, dtype=torch.float64, device=x.device)
         symbol = x[:, c, i, j]
         # In float64, where a probability may be as small as exp(-700) before its logarithm is lost.
         law = self.likelihood.pmf(params.double(), x[:, :, i, j], c)
-        self._costs.append(-law.log().gather(1, symbol[:, None]).squeeze(1))
+        self._nats[:, c, i, j] = -law.log().gather(1, symbol[:, None]).squeeze(1)
         return symbol
 
     @property
     def nats(self) -> Tensor:
-        if self._shape is None:
+        if self._nats is None:
             raise ValueError("Score has no nats before the scan: pass it to raster() first")
-        batch, channels, height, width = self._shape
-        return torch.stack(self._costs, 1).view(batch, height, width, channels).permute(0, 3, 1, 2)
+        return self._nats.clone()  # which, unlike what a scan has made, may take part in a gradient
 
 
 class Naive:
     """A model scanned without a cache: one whole forward pass for every place. Slow, simple, and right by definition."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.likelihood = model, model.likelihood
+        self.model, self.likelihood, self.strides = model, model.likelihood, model.strides
+
+    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple[Steppable, Tensor | None]]:
+        for stride in self.strides:
+            yield _WholePasses(self.model, x, stride), h
+
+
+class _WholePasses:
+    """A part of `Naive`: whatever the stride, the whole image goes through the whole network."""
+
+    def __init__(self, model: Any, x: Tensor, stride: int) -> None:
+        self.model, self.x, self.stride = model, x, stride
 
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> Any:
         return h
@@ -145,4 +176,4 @@ class Naive:
         """A forward pass has no row clock."""
 
     def step(self, cache: Any, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
-        return self.model.network(self.model.encode(x), cache)[:, :, i, j]
+        return self.model.network(self.model.encode(self.x), cache)[:, :, i * self.stride, j * self.stride]

@@ -30,6 +30,10 @@ RIM = ("progress", "pictures", "inspection", "data", "scoring", "training", "cli
 LAZY = {
     ("nextpixel.models.base", "nextpixel.models.storage"): "model.save(folder), as users expect it",
     ("nextpixel.models.storage", "nextpixel.models"): "load finds the class in the registry, which is made of all models",
+    (
+        "nextpixel.models.multiscale",
+        "nextpixel.models",
+    ): "a stage is any class of the registry, which holds this one too",
 }
 
 

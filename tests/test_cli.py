@@ -1,5 +1,6 @@
 """The command line: every verb does its work, bad input is one line and status 2, and the README's commands are real."""
 
+import json
 import re
 import shutil
 import signal
@@ -130,6 +131,33 @@ def test_inspect_pixelcnn_pp(tmp_path, capsys):
     assert Image.open(tmp_path / "field.png").size[0] > 64
 
 
+def test_inspect_multiscale(tmp_path, capsys):
+    out = tmp_path / "field.png"
+    assert main(["inspect", "multiscale", "--channels", "3", "--size", "7x8", "--place", "2,3", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "0 sees none; 1 sees [0]; 2 sees [0, 1]" in printed
+    # All 4 x 4 places of the small image, and the finer places of two rows and of the own one.
+    assert re.search(r"multiscale: at \(2, 3\): \d+ of 29 earlier places reached, .* 0 leaks", printed)
+    assert Image.open(out).size[0] > 64
+
+
+def test_stages_are_given_and_trained_one_by_one(tmp_path, capsys):
+    small = {"features": 6, "blocks": 1, "head_features": 6}
+    stages = [{"stride": 2, "name": "pixelcnn", **small}, {"stride": 1, "name": "gated-pixelcnn", **small}]
+    tiny = ["--training.epochs", "1", "--training.eval_every", "1", "--training.sample_every", "0"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    command = ["train", "digits-multiscale", *tiny, "--model.stages", json.dumps(stages), "--training.stage", "0", "--out", first]
+    assert main([str(word) for word in command]) == 0
+    assert "training stage 0 of multiscale (" in capsys.readouterr().out
+    command = ["train", "--config", first / "config.yaml", "--training.stage", "1", "--training.start", first, "--out", second]
+    assert main([str(word) for word in command]) == 0
+    model, before = nextpixel.load(second), nextpixel.load(first).state_dict()
+    assert model.stages == stages
+    assert [network.name for network in model.networks] == ["pixelcnn", "gated-pixelcnn"]
+    for key, value in model.state_dict().items():
+        assert (value == before[key]).all() == key.startswith("networks.0.")
+
+
 def test_class_conditional(tmp_path, capsys, refuse):
     out = tmp_path / "run"
     assert main(f"train digits {TINY} --model.condition labels --out {out}".split()) == 0
@@ -170,6 +198,11 @@ def test_recipes(capsys):
         ("inspect pixelcnn --kernel_size 4", "kernel_size must be odd, not 4"),
         ("inspect pixelcnn++ --kernel_size 5", r"pixelcnn\+\+ has no --kernel_size: its options are blocks, stages\n"),
         ("inspect pixelcnn --stages 2", "pixelcnn has no --stages: its options are blocks, kernel_size, first_kernel_size\n"),
+        ("inspect multiscale --stages 2", "multiscale has no --stages: its options are channels and size\n"),
+        ("train digits --training.stage 0", "--training.stage is 0, but this gated-pixelcnn has no stages"),
+        ("train digits-multiscale --training.stage 2", "--training.stage is 2, but this multiscale has the stages 0 to 1"),
+        ("train digits-multiscale --training.start /nowhere", "/nowhere does not exist: expected a model's folder"),
+        ("train digits-multiscale --model.stages 3", "model.stages"),
         ("inspect pixelcnn++ --stages 0", r"pixelcnn\+\+: stages must be at least 1, not 0"),
     ],
 )

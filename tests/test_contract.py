@@ -12,7 +12,7 @@ import re
 
 import pytest
 import torch
-from tiny import CONDITIONS, all_images, images, largest_gap, random_cond, raster_order, reach, scan, tiny_model
+from tiny import CONDITIONS, all_images, images, largest_gap, random_cond, reach, scan, tiny_model, turns
 
 import nextpixel
 from nextpixel.errors import InputError
@@ -36,10 +36,11 @@ any_size = pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (2, 2), (5, 
 def test_jacobian_is_zero_except_before_the_place(name, channels, inputs, size):
     found, earlier = reach(name, (channels, *size), inputs=inputs)
     assert (found[~earlier] == 0).all()
-    # The positive control: the neighbours just before and just above reach every colour, from every channel.
+    # The positive control: the neighbours just before and just above on the place's grid reach every colour, from every channel.
     for i, j in itertools.product(*map(range, size)):
-        assert j == 0 or (found[:, i, j, :, i, j - 1] > 0).all()
-        assert i == 0 or (found[:, i, j, :, i - 1, j] > 0).all()
+        step = next(s for s in tiny_model(name).strides if i % s == j % s == 0)
+        assert j < step or (found[:, i, j, :, i, j - step] > 0).all()
+        assert i < step or (found[:, i, j, :, i - step, j] > 0).all()
         within = found[:, i, j, :, i, j]  # at one place R reaches G and B, and G reaches B
         assert torch.equal(within > 0, earlier[:, i, j, :, i, j])
 
@@ -62,6 +63,18 @@ def test_the_condition_reaches_every_place_and_channel(name, channels, condition
     assert gap.unflatten(1, (model.colours, -1)).amax((0, 2)).min() > 1e-6
 
 
+@any_size
+@each_channels
+@each_model
+def test_the_order_is_that_of_the_passes(name, channels, size):
+    model = tiny_model(name, (channels, 3, 4))
+    order = model.order(*size)
+    assert torch.equal(order, turns(model, *size))
+    assert order.flatten().sort().values.tolist() == list(range(order.numel()))
+    if model.strides == (1,):
+        assert torch.equal(order, torch.arange(order.numel()).view(*size, channels).permute(2, 0, 1))
+
+
 @each_size
 @each_input
 @each_channels
@@ -69,13 +82,13 @@ def test_the_condition_reaches_every_place_and_channel(name, channels, condition
 def test_later_symbols_change_nothing(name, channels, inputs, size):
     model = tiny_model(name, (channels, *size), inputs=inputs)
     x = images(model, 1)
-    order = raster_order(channels, *size)
-    turns = torch.arange(order.numel())[:, None, None, None]
-    other = (x + images(model, len(turns)) % (model.levels - 1) + 1) % model.levels
-    changed = torch.where(order >= turns, other, x)  # image t differs from x in every symbol from turn t on
-    assert ((changed != x).flatten(1).sum(1) == order.numel() - turns.flatten()).all()
+    order = turns(model, *size)
+    turn = torch.arange(order.numel())[:, None, None, None]
+    other = (x + images(model, len(turn)) % (model.levels - 1) + 1) % model.levels
+    changed = torch.where(order >= turn, other, x)  # image t differs from x in every symbol from turn t on
+    assert ((changed != x).flatten(1).sum(1) == order.numel() - turn.flatten()).all()
     gap = (model(changed) - model(x)).abs().unflatten(1, (model.colours, -1)).amax(2)
-    assert gap[(order[: model.colours] <= turns)].max() < 1e-12
+    assert gap[order[: model.colours] <= turn].max() < 1e-12
     assert gap[0, -1, -1, -1] > 1e-6
 
 
@@ -213,6 +226,22 @@ def test_cached_and_naive_draw_the_same_images(name, channels, inputs, condition
     assert torch.equal(model.complete(x, known, n=2, **cached), model.complete(x, known, n=2, **naive))
 
 
+@each_channels
+@each_model
+def test_what_a_sampler_is_told_is_forward_of_the_finished_image(name, channels):
+    model = tiny_model(name, (channels, 5, 4))
+    x = images(model, 3)  # symbols that the scan replaces, and must not read before it has
+    draw, told = Draw(model.likelihood, torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).double()), []
+
+    def choose(params, x, i, j, c):
+        told.append((c if model.colours > 1 else 0, i, j, params.clone()))
+        return draw(params, x, i, j, c)
+
+    raster(model, x, choose)
+    with torch.no_grad():
+        assert largest_gap(model, x, told if model.colours > 1 else told[::channels]) < 1e-10
+
+
 @each_model
 def test_sampling_is_reproducible_and_follows_the_seed(name):
     model = tiny_model(name, (3, 3, 4))
@@ -310,7 +339,8 @@ def test_many_images_are_scanned_as_few_are(name, monkeypatch):
     x, known, cond = images(model, 5), images(model, 5, seed=8) == 0, random_cond(model, 5)
     rows = []
     whole = model.complete(x, known, cond=cond, progress=rows.append)
-    assert rows == [1, 2, 3]
+    assert rows == list(range(1, sum(len(range(0, 3, stride)) for stride in model.strides) + 1))
+    assert len(rows) == model.scan_rows(5)
     monkeypatch.setattr("nextpixel.models.sampling.LANES", 2)
     assert torch.equal(model.complete(x, known, cond=cond), whole)
 

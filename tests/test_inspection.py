@@ -143,6 +143,31 @@ def test_models_use_the_past_and_only_the_past(name, inputs):
     assert all(value.dtype == before[key].dtype and torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_the_past_is_that_of_the_order():
+    influence = np.zeros((2, 3))
+    influence[1, 2] = 1
+    order = np.array([[0, 2, 1], [3, 4, 5]])
+    assert Context(influence, (0, 1), order).past.tolist() == [[True, False, True], [False, False, False]]
+    assert Context(influence, (0, 1)).past.tolist() == [[True, False, False], [False, False, False]]
+    assert Context(influence, (0, 1), order).leaks.sum() == 1
+    order[1, 2], order[0, 2] = 1, 5
+    assert Context(influence, (0, 1), order).leaks.sum() == 0
+    assert Context(influence, (0, 1), order).summary().startswith("at (0, 1): 1 of 2 earlier places reached")
+
+
+def test_the_past_of_a_multiscale_model_holds_the_whole_small_image():
+    model = nextpixel.MultiScale(**{**nextpixel.MultiScale.presets["tiny"], "shape": (1, 6, 9)})
+    coarse, fine = model_context(model, (2, 4)), model_context(model, (2, 3))
+    assert coarse.past.sum() == 5 + 2  # of the 3 x 5 places of the small image
+    assert fine.past.sum() == 3 * 5 + 2 * 9 - 5 + 1  # all of that, and the finer places before
+    assert coarse.leaks.sum() == fine.leaks.sum() == 0
+    assert fine.reached[4, 4]  # below, on the small image
+    assert not fine.reached[2, 5]
+    assert (
+        colour_context(nextpixel.MultiScale(**{**model.config, "shape": (3, 6, 9)}), (2, 3)).tolist() == np.tri(3, k=-1).tolist()
+    )
+
+
 def test_a_broken_mask_of_a_model_is_seen():
     model = MODELS["PixelCNN"](shape=(3, 6, 9), levels=4)
     model.first.mask.fill_(1)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import signal
 
 import pytest
@@ -23,15 +24,16 @@ from nextpixel.training.callbacks import EMA
 from nextpixel.training.curve import draw_curve, read_curve
 from nextpixel.training.experiment import Experiment, read_config, read_experiment, read_recipe, recipe_names
 from nextpixel.training.module import ImageModule, learning_rate_factor
-from nextpixel.training.run import INITIAL_IMAGES, Interrupted, build, precision, train
+from nextpixel.training.run import INITIAL_IMAGES, Interrupted, begin_with, build, precision, train
 from nextpixel.training.settings import TrainingSettings
 
 SIZES = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}
 SIZES_PP = {"features": 6, "blocks": 1, "stages": 2, "dropout": 0.1, "mixtures": 2}
+SIZES_MULTISCALE = {"upsampler_features": 8, "stages": [{"stride": s, "name": "gated-pixelcnn", **SIZES} for s in (2, 1)]}
 
 
 def experiment(name="gated-pixelcnn", **training):
-    sizes = SIZES_PP if name == "pixelcnn++" else SIZES
+    sizes = dict({"pixelcnn++": SIZES_PP, "multiscale": SIZES_MULTISCALE}.get(name, SIZES))
     settings = {"epochs": 2, "sample_every": 1, "samples": 4, "warmup": 10, "lr": 0.02, "ema": 0.9, **training}
     data = DataSettings(source="digits", levels=2, binarize="threshold")
     return Experiment("test", "a tiny run", {"name": name, **sizes}, data, TrainingSettings(**settings))
@@ -189,6 +191,140 @@ def test_every_architecture_trains(name, condition, tmp_path):
     assert result.test_last_weights is None
     assert result.test.bits_per_dim < 0.8
     assert json.loads((tmp_path / name / "model" / "config.json").read_text())["model"] == name
+
+
+# --- stages, one by one ----------------------------------------------------------------------------------------------------
+
+
+def in_stages(**training):
+    return experiment("multiscale", **{"epochs": 1, "precision": "float32", "sample_every": 0, **training})
+
+
+def untrained(whole):
+    return build(whole, load(whole.data).train)
+
+
+def weights_of(out):
+    return nextpixel.load(out).state_dict()
+
+
+def of_stage(weights, k):
+    return {key: value for key, value in weights.items() if key.startswith((f"networks.{k}.", f"upsamplers.{k - 1}."))}
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_stages_train_one_by_one(ema, tmp_path):
+    first = train(in_stages(stage=0, ema=ema), tmp_path / "first", console=quiet())
+    start = str(tmp_path / "first")
+    second = train(in_stages(stage=1, start=start, ema=ema), tmp_path / "second", console=quiet())
+    torch.manual_seed(0)
+    fresh, one, two = untrained(in_stages()).state_dict(), weights_of(tmp_path / "first"), weights_of(tmp_path / "second")
+    assert fresh.keys() == one.keys() == two.keys() == of_stage(one, 0).keys() | of_stage(one, 1).keys()
+    for key in of_stage(one, 0):
+        assert not torch.equal(one[key], fresh[key])
+        assert torch.equal(two[key], one[key]), f"training stage 1 has changed {key}"
+    for key in of_stage(one, 1):
+        assert torch.equal(one[key], fresh[key]), f"training stage 0 has changed {key}"
+        assert not torch.equal(two[key], one[key])
+
+    # The figure of a run of one stage is its share, and the report's that of the whole image.
+    images = load(in_stages().data)
+    model, x = nextpixel.load(tmp_path / "second"), images.validation.tensor()
+    with torch.no_grad():
+        shares = -model.log_prob_by_stage(x).mean(0) / (64 * math.log(2))
+        whole = model.bits_per_dim(x).mean()
+    assert column(tmp_path / "first", "val/bits_per_dim") == pytest.approx([shares[0].item()], rel=1e-4)
+    assert column(tmp_path / "second", "val/bits_per_dim") == pytest.approx([shares[1].item()], rel=1e-4)
+    assert shares.sum().item() == pytest.approx(whole.item(), rel=1e-5)
+    nats = -model.log_prob(images.test.tensor())
+    assert second.test.nats_per_image == pytest.approx(nats.mean().item(), rel=1e-5)
+    assert second.test.bits_per_dim < first.test.bits_per_dim
+    assert re.search(rf"Training: stage 1 alone, beginning with the weights of {start}, ", (second.out / "report.md").read_text())
+
+
+@pytest.mark.parametrize("inputs", ["intensity", "embedding"])
+def test_the_losses_of_the_stages_add_up_to_the_whole(inputs):
+    settings = in_stages()
+    settings.model["inputs"] = inputs
+    batch = load(settings.data).train.__getitems__(list(range(16)))
+
+    def loss(stage):
+        torch.manual_seed(0)
+        module = ImageModule(untrained(settings), TrainingSettings(stage=stage))
+        value = module.bits_per_dim(batch)
+        value.backward()
+        return value.item(), {name: p.grad for name, p in module.model.named_parameters() if p.grad is not None}
+
+    (whole, gradients), (first, of_first), (second, of_second) = loss(None), loss(0), loss(1)
+    assert first + second == pytest.approx(whole, rel=1e-6)
+    assert first > 0.1
+    assert second > 0.1
+    # What one stage trains, the other does not: the table of embeddings, which both read, is the first one's.
+    assert not of_first.keys() & of_second.keys()
+    assert {**of_first, **of_second}.keys() == gradients.keys()
+    table = {name for name in gradients if name.startswith("encode")}
+    assert len(table) == (inputs == "embedding")
+    assert table <= of_first.keys()
+    for name, gradient in {**of_first, **of_second}.items():
+        if name not in table:
+            torch.testing.assert_close(gradient, gradients[name])
+
+
+def test_a_run_of_one_stage_goes_on_after_ctrl_c(tmp_path, monkeypatch):
+    out, start = tmp_path / "run", tmp_path / "start"
+    untrained(in_stages()).save(start)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7)
+        with pytest.raises(Interrupted):
+            train(in_stages(stage=1, start=str(start)), out, console=quiet())
+    begun = nextpixel.load(start).state_dict()
+    shutil.rmtree(start)  # which a run that goes on does not read again
+    train(read_experiment(out / "config.yaml"), out, resume=True, console=quiet())
+    assert all(torch.equal(weights_of(out)[key], value) for key, value in of_stage(begun, 0).items())
+
+
+def test_any_model_may_begin_with_the_weights_of_another(finished, tmp_path):
+    _, out = finished
+    begun = weights_of(out)
+    model = untrained(experiment())
+    begin_with(model, str(out))
+    assert all(torch.equal(value, begun[key]) for key, value in model.state_dict().items())
+    result = train(experiment(epochs=1, start=str(out), lr=1e-9, ema=0.0, sample_every=0), tmp_path / "run", console=quiet())
+    assert result.test.bits_per_dim == pytest.approx(finished[0].test.bits_per_dim, abs=1e-4)
+    larger = MODELS["gated-pixelcnn"](**{**model.config, "shape": (1, 9, 7)})
+    begin_with(larger, str(out))
+    assert all(torch.equal(value, begun[key]) for key, value in larger.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("gated-pixelcnn", {"stage": 0}, r"--training.stage is 0, but this gated-pixelcnn has no stages"),
+        ("multiscale", {"stage": 2}, r"--training.stage is 2, but this multiscale has the stages 0 to 1"),
+        ("multiscale", {"stage": -1}, r"--training.stage is -1: expected at least 0"),
+        ("gated-pixelcnn", {"start": "nowhere"}, r"nowhere does not exist: expected a model's folder"),
+    ],
+)
+def test_stages_and_starts_that_are_refused(name, settings, message, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        train(experiment(name, **settings), tmp_path / "run", console=quiet())
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_of_another_architecture_is_refused(finished):
+    out = str(finished[1])
+    with pytest.raises(InputError, match=rf"--training.start {out} is a gated-pixelcnn, but this run trains a pixelcnn"):
+        begin_with(untrained(experiment("pixelcnn")), out)
+    config = nextpixel.load(out).config
+    for changes, message in (
+        ({"features": 9}, r"has features 8, but this run's gated-pixelcnn has 9"),
+        ({"levels": 3}, r"has levels 2, but this run's gated-pixelcnn has 3"),
+        ({"shape": (3, 8, 8)}, r"has channels 1, but this run's gated-pixelcnn has 3"),
+    ):
+        with pytest.raises(InputError, match=rf"--training.start {out} {message}") as error:
+            begin_with(MODELS["gated-pixelcnn"](**{**config, **changes}), out)
+        assert "\n" not in str(error.value)
 
 
 def test_data_dependent_initialisation_comes_first_and_is_not_repeated(tmp_path, monkeypatch):

@@ -44,9 +44,14 @@ def random_cond(model, batch=2, size=None, seed=3):
     return None
 
 
-def raster_order(channels, height, width):
-    """When each symbol's turn comes, (channels, H, W): row by row, column by column, channel by channel."""
-    return torch.arange(height * width * channels).view(height, width, channels).permute(2, 0, 1)
+def turns(model, height, width):
+    """When each symbol's turn comes, (C, H, W), by walking as the papers say: each grid from the coarsest, row by row."""
+    order, turn = torch.full((model.shape[0], height, width), -1), 0
+    for stride in model.strides:
+        for i, j in itertools.product(range(0, height, stride), range(0, width, stride)):
+            if order[0, i, j] < 0:
+                order[:, i, j] = torch.arange(turn, turn := turn + model.shape[0])
+    return order
 
 
 def all_images(channels, height, width, levels):
@@ -61,19 +66,26 @@ def scan(model, x, cond=None, repeats=1, seed=4):
     batch, channels, height, width = x.shape
     generator = torch.Generator().manual_seed(seed)
     known = torch.zeros(channels, height, width, dtype=torch.bool)
+    image = torch.empty_like(x)
 
-    def seen():
-        return torch.where(known, x, torch.randint(model.levels, x.shape, generator=generator))
+    def seen(stride=1):
+        image.copy_(torch.where(known, x, torch.randint(model.levels, x.shape, generator=generator)))
+        return image[:, :, ::stride, ::stride]
 
-    cache = model.start(batch, model.encode_condition(cond, batch, height, width), (height, width))
-    for i in range(height):
-        model.begin_row(cache, seen(), i)
-        for j in range(width):
-            for c in range(model.colours):
-                for _ in range(repeats):
-                    params = model.step(cache, seen(), i, j, c)
-                yield c, i, j, params.clone()
-                known[c if model.colours > 1 else slice(None), i, j] = True
+    parts = model.parts(seen(), model.encode_condition(cond, batch, height, width))
+    for stride, (part, h) in zip(model.strides, parts, strict=True):
+        cache = part.start(batch, h, seen(stride).shape[2:])
+        for i in range(-(-height // stride)):
+            part.begin_row(cache, seen(stride), i)
+            for j in range(-(-width // stride)):
+                chosen = known[0, i * stride, j * stride].item()
+                for c in range(model.colours):
+                    for _ in range(repeats):
+                        params = part.step(cache, seen(stride), i, j, c)
+                    if not chosen:
+                        yield c, i * stride, j * stride, params.clone()
+                    known[c if model.colours > 1 else slice(None), i * stride, j * stride] = True
+        seen()  # a part may read all that the passes before it have chosen
 
 
 def largest_gap(model, x, steps, cond=None):
@@ -102,5 +114,5 @@ def reach(name, shape, condition="none", **overrides):
     found = [
         jacobian(model, images(model, 1, seed=seed), random_cond(model, 1)) for seed, model in zip(seeds, models, strict=True)
     ]
-    order = raster_order(*shape)
+    order = turns(models[0], *shape[1:])
     return torch.stack(found).amax(0), order[: models[0].colours, :, :, None, None, None] > order

@@ -65,13 +65,18 @@ def _model(what: str, size: tuple[int, int] | None, args: Any) -> Any:
         if size:
             model.shape = (model.shape[0], *size)
         return model
-    takes = inspect.signature(MODELS[what]).parameters
+    # A number of resolutions and a list of stages are both called stages: an option is what takes a number.
+    takes = {name for name, parameter in inspect.signature(MODELS[what]).parameters.items() if parameter.annotation is int}
     given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     superfluous = [name for name in given if name not in takes]
     if superfluous:
-        raise InputError(f"{what} has no --{superfluous[0]}: its options are {', '.join(n for n in OPTIONS if n in takes)}")
-    options = {**{name: value for name, value in OPTIONS.items() if value is not None and name in takes}, **given}
+        known = ", ".join(name for name in OPTIONS if name in takes) or "channels and size"
+        raise InputError(f"{what} has no --{superfluous[0]}: its options are {known}")
+    defaults = {**OPTIONS, "features": 6 * args.channels}
+    options = {**{name: value for name, value in defaults.items() if value is not None and name in takes}, **given}
+    # A model of models has no sizes of its own: it is as small as its preset for tests.
+    start = {} if "features" in takes else MODELS[what].presets["tiny"]
     try:
-        return MODELS[what](shape=(args.channels, *(size or (15, 15))), levels=4, features=6 * args.channels, **options)
+        return MODELS[what](**{**start, "shape": (args.channels, *(size or (15, 15))), "levels": 4, **options})
     except ValueError as error:
         raise InputError(f"{what}: {error}") from error

@@ -2,9 +2,9 @@ r"""What a place of the output depends on, measured: the Jacobian of the network
 
 .. math:: I_{yx} = \sum_{p, f} \left| \frac{\partial\, \text{params}_{p, i, j}}{\partial\, \text{inputs}_{f, y, x}} \right|
 
-An autoregressive model has I = 0, exactly, at (i, j) and everywhere after it (else it leaks), and I > 0 at every place before
-it that it can use. Places before it that lie among the used ones with I = 0 are the blind spot of van den Oord et al. 2016,
-arXiv:1606.05328, Figure 1.
+An autoregressive model has I = 0, exactly, at (i, j) and everywhere after it in its order (else it leaks), and I > 0 at every
+place before it that it can use. Places before it that lie among the used ones with I = 0 are the blind spot of van den Oord et
+al. 2016, arXiv:1606.05328, Figure 1.
 """
 
 import copy
@@ -33,6 +33,7 @@ class Context:
     Args:
         influence: I, float64 (H, W).
         place: (i, j).
+        order: when each place's turn comes, (H, W); by default raster order.
 
     Example:
         >>> influence = np.array([[1.0, 0.5, 0.0], [0.2, 0.0, 0.0]])
@@ -42,13 +43,13 @@ class Context:
 
     influence: np.ndarray
     place: tuple[int, int]
+    order: np.ndarray | None = None
 
     @property
     def past(self) -> np.ndarray:
-        """Places before `place` in raster order, bool (H, W)."""
-        height, width = self.influence.shape
-        i, j = self.place
-        return np.arange(height * width).reshape(height, width) < i * width + j
+        """Places whose turn comes before that of `place`, bool (H, W)."""
+        order = np.arange(self.influence.size).reshape(self.influence.shape) if self.order is None else self.order
+        return order < order[self.place]
 
     @property
     def reached(self) -> np.ndarray:
@@ -95,6 +96,7 @@ def context(
     colours: int = 1,
     samples: int = SAMPLES,
     seed: int = 0,
+    order: np.ndarray | None = None,
 ) -> Context:
     """Measure the context of one place of any differentiable function.
 
@@ -109,6 +111,7 @@ def context(
             below c of the inputs of its own place, so these are not counted there.
         samples: random inputs from -1 to 1, each with its own weighting; several, because one may hit a dead ReLU.
         seed: of both.
+        order: of the result, as in `Context`.
 
     Raises:
         InputError: the place is outside the image, a derivative is not finite, or the parts are not equal.
@@ -121,7 +124,7 @@ def context(
     sensitivity = _sensitivity(network, shape, place, colours, samples, seed)
     for c in range(colours):
         sensitivity[c, :c, :, place[0], place[1]] = 0
-    return Context(sensitivity.sum(axis=(0, 1, 2)), place)
+    return Context(sensitivity.sum(axis=(0, 1, 2)), place, order)
 
 
 def model_context(model: AutoregressiveModel, place: tuple[int, int], cond: Any = None) -> Context:
@@ -141,7 +144,8 @@ def model_context(model: AutoregressiveModel, place: tuple[int, int], cond: Any 
         >>> model_context(model, place=(7, 8)).summary()
         'at (7, 8): 71 of 71 earlier places reached, 0 in the blind spot, 0 leaks'
     """
-    return context(*_differentiable(model, cond), place, model.colours)
+    order = model.order(*model.shape[1:])[0].numpy()
+    return context(*_differentiable(model, cond), place, model.colours, order=order)
 
 
 def colour_context(model: AutoregressiveModel, place: tuple[int, int] | None = None, cond: Any = None) -> np.ndarray:

@@ -1,15 +1,18 @@
 """The contract of every architecture, and what all of them inherit from it.
 
-    forward(x)[:, :, i, j] == step(..., i, j)    for every place, stepping over x in raster order            (the contract)
+    forward(x)[:, :, i, j] == step(..., i, j)    for every place, stepping over x in the model's order         (the contract)
 
 The left side is the parallel path (training, likelihood), the right side the scan (sampling, completion, coding), and a scan
-costs the arithmetic of one forward pass. In float64 the two agree to 1e-10; tests/test_contract.py holds every model of
+costs the arithmetic of one forward pass. The order is raster order, and `step` the model's own, unless it says otherwise in
+`strides` and `parts`. In float64 the two agree to 1e-10; tests/test_contract.py holds every model of
 `nextpixel.MODELS` to it.
 """
 
+import copy
 import inspect
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -31,6 +34,10 @@ class AutoregressiveModel(Sampling, nn.Module):
     A new architecture is one file with a subclass that defines `network`, `start`, `begin_row` and `step`, and keeps every
     constructor argument as an attribute of the same name; the rest is inherited.
 
+    Attributes:
+        strides: a scan makes one pass over the places of x[:, :, ::s, ::s] for each stride s, each dividing the one before, and
+            chooses the symbols that no coarser pass has chosen. The last is 1; one pass is raster order.
+
     Args:
         shape: (C, H, W) of the training images. Fully convolutional models take any H and W at use time.
         levels: symbols are the integers 0..levels-1, from 2 to 8192.
@@ -46,6 +53,7 @@ class AutoregressiveModel(Sampling, nn.Module):
 
     name: ClassVar[str]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    strides: tuple[int, ...] = (1,)
 
     def __init__(
         self,
@@ -98,12 +106,34 @@ class AutoregressiveModel(Sampling, nn.Module):
         methods under `torch.no_grad()`. The result is the cache's own tensor, which the next step overwrites.
         """
 
+    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple["AutoregressiveModel", Tensor | None]]:
+        """For each pass the model that scans it, and that model's encoded condition: here itself, and h.
+
+        Each is made when its pass begins, and may read what the passes before it have chosen in x.
+        """
+        yield self, h
+
     def forward(self, x: Tensor, cond: Any = None) -> Tensor:
         """Integers x (B, C, H, W) to params (B, P, H, W): what stands at (i, j) depends on earlier places only."""
         batch, _, height, width = x.shape
         return self.network(self.encode(x), self.encode_condition(cond, batch, height, width))
 
     # --- inherited ---------------------------------------------------------------------------------------------------
+
+    def order(self, height: int, width: int) -> Tensor:
+        """When each symbol's turn comes in a scan, (C, H, W): pass by pass, row by row, column by column, channel by channel.
+
+        Example:
+            >>> import nextpixel
+            >>> nextpixel.PixelCNN(shape=(1, 8, 8), levels=2, features=4, blocks=1).order(2, 3).tolist()
+            [[[0, 1, 2], [3, 4, 5]]]
+        """
+        passes = torch.empty(height, width, dtype=torch.long)
+        for k, stride in reversed(list(enumerate(self.strides))):
+            passes[::stride, ::stride] = k  # a coarser pass has a place before a finer one
+        places = passes.flatten().argsort(stable=True).argsort().view(height, width)
+        channels = torch.arange(self.shape[0])[:, None, None]
+        return places * self.shape[0] + channels
 
     def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
         """log p(x) of whole images in nats: x (B, C, H, W) integers give (B,).
@@ -217,4 +247,4 @@ def _plain(value: Any) -> Any:
         return value.name
     if isinstance(value, Condition):
         return value.config
-    return list(value) if isinstance(value, tuple) else value
+    return list(value) if isinstance(value, tuple) else copy.deepcopy(value)

@@ -41,7 +41,7 @@ class Sampling:
             temperature: below 1 more likely images, above 1 more varied ones; 1 is the model itself.
             method: "cached" scans at about the cost of one forward pass, "naive" runs one forward pass for every place.
             size: (H, W), by default that of the training images.
-            progress: called with the number of finished rows.
+            progress: called with the number of finished rows, which `scan_rows` counts.
 
         Raises:
             InputError: n, temperature, method or size make no sense, or the condition is missing or superfluous.
@@ -66,7 +66,7 @@ class Sampling:
     ) -> Tensor:
         """Draw the unknown places of images given the earlier ones; known places stay as they are.
 
-        A place is drawn from everything *before* it in raster order: what is known after it is kept, but cannot guide it.
+        A place is drawn from everything *before* it in the model's `order`: what is known after it is kept, but cannot guide it.
 
         Args:
             x: (B, C, H, W) integers; what stands at unknown places is not read.
@@ -97,8 +97,9 @@ class Sampling:
         return self._scan(x, known, h, seed, temperature, method, progress)
 
     def scan_rows(self: "AutoregressiveModel", n: int, size: tuple[int, int] | None = None) -> int:
-        """How often `sample` reports progress for n images: once per row of every group of images scanned together."""
-        return -(-n // LANES) * self.check_size(size)[0]
+        """How often `sample` reports progress for n images: once per row of each pass over every group scanned together."""
+        height, _ = self.check_size(size)
+        return -(-n // LANES) * sum(-(-height // stride) for stride in self.strides)
 
     def _scan(
         self: "AutoregressiveModel",

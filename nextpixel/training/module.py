@@ -7,7 +7,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from nextpixel.models import AutoregressiveModel
+from nextpixel.errors import InputError
+from nextpixel.models import AutoregressiveModel, MultiScale
 from nextpixel.training.settings import TrainingSettings
 
 
@@ -23,21 +24,36 @@ class ImageModule(pl.LightningModule):
 
     Args:
         model: any model of the registry.
-        settings: how to train it.
+        settings: how to train it. With a stage, the loss is this stage's share of bits/dim (the shares of all stages add up to
+            the whole), and the weights of the others want no gradient.
+
+    Raises:
+        InputError: a stage that the model does not have.
     """
 
     def __init__(self, model: AutoregressiveModel, settings: TrainingSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
+        if settings.stage is not None:
+            stages = len(model.strides) if isinstance(model, MultiScale) else 0
+            if settings.stage >= stages:
+                has = f"the stages 0 to {stages - 1}" if stages else "no stages"
+                raise InputError(f"--training.stage is {settings.stage}, but this {model.name} has {has}")
+            model.requires_grad_(False)
+            for parameter in model.stage_parameters(settings.stage):
+                parameter.requires_grad_(True)
         # Compiled as one: the likelihood of a mixture costs as much in separate calls as a network layer. Validation is not: its
         # own graphs (no gradients, a short last batch) take minutes to compile, and it sees few images.
         self._loss = torch.compile(self.bits_per_dim) if settings.compile else self.bits_per_dim
 
     def bits_per_dim(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
-        """Mean bits/dim of a batch (images, labels), under the caller's precision."""
+        """Mean bits/dim of a batch (images, labels), or the trained stage's share of it, under the caller's precision."""
         x, labels = batch
-        params = self.model(x, labels if self.model.condition is not None else None)
-        nats = -self.model.likelihood.log_prob(params, x)
+        cond = labels if self.model.condition is not None else None
+        if self.settings.stage is None:
+            nats = -self.model.likelihood.log_prob(self.model(x, cond), x)
+        else:
+            nats = -self.model.stage_log_prob(self.settings.stage, x, cond)
         return nats.sum() / (x.numel() * math.log(2))
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
@@ -55,10 +71,11 @@ class ImageModule(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         settings = self.settings
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if settings.optimizer == "adam":
-            optimizer = torch.optim.Adam(self.model.parameters(), settings.lr, settings.betas)
+            optimizer = torch.optim.Adam(trained, settings.lr, settings.betas)
         else:
-            optimizer = torch.optim.RMSprop(self.model.parameters(), settings.lr, alpha=0.95)
+            optimizer = torch.optim.RMSprop(trained, settings.lr, alpha=0.95)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -20,6 +20,7 @@ from nextpixel.scoring.evaluation import Evaluation, evaluate
 from nextpixel.training.callbacks import Stopwatch, class_conditions
 from nextpixel.training.curve import draw_curve
 from nextpixel.training.experiment import Experiment
+from nextpixel.training.settings import TrainingSettings
 
 SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
 
@@ -173,11 +174,17 @@ The original, its known half, and {COMPLETIONS} completions.
 
 - Data: {_data_line(experiment, splits)}.
 - Model: {model.name}, {sum(p.numel() for p in model.parameters()):,} parameters; {settings or "default sizes"}.
-- Training: {trainer.global_step} steps of {training.batch_size} images, {stopwatch.seconds / 60:.1f} minutes
+- Training: {_begin(training)}{trainer.global_step} steps of {training.batch_size} images, {stopwatch.seconds / 60:.1f} minutes
   ({stopwatch.images_per_second:.0f} images per second in the training loop), {trainer.precision}.
 - Machine: {platform.machine()}, {torch.get_num_threads()} threads{_gpu()}; Python {platform.python_version()},
   torch {torch.__version__}, nextpixel {nextpixel.__version__}.
 """
+
+
+def _begin(training: TrainingSettings) -> str:
+    """What a reader of the figures must know about stages and weights that this run has not trained."""
+    stage = "" if training.stage is None else f"stage {training.stage} alone, "
+    return stage + ("" if training.start is None else f"beginning with the weights of {training.start}, ")
 
 
 def _gpu() -> str:

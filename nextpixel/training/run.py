@@ -24,6 +24,7 @@ from nextpixel.data.images import Images
 from nextpixel.data.splits import load
 from nextpixel.errors import InputError
 from nextpixel.models import MODELS, AutoregressiveModel
+from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights
 from nextpixel.scoring.baselines import PixelMarginal
 from nextpixel.training.callbacks import EMA, RunProgress, SampleGrid, SaveOnInterrupt, Stopwatch
@@ -69,8 +70,11 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     model = build(experiment, splits.train)
     if resume:
         _check_checkpoint(last, model, settings)
+    elif settings.start is not None:
+        begin_with(model, settings.start)
     else:
         _initialise(model, splits.train)
+    module = ImageModule(model.to(memory_format=torch.channels_last) if settings.channels_last else model, settings)
     marginal = PixelMarginal.fit(splits.train)
     if first:
         experiment.save(out / "config.yaml")
@@ -78,10 +82,9 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
 
     stopwatch, on_ctrl_c = Stopwatch(), signal.getsignal(signal.SIGINT)
     trainer = _trainer(settings, out, resume, console, stopwatch)
-    module = ImageModule(model.to(memory_format=torch.channels_last) if settings.channels_last else model, settings)
-    console.print(
-        f"training {model.name} ({sum(p.numel() for p in model.parameters()):,} parameters) on {len(splits.train)} images"
-    )
+    what = model.name if settings.stage is None else f"stage {settings.stage} of {model.name}"
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    console.print(f"training {what} ({trained:,} parameters) on {len(splits.train)} images")
     try:
         trainer.fit(
             module,
@@ -124,6 +127,23 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
         return MODELS[name](shape=images.shape, levels=images.levels, **settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
+
+
+def begin_with(model: AutoregressiveModel, start: str) -> None:
+    """Give a model the weights of a run or model folder. Only the images' size may differ.
+
+    Raises:
+        InputError: no model there, or one of another architecture; the message names the first difference.
+    """
+    other = load_model(start)
+    if other.name != model.name:
+        raise InputError(f"--training.start {start} is a {other.name}, but this run trains a {model.name}")
+    for name, value in {**model.config, "shape": model.shape[0]}.items():
+        theirs = other.shape[0] if name == "shape" else other.config[name]
+        if theirs != value:
+            what = "channels" if name == "shape" else name
+            raise InputError(f"--training.start {start} has {what} {theirs}, but this run's {model.name} has {value}")
+    load_weights(model, other.state_dict(), Path(start))
 
 
 def _initialise(model: AutoregressiveModel, images: Images) -> None:

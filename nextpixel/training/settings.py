@@ -32,6 +32,9 @@ class TrainingSettings:
         devices: Devices per machine, a number or "auto".
         nodes: Machines.
         seed: Of initial weights, order of images and samples.
+        start: A run or model folder whose weights to begin with, of the same architecture.
+        stage: Train only this stage of a multiscale model (0 is the coarsest) and leave the weights of the others as they are;
+            the loss is then its share of bits/dim.
     """
 
     epochs: int = 20
@@ -54,6 +57,8 @@ class TrainingSettings:
     devices: int | str = "auto"
     nodes: int = 1
     seed: int = 0
+    start: str | None = None
+    stage: int | None = None
 
     def check(self) -> None:
         """Refuse values that no run can satisfy.
@@ -72,6 +77,8 @@ class TrainingSettings:
         for name in ("warmup", "sample_every", "workers", "clip"):
             if getattr(self, name) < 0:
                 raise InputError(f"--training.{name} is {getattr(self, name)}: expected at least 0")
+        if self.stage is not None and self.stage < 0:
+            raise InputError(f"--training.stage is {self.stage}: expected at least 0")
         if self.devices != "auto" and not (str(self.devices).isdecimal() and int(self.devices) > 0):
             raise InputError(f"--training.devices is {self.devices!r}: expected a number of at least 1, or auto")
         if not self.lr > 0:
