@@ -15,7 +15,7 @@ from nextpixel.grid import colour_groups
 from nextpixel.inspection.context import model_context
 from nextpixel.layers.diagonal_lstm import DiagonalBiLSTMLayer
 from nextpixel.layers.lstm import RowLSTMLayer
-from nextpixel.layers.recurrence import Diagonals, Rows, lstm
+from nextpixel.layers.recurrence import Diagonals, Rows, diagonals, lstm, rows
 
 SIZES = [(3, 5), (4, 4), (5, 3), (1, 4), (4, 1), (1, 1), (2, 7), (7, 2)]
 each_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -249,6 +249,17 @@ def test_every_connection_is_causal_and_used(name, options):
 def test_probabilities_sum_to_1_with_every_connection(name, options):
     model = tiny_model(name, (3, 1, 2), levels=2, **options)
     assert model.log_prob(all_images(3, 1, 2, 2)).exp().sum().item() == pytest.approx(1, abs=1e-10)
+
+
+@each_network
+def test_the_first_scan_of_a_size_leaves_it_fit_for_gradients(name):
+    model = tiny_model(name, (1, 3, 4))
+    rows.cache_clear()
+    diagonals.cache_clear()
+    with torch.inference_mode():
+        model(images(model))
+    model.train().log_prob(images(model)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 @each_network

@@ -28,12 +28,14 @@ from nextpixel.training.run import INITIAL_IMAGES, Interrupted, begin_with, buil
 from nextpixel.training.settings import TrainingSettings
 
 SIZES = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}
+SIZES_BILSTM = {name: size for name, size in SIZES.items() if name != "kernel_size"}
 SIZES_PP = {"features": 6, "blocks": 1, "stages": 2, "dropout": 0.1, "mixtures": 2}
 SIZES_MULTISCALE = {"upsampler_features": 8, "stages": [{"stride": s, "name": "gated-pixelcnn", **SIZES} for s in (2, 1)]}
 
 
 def experiment(name="gated-pixelcnn", **training):
-    sizes = dict({"pixelcnn++": SIZES_PP, "multiscale": SIZES_MULTISCALE}.get(name, SIZES))
+    own = {"diagonal-bilstm": SIZES_BILSTM, "pixelcnn++": SIZES_PP, "multiscale": SIZES_MULTISCALE}
+    sizes = dict(own.get(name, SIZES))
     settings = {"epochs": 2, "sample_every": 1, "samples": 4, "warmup": 10, "lr": 0.02, "ema": 0.9, **training}
     data = DataSettings(source="digits", levels=2, binarize="threshold")
     return Experiment("test", "a tiny run", {"name": name, **sizes}, data, TrainingSettings(**settings))

@@ -98,12 +98,13 @@ class Diagonals(Lines):
             self.lines.append((start, min(t, height - 1) - top + 1, (left, left - 1), left))
             starts.append(start - top)
         self.size, self.before, self.shape = self.lines[-1][0] + self.lines[-1][1] + 1, (0, 1), (height, width)
-        i, j = torch.arange(height)[:, None], torch.arange(width)
-        columns = j.flip(0) if mirrored else j
-        self.places = (torch.tensor(starts)[i + columns] + i).flatten()
-        # The place of the image at each place of the memory; any one for those outside it, which are never read.
-        self.image = torch.zeros(self.size, dtype=torch.long).index_copy_(0, self.places, torch.arange(height * width))
-        self.places, self.image = self.places.to(device), self.image.to(device)
+        # Ordinary tensors, whoever asks first: those made in inference mode could not be used outside it.
+        with torch.inference_mode(False), torch.device(device):
+            i, j = torch.arange(height)[:, None], torch.arange(width)
+            columns = j.flip(0) if mirrored else j
+            self.places = (torch.tensor(starts)[i + columns] + i).flatten()
+            # The place of the image at each place of the memory; any one for those outside it, which are never read.
+            self.image = torch.zeros(self.size, dtype=torch.long).index_copy_(0, self.places, torch.arange(height * width))
 
     def pack(self, x: Tensor) -> Tensor:
         return _Permute.apply(x.flatten(1, 2), self.image, self.places)
