@@ -229,7 +229,6 @@ class _Gradient(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         batch, features = grad_h.shape[3], grad_h.shape[1]
         dh, dc, d_weight = grad_h.clone(memory_format=torch.contiguous_format), torch.zeros_like(c), torch.zeros_like(weight)
-        dh.narrow(2, *lines.before).zero_()
         dgates = torch.zeros_like(gates)
         backward, d_kernels = weight.transpose(1, 2).split(features, 1), d_weight.split(features, 2)
         flat_h, flat_gates, flat_c, flat_tanh_c, flat_dgates, flat_dh, flat_dc = (
