@@ -180,6 +180,11 @@ class AutoregressiveModel(Sampling, nn.Module):
         return next(self.parameters()).device
 
     @property
+    def codes(self) -> bool:
+        """Whether symbols are codes without order: what reads numbers into them (pictures, quantisation) must not."""
+        return self.inputs == "embedding"
+
+    @property
     def colours(self) -> int:
         """How many colour groups the network's maps are split into."""
         return self.likelihood.colours
