@@ -277,3 +277,10 @@ def test_bad_input_for_a_run(run, tmp_path, capsys):
         err = capsys.readouterr().err
         assert message in err
         assert err.count("\n") == 1, err
+
+
+def test_an_archive_of_images_that_says_its_levels_is_quantised_from_them(tmp_path):
+    np.savez(tmp_path / "images.npz", images=np.full((9, 2, 2), 12), levels=17)
+    settings = DataSettings(source=str(tmp_path / "images.npz"), levels=4)
+    images = Images(load_source(settings.source, settings)["all"], settings)
+    assert images.tensor().unique().tolist() == [12 * 4 // 17]
