@@ -77,8 +77,9 @@ class Interpolation:
         if path not in PATHS:
             raise InputError(f"path must be 'linear' or 'spherical', not {path!r}")
         height, width = self.check_size(size)
-        ends = [self.encode_condition(cond, n, height, width) for cond in (a, b)]
-        h = PATHS[path](*ends, steps).flatten(0, 1)
+        with torch.no_grad():
+            ends = [self.encode_condition(cond, n, height, width) for cond in (a, b)]
+            h = PATHS[path](*ends, steps).flatten(0, 1)
         x = torch.zeros(n * steps, self.shape[0], height, width, dtype=torch.long, device=self.device)
         return self._scan(x, None, h, seed, temperature, "cached", progress, repeats=steps).unflatten(0, (n, steps))
 
