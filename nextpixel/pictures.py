@@ -1,5 +1,6 @@
 """Images of symbols as picture files and back: grids and completions to look at, one image or one mask to start from."""
 
+import colorsys
 import math
 import re
 import struct
@@ -20,6 +21,9 @@ LINE = 2  # width of a separator, pixels of the file
 VISIBLE = 64  # wanted size of one image's larger side, pixels of the file
 WIDEST = 2000  # wanted limit on the width of a picture, pixels of the file
 
+# Multiples of these three fill a cube evenly, as many as one may take (Roberts 2018: the sequence R3).
+EVEN = np.array([0.8191725133961645, 0.6710436067037893, 0.5497004779019703])
+
 Array = torch.Tensor | np.ndarray
 
 
@@ -30,11 +34,13 @@ def save_grid(
     columns: int | None = None,
     scale: int | None = None,
     known: Array | None = None,
+    codes: bool = False,
 ) -> None:
     """Write images as one PNG: a grid filled row by row, each image enlarged by an integer factor.
 
     Symbol s has brightness round(255 s / (levels - 1)). One channel is grey, three are red, green and blue; the channels
-    of any other image stand side by side in grey.
+    of any other image stand side by side in grey. Codes have no order and so no brightness: each has a colour of its own,
+    and their channels always stand side by side.
 
     Args:
         x: images (N, C, H, W), integers 0 .. levels-1.
@@ -44,6 +50,7 @@ def save_grid(
         scale: enlargement; by default an image's larger side gets at least 64 pixels, unless the picture's width would
             pass 2000 pixels.
         known: places to mark in orange, a mask broadcastable to `x`. A place of an RGB image is known if its three channels are.
+        codes: whether the symbols are codes without order.
 
     Raises:
         InputError: `x` is empty, not four-dimensional, not of integers or out of range; `known` does not fit `x`;
@@ -56,9 +63,9 @@ def save_grid(
         >>> Image.open(path).size
         (346, 346)
     """
-    tiles = _tiles(_symbols(x, levels, dimensions=4), levels)
+    tiles = _tiles(_symbols(x, levels, dimensions=4), levels, codes)
     if known is not None:
-        places = _known_places(known, tuple(x.shape))
+        places = _known_places(known, tuple(x.shape), codes)
         tiles = np.where(places, np.rint((1 - KNOWN_SHARE) * tiles + KNOWN_SHARE * np.array(KNOWN)), tiles).astype(np.uint8)
     if columns is None:
         # About square: columns * width = rows * height, with rows = number / columns.
@@ -67,9 +74,17 @@ def save_grid(
 
 
 def save_completions(
-    original: Array, known: Array, completions: Array, levels: int, path: str | Path, scale: int | None = None
+    original: Array,
+    known: Array,
+    completions: Array,
+    levels: int,
+    path: str | Path,
+    scale: int | None = None,
+    codes: bool = False,
 ) -> None:
-    """Write completions as one PNG, a row per image: the original, the known part (the rest in flat blue), K completions.
+    """Write completions as one PNG, a row per image: the original, the known part, K completions.
+
+    The rest of the known part is in flat blue, or for codes, whose colours may be blue, in grey.
 
     Args:
         original: images (N, C, H, W), integers 0 .. levels-1.
@@ -78,6 +93,7 @@ def save_completions(
         levels: number of symbols.
         path: the PNG file.
         scale: enlargement; chosen as in `save_grid` by default.
+        codes: whether the symbols are codes without order, drawn as in `save_grid`.
 
     Raises:
         InputError: as in `save_grid`, or `original` and `completions` do not fit together.
@@ -86,11 +102,25 @@ def save_completions(
     filled = _symbols(completions, levels, dimensions=5)
     if (len(filled), *filled.shape[2:]) != given.shape:
         raise InputError(f"completions {filled.shape} do not belong to originals {given.shape}: expected (N, K, C, H, W)")
-    first = _tiles(given, levels)
-    masked = np.where(_known_places(known, given.shape), first, np.array(HIDDEN, dtype=np.uint8))
-    last = _tiles(filled.reshape(-1, *given.shape[1:]), levels).reshape(*filled.shape[:2], *first.shape[1:])
+    first = _tiles(given, levels, codes)
+    hidden = np.array(SEPARATOR if codes else HIDDEN, dtype=np.uint8)
+    masked = np.where(_known_places(known, given.shape, codes), first, hidden)
+    last = _tiles(filled.reshape(-1, *given.shape[1:]), levels, codes).reshape(*filled.shape[:2], *first.shape[1:])
     rows = np.concatenate([first[:, None], masked[:, None], last], axis=1)
     _save(rows.reshape(-1, *first.shape[1:]), rows.shape[1], scale, path)
+
+
+def code_colours(levels: int) -> np.ndarray:
+    """A colour for each code, uint8 (levels, 3), far from those of the others and never grey; near codes are not alike.
+
+    Hue, saturation and value of code s are the fractional parts of (s + 1) times `EVEN`.
+
+    Example:
+        >>> code_colours(3).tolist()
+        [[179, 38, 192], [51, 64, 129], [122, 206, 184]]
+    """
+    cube = np.arange(1, levels + 1)[:, None] * EVEN % 1 * (1, 0.6, 0.55) + (0, 0.4, 0.45)
+    return np.rint(255 * np.array([colorsys.hsv_to_rgb(*colour) for colour in cube])).astype(np.uint8)
 
 
 def load_image(path: str | Path, levels: int, channels: int) -> torch.Tensor:
@@ -194,27 +224,30 @@ def _symbols(x: Array, levels: int, dimensions: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _tiles(x: np.ndarray, levels: int) -> np.ndarray:
+def _tiles(x: np.ndarray, levels: int, codes: bool) -> np.ndarray:
     """Images (N, C, H, W) of symbols -> uint8 RGB (N, H, W or C * W, 3)."""
+    if codes:
+        return code_colours(levels)[_side_by_side(x)]
     return _layout(np.rint(x * 255 / (levels - 1)).astype(np.uint8))
 
 
-def _known_places(known: Array, shape: tuple[int, ...]) -> np.ndarray:
+def _known_places(known: Array, shape: tuple[int, ...], codes: bool) -> np.ndarray:
     """Mask broadcastable to (N, C, H, W) -> bool (N, H, W or C * W, 1), in the layout of `_tiles`."""
     array = known.detach().cpu().numpy() if isinstance(known, torch.Tensor) else np.asarray(known)
     try:
         full = np.broadcast_to(array.astype(bool), shape)
     except ValueError as error:
         raise InputError(f"a mask of shape {array.shape} does not fit images of shape {shape}") from error
-    return _layout(full).all(axis=-1, keepdims=True)
+    return _side_by_side(full)[..., None] if codes else _layout(full).all(axis=-1, keepdims=True)
 
 
 def _layout(x: np.ndarray) -> np.ndarray:
+    return x.transpose(0, 2, 3, 1) if x.shape[1] == 3 else np.repeat(_side_by_side(x)[..., None], 3, axis=-1)
+
+
+def _side_by_side(x: np.ndarray) -> np.ndarray:
     number, channels, height, width = x.shape
-    if channels == 3:
-        return x.transpose(0, 2, 3, 1)
-    grey = x.transpose(0, 2, 1, 3).reshape(number, height, channels * width, 1)
-    return np.repeat(grey, 3, axis=-1)
+    return x.transpose(0, 2, 1, 3).reshape(number, height, channels * width)
 
 
 def _save(tiles: np.ndarray, columns: int, scale: int | None, path: str | Path) -> None:

@@ -240,7 +240,7 @@ def test_bad_input_for_a_run(run, refuse, tmp_path):
     assert "the model is for images of 1 channels" in refuse(["evaluate", run, "--data", tmp_path / "colour.npy"])
     assert "has no split 'tset': it has train, validation, test" in refuse(["evaluate", run, "--split", "tset"])
     assert "is not class-conditional" in refuse(["sample", run, "--label", "3"])
-    assert "expected a file that ends in .png or .npy" in refuse(["sample", run, "--out", tmp_path / "x.jpeg"])
+    assert "expected a file that ends in .png, .npy or .npz" in refuse(["sample", run, "--out", tmp_path / "x.jpeg"])
     (tmp_path / "file").write_text("")
     assert "cannot write" in refuse(["sample", run, "-n", "1", "--out", tmp_path / "file" / "x.png"])
     assert "n must be at least 1" in refuse(["sample", run, "-n", "0", "--out", tmp_path / "x.png"])

@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": "nats per image and bits/dim of a data set, beside the honest baselines",
     "sample": "draw images",
     "complete": "draw the unknown part of images",
+    "interpolate": "draw images that change from one condition to another",
     "inspect": "measure and draw what a pixel depends on (receptive field, blind spot)",
     "recipes": "list the recipes",
 }

@@ -1,44 +1,84 @@
 """`nextpixel complete RUN --image FILE...`: draw the unknown part of images."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.settings import output
 from nextpixel.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nextpixel.models import AutoregressiveModel
 
 
 def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
-    parser.add_argument("--image", nargs="+", required=True, help="picture files, all of one size")
+    parser.add_argument("--image", nargs="+", required=True, help="picture files, all of one size, or one .npy or .npz file")
     parser.add_argument(
         "--keep", default="top:0.5", help="what is known: top:0.5, left:0.3 ..., or a mask picture (white is known)"
     )
     parser.add_argument("-n", type=int, default=5, help="completions per image")
-    parser.add_argument("--label", type=int, help="the class of the images, for a class-conditional model")
+    parser.add_argument("--label", type=int, help="the class, for a class-conditional model (default: the labels of a .npz)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
-    parser.add_argument("--out", default="completions.png", help="the picture: a row per image")
+    parser.add_argument("--out", default="completions.png", help="a .png with a row per image, or the integers: .npy or .npz")
 
 
 def run(args: Any) -> None:
     """Complete, write, and print the path."""
     import torch
 
+    from nextpixel.cli.runs import write_images
     from nextpixel.models.storage import load
-    from nextpixel.pictures import load_image, load_mask, save_completions
+    from nextpixel.pictures import load_mask, save_completions
     from nextpixel.progress import rows_bar
 
+    out = output(args.out)
     model = load(args.run)
-    images = [load_image(path, model.levels, model.shape[0]) for path in args.image]
-    for path, image in zip(args.image, images, strict=True):
-        if image.shape != images[0].shape:
-            sizes = f"{tuple(image.shape[1:])} and {tuple(images[0].shape[1:])}"
-            raise InputError(f"{path} and {args.image[0]} differ in size: {sizes}; complete them one by one")
-    x = torch.stack(images)
+    x, labels = _read(args.image, model)
+    cond = labels if args.label is None and model.condition is not None else args.label
     height, width = x.shape[2:]
     known = load_mask(args.keep, height, width)
     with rows_bar("completing", model.scan_rows(len(x) * args.n, (height, width))) as progress:
-        y = model.complete(x, known, args.n, args.label, args.seed, args.temperature, progress=progress)
-    save_completions(x, known, y.unflatten(0, (len(x), args.n)), model.levels, args.out)
-    print(args.out)
+        y = model.complete(x, known, args.n, cond, args.seed, args.temperature, progress=progress)
+    if out.suffix == ".png":
+        save_completions(x, known, y.unflatten(0, (len(x), args.n)), model.levels, out, codes=model.codes)
+    else:
+        each = cond.repeat_interleave(args.n) if isinstance(cond, torch.Tensor) else cond
+        write_images(y, out, model, each)
+    print(out)
+
+
+def _read(files: list[str], model: "AutoregressiveModel") -> "tuple[Tensor, Tensor | None]":
+    """The symbols of all pictures, or of the images of one array file and their labels.
+
+    Raises:
+        InputError: a file cannot be read, or does not hold what this model draws.
+    """
+    import torch
+
+    from nextpixel.data.images import Images
+    from nextpixel.data.settings import DataSettings
+    from nextpixel.data.sources import load_source
+    from nextpixel.pictures import load_image
+
+    if len(files) == 1 and files[0].endswith((".npy", ".npz")):
+        settings = DataSettings(source=files[0], levels=model.levels)
+        parts = load_source(files[0], settings)
+        if list(parts) != ["all"]:
+            raise InputError(f"{files[0]} has the splits {', '.join(parts)}: expected one array of images")
+        images = Images(parts["all"], settings)
+        if model.codes:
+            images.check_codes()
+        return images.tensor(), images.labels
+    if model.codes:
+        raise InputError(f"--image {files[0]}: this model draws codes, so expected one .npy or .npz file of them")
+    pictures = [load_image(path, model.levels, model.shape[0]) for path in files]
+    for path, picture in zip(files, pictures, strict=True):
+        if picture.shape != pictures[0].shape:
+            sizes = f"{tuple(picture.shape[1:])} and {tuple(pictures[0].shape[1:])}"
+            raise InputError(f"{path} and {files[0]} differ in size: {sizes}; complete them one by one")
+    return torch.stack(pictures), None

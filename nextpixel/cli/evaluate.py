@@ -29,9 +29,11 @@ def run(args: Any) -> None:
     settings, source = opened.experiment.data, args["data"]["source"]
     own = source is None
     images = load(settings)[args.split] if own else load_one(replace(settings, source=source), args.split)
+    if opened.model.codes:
+        images.check_codes()
     evaluation = evaluate(opened.model, images, args.batch_size)
     if args.csv:
         evaluation.write_csv(args.csv)
     console = Console(soft_wrap=True)
     console.print(f"{source or settings.source}, {args.split}: {images.describe_binarisation()}", highlight=False)
-    print_scores(args.split, evaluation, all_baselines(opened.marginal, images), console)
+    print_scores(args.split, evaluation, all_baselines(opened.marginal, images, opened.model.codes), console)

@@ -3,10 +3,16 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from nextpixel.condition import Labels
+from nextpixel.data.arrays import save_symbols
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
 from nextpixel.models.storage import load
+from nextpixel.pictures import save_grid
 from nextpixel.scoring.baselines import PixelMarginal
 from nextpixel.training.experiment import Experiment, read_experiment
 
@@ -39,3 +45,17 @@ def open_run(folder: str) -> Run:
     if not (path / "config.yaml").is_file():
         raise InputError(f"{path} is no run: expected a folder with config.yaml, as nextpixel train makes it")
     return Run(path, load(path / "model"))
+
+
+def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: Any, columns: int | None = None) -> None:
+    """Write images (N, C, H, W) as a .png grid, or their integers to .npy or, with the labels of a class-conditional model, .npz.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if out.suffix == ".png":
+        save_grid(x, model.levels, out, columns, codes=model.codes)
+    else:
+        labelled = cond is not None and isinstance(model.condition, Labels)
+        labels = torch.as_tensor(cond).expand(len(x)).cpu().numpy() if labelled else None
+        save_symbols(x.cpu().numpy(), out, model.levels, model.codes, labels)

@@ -1,11 +1,10 @@
 """`nextpixel sample RUN`: draw images, as a picture to look at or as an array to go on with."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.settings import pair
+from nextpixel.cli.settings import output, pair
 from nextpixel.errors import InputError
 
 
@@ -18,22 +17,17 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
     parser.add_argument("--size", help="HxW, for another size than the training images'")
     parser.add_argument("--method", type=Literal["cached", "naive"], default="cached", help="naive: the slow reference")
-    parser.add_argument("--out", default="samples.png", help="a .png grid, or .npy for the integers")
+    parser.add_argument("--out", default="samples.png", help="a .png grid, or the integers: .npy, or .npz with the labels")
 
 
 def run(args: Any) -> None:
     """Draw, write, and print the path."""
-    import numpy as np
-
-    from nextpixel.files import write_aside
+    from nextpixel.cli.runs import write_images
     from nextpixel.models.storage import load
-    from nextpixel.pictures import save_grid
     from nextpixel.progress import rows_bar
     from nextpixel.training.callbacks import class_conditions
 
-    out = Path(args.out)
-    if out.suffix not in (".png", ".npy"):
-        raise InputError(f"--out {out}: expected a file that ends in .png or .npy")
+    out = output(args.out)
     size = None if args.size is None else pair(args.size)
     model = load(args.run)
     if args.label is not None and model.condition is None:
@@ -41,9 +35,5 @@ def run(args: Any) -> None:
     cond = class_conditions(model, args.n) if args.label is None else args.label
     with rows_bar("sampling", model.scan_rows(args.n, size)) as progress:
         x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, progress)
-    if out.suffix == ".npy":
-        with write_aside(out) as path:
-            np.save(path, x.numpy())
-    else:
-        save_grid(x, model.levels, out)
+    write_images(x, out, model, cond)
     print(out)

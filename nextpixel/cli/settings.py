@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import docstring_parser
@@ -53,6 +54,22 @@ def pair(text: str) -> tuple[int, int]:
     if match is None:
         raise InputError(f"{text!r} is no pair of numbers: expected for example 28x32")
     return int(match[1]), int(match[2])
+
+
+def output(text: str, endings: tuple[str, ...] = (".png", ".npy", ".npz")) -> Path:
+    """Where images go: a picture, or arrays of integers.
+
+    Raises:
+        InputError: another kind of file; asked for before any long work.
+
+    Example:
+        >>> output("samples.jpg")
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: --out samples.jpg: expected a file that ends in .png, .npy or .npz
+    """
+    if not text.endswith(endings):
+        raise InputError(f"--out {text}: expected a file that ends in {', '.join(endings[:-1])} or {endings[-1]}")
+    return Path(text)
 
 
 def spell_out_data(argv: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Integer arrays: scikit-learn's digits, .npy and .npz files."""
+"""Integer arrays: scikit-learn's digits, .npy and .npz files, read and written."""
 
 import zipfile
 from pathlib import Path
@@ -7,11 +7,13 @@ import numpy as np
 
 from nextpixel.data.pictures import centre_crop
 from nextpixel.data.raw import SPLITS, RawImages, check_labels, split_name
-from nextpixel.data.settings import DataSettings
+from nextpixel.data.settings import MAX_LEVELS, DataSettings
 from nextpixel.errors import InputError
+from nextpixel.files import write_aside
 
 IMAGE_KEYS = ("images", "x", "data", "codes")
 LABEL_KEYS = ("labels", "label", "y")
+LEVELS_KEY = "levels"
 
 
 def load_digits(settings: DataSettings) -> dict[str, RawImages]:
@@ -46,7 +48,8 @@ def load_npz(file: Path, settings: DataSettings) -> dict[str, RawImages]:
 
     Where a key names a split (train, val, valid, validation, test), every array of 3 or 4 dimensions is a split, labelled by
     `<its key>_label` or `<its key>_labels`. Otherwise the images are under images, x, data or codes, or are the only array
-    that is not called labels, label or y; and these three hold the labels. Other arrays are left alone.
+    that is not called labels, label, y or levels; and the first three of these hold the labels. `levels` is one integer, how
+    many levels the values have; without it they have as many as the settings say. Other arrays are left alone.
 
     Raises:
         InputError: unreadable, no images to be found, two keys for one split, or arrays that do not fit.
@@ -56,13 +59,48 @@ def load_npz(file: Path, settings: DataSettings) -> dict[str, RawImages]:
             arrays = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot read {file} as a .npz archive: {error}") from error
+    levels = _levels(arrays.pop(LEVELS_KEY, None), file, settings)
     if any(split_name(key) in SPLITS for key in arrays):
-        return _splits(arrays, file, settings)
+        return _splits(arrays, file, settings, levels)
     key = _image_key(arrays, file)
-    return {"all": _raw(arrays, key, LABEL_KEYS, file, settings)}
+    return {"all": _raw(arrays, key, LABEL_KEYS, file, settings, levels)}
 
 
-def _splits(arrays: dict[str, np.ndarray], file: Path, settings: DataSettings) -> dict[str, RawImages]:
+def save_symbols(x: np.ndarray, path: Path, levels: int, codes: bool, labels: np.ndarray | None = None) -> None:
+    """Write integers (N, C, H, W) in the smallest type that holds all levels: to .npy, or with all about them to .npz.
+
+    A .npz holds `codes` or `images`, `levels`, and `labels` where there are any: `load_npz` reads it back.
+
+    Raises:
+        InputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "codes.npz"
+        >>> save_symbols(np.zeros((2, 1, 4, 4), dtype=np.int64), path, levels=512, codes=True)
+        >>> load_npz(path, DataSettings(levels=512))["all"].images.dtype
+        dtype('uint16')
+    """
+    x = x.astype(np.min_scalar_type(levels - 1))
+    with write_aside(path) as aside:
+        if path.suffix == ".npy":
+            np.save(aside, x)
+        else:
+            named = {"codes" if codes else "images": x, LEVELS_KEY: np.array(levels)}
+            np.savez_compressed(aside, **named, **({} if labels is None else {"labels": labels}))
+
+
+def _levels(given: np.ndarray | None, file: Path, settings: DataSettings) -> int:
+    """Return how many levels the values of an archive have."""
+    if given is None:
+        return settings.levels
+    if given.shape != () or given.dtype.kind not in "iu" or not 2 <= given <= MAX_LEVELS:
+        what = f"{given}" if given.shape == () else f"{given.dtype} of shape {given.shape}"
+        raise InputError(f"{file} ({LEVELS_KEY}) is {what}: expected one integer from 2 to {MAX_LEVELS}")
+    return int(given)
+
+
+def _splits(arrays: dict[str, np.ndarray], file: Path, settings: DataSettings, levels: int) -> dict[str, RawImages]:
     """Return the splits of an archive whose keys name them."""
     parts: dict[str, RawImages] = {}
     for key, array in arrays.items():
@@ -71,7 +109,7 @@ def _splits(arrays: dict[str, np.ndarray], file: Path, settings: DataSettings) -
             continue
         if name in parts:
             raise InputError(f"{file} has several arrays for the {name} split ({', '.join(arrays)}): keep one of them")
-        parts[name] = _raw(arrays, key, (f"{key}_label", f"{key}_labels"), file, settings)
+        parts[name] = _raw(arrays, key, (f"{key}_label", f"{key}_labels"), file, settings, levels)
     return parts
 
 
@@ -85,13 +123,15 @@ def _image_key(arrays: dict[str, np.ndarray], file: Path) -> str:
     return candidates[0]
 
 
-def _raw(arrays: dict[str, np.ndarray], key: str, label_keys: tuple[str, ...], file: Path, settings: DataSettings) -> RawImages:
+def _raw(
+    arrays: dict[str, np.ndarray], key: str, label_keys: tuple[str, ...], file: Path, settings: DataSettings, levels: int
+) -> RawImages:
     """Return the images under `key` with the labels under the first of `label_keys` that exists."""
     where = f"{file} ({key})"
     images = as_images(arrays[key], where, settings)
     labels = next((arrays[name] for name in label_keys if name in arrays), None)
     labels = None if labels is None else check_labels(labels, len(images), where)
-    return RawImages(images, labels, None, settings.levels)
+    return RawImages(images, labels, None, levels)
 
 
 def as_images(array: np.ndarray, where: str, settings: DataSettings) -> np.ndarray:

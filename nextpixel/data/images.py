@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from nextpixel.data.quantise import draw_bits, fixed_uniforms, quantise, threshold
 from nextpixel.data.raw import RawImages
 from nextpixel.data.settings import DataSettings
+from nextpixel.errors import InputError
 
 
 class Images(Dataset):
@@ -96,6 +97,20 @@ class Images(Dataset):
             when = "redrawn at every access" if self.training else f"drawn once with seed {self.settings.seed} for evaluation"
             return f"stochastic (dynamic) binarisation, {when}: 1 with probability x / {most}"
         return f"{self.levels} levels: floor(x * {self.levels} / {source})"
+
+    def check_codes(self) -> None:
+        """Refuse to do to codes without order what is done to brightness: quantise them, or mirror their grids.
+
+        Raises:
+            InputError: the settings ask for it.
+        """
+        if self.raw.levels != self.levels and self.settings.binarize == "none":
+            raise InputError(
+                f"{self.settings.source} has values of {self.raw.levels} levels, but --data.levels is {self.levels}: "
+                f"codes (inputs: embedding) have no order and cannot be quantised"
+            )
+        if self.settings.flip:
+            raise InputError("--data.flip mirrors pictures, but codes (inputs: embedding) of a mirrored picture are others")
 
     def _symbols(self, positions: np.ndarray) -> Tensor:
         """Return the symbols of the images at these positions of the split, int64 (B, C, H, W)."""

@@ -68,8 +68,8 @@ def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def check_range(images: np.ndarray, levels: int, where: str) -> None:
-    """Make sure that all values are in 0..levels-1, reading a memory map piece by piece.
+def check_range(images: np.ndarray, levels: int, where: str, setting: str = "--data.levels") -> None:
+    """Make sure that all values are in 0..levels-1, which `setting` says, reading a memory map piece by piece.
 
     Raises:
         InputError: a value lies outside; the message says which, where, and what was expected.
@@ -77,7 +77,7 @@ def check_range(images: np.ndarray, levels: int, where: str) -> None:
     Example:
         >>> check_range(np.array([[[[0, 1], [2, 3]]]]), levels=3, where="codes.npy")
         Traceback (most recent call last):
-        nextpixel.errors.InputError: value 3 in codes.npy (image 0, channel 0, row 1, column 1): expected 0 to 2
+        nextpixel.errors.InputError: value 3 in codes.npy (image 0, channel 0, row 1, column 1): expected 0 to 2 (--data.levels 3)
     """
     bounds = np.iinfo(images.dtype)
     if bounds.min >= 0 and bounds.max < levels:
@@ -89,4 +89,4 @@ def check_range(images: np.ndarray, levels: int, where: str) -> None:
             continue
         image, c, i, j = np.argwhere((chunk < 0) | (chunk >= levels))[0]
         value, place = chunk[image, c, i, j], f"image {first + image}, channel {c}, row {i}, column {j}"
-        raise InputError(f"value {value} in {where} ({place}): expected 0 to {levels - 1}")
+        raise InputError(f"value {value} in {where} ({place}): expected 0 to {levels - 1} ({setting} {levels})")

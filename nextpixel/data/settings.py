@@ -17,8 +17,8 @@ class DataSettings:
         source: "digits" (8x8, in scikit-learn), a Hugging Face data set id, a folder of images, a .npy or .npz file of
             integers, a .parquet file or a glob of such files, or a folder of them.
         levels: How many symbols the model sees: 0..levels-1.
-        source_levels: How many levels the stored values have. Left out: 256 for pictures, 17 for digits, and `levels` for
-            integer arrays, whose values are symbols already.
+        source_levels: How many levels the stored values have. Left out: 256 for pictures, 17 for digits, what a .npz says
+            under `levels`, and `levels` for other integer arrays, whose values are symbols already.
         binarize: How pixels become bits (levels must be 2). "fixed": drawn once per image with probability proportional to
             its value; "stochastic": drawn anew at every access in training; "threshold": 1 from half of the range upwards.
         size: Resize pictures to this height and width (Lanczos).

@@ -34,8 +34,9 @@ def load_source(source: str, settings: DataSettings, progress: bool = False) -> 
         parts = {"all": next(iter(parts.values()))}
     if settings.source_levels is not None:
         parts = {name: replace(part, levels=settings.source_levels) for name, part in parts.items()}
+    setting = "--data.levels" if settings.source_levels is None else "--data.source_levels"
     for name, part in parts.items():
-        check_range(part.images, part.levels, source if name == "all" else f"{source} ({name})")
+        check_range(part.images, part.levels, source if name == "all" else f"{source} ({name})", setting)
     return parts
 
 

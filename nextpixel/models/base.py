@@ -23,12 +23,13 @@ from nextpixel.condition import Condition, make_condition
 from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
+from nextpixel.models.interpolation import Interpolation
 from nextpixel.models.sampling import Sampling
 
 Inputs = Literal["intensity", "embedding"]
 
 
-class AutoregressiveModel(Sampling, nn.Module):
+class AutoregressiveModel(Interpolation, Sampling, nn.Module):
     r"""An image model with an exact likelihood, :math:`p(x) = \prod_{i,j,c} p(x_{ijc} \mid x_{\text{earlier}})`.
 
     A new architecture is one file with a subclass that defines `network`, `start`, `begin_row` and `step`, and keeps every
@@ -178,6 +179,11 @@ class AutoregressiveModel(Sampling, nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def codes(self) -> bool:
+        """Whether symbols are codes without order: what reads numbers into them (pictures, quantisation) must not."""
+        return self.inputs == "embedding"
 
     @property
     def colours(self) -> int:

@@ -110,14 +110,17 @@ class Sampling:
         temperature: float,
         method: Method,
         progress: Progress | None,
+        repeats: int = 1,
     ) -> Tensor:
+        """Fill x; each `repeats` images that follow one another share their noise."""
         if not (math.isfinite(temperature) and temperature >= LOWEST_TEMPERATURE):
             raise InputError(f"temperature must be at least {LOWEST_TEMPERATURE}, not {temperature}")
         if method not in ("cached", "naive"):
             raise InputError(f"method must be 'cached' or 'naive', not {method!r}")
         # Drawn for all images at once, and always on the CPU: neither lanes nor the device change the pictures.
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(self.device)
+        shape = (x.shape[0] // repeats, *x.shape[1:])
+        noise = torch.rand(shape, generator=generator, dtype=torch.float64).repeat_interleave(repeats, 0).to(self.device)
         training = self.training
         self.eval()
         try:

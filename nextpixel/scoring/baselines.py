@@ -32,18 +32,19 @@ class Baseline:
     note: str
 
 
-def all_baselines(train_marginal: "PixelMarginal", images: Images) -> list[Baseline]:
-    """Every baseline on the images of one split.
+def all_baselines(train_marginal: "PixelMarginal", images: Images, codes: bool = False) -> list[Baseline]:
+    """Every baseline on the images of one split; for codes without order those that read no brightness into them.
 
     Raises:
         InputError: there are no images, or the marginal was fitted to images of another kind.
     """
-    return [
+    without_order = [
         Baseline("uniform", uniform(images.levels), f"log2 of {images.levels} levels"),
         Baseline("pixel marginal", train_marginal.bits_per_dim(images), "a histogram per place, from the training images"),
-        *png(images),
-        *webp(images),
     ]
+    if codes:
+        return [*without_order, Baseline("PNG, WebP", None, "not for codes: they expect near numbers to be alike")]
+    return [*without_order, *png(images), *webp(images)]
 
 
 def uniform(levels: int) -> float:

@@ -56,7 +56,7 @@ class SampleGrid(Callback):
             return
         model = pl_module.model
         x = model.sample(self.number, cond=class_conditions(model, self.number), seed=self.seed)
-        save_grid(x, model.levels, self.folder / f"epoch-{epoch:04d}.png")
+        save_grid(x, model.levels, self.folder / f"epoch-{epoch:04d}.png", codes=model.codes)
 
 
 def class_conditions(model: Any, number: int) -> Tensor | None:

@@ -64,7 +64,7 @@ def finish(
     load_weights(model, _of_model(checkpoint["state_dict"]), best)
     model.eval()
     test = evaluate(model, splits.test)
-    baselines = all_baselines(marginal, splits.test)
+    baselines = all_baselines(marginal, splits.test, model.codes)
     draw_pictures(model, splits.test, out, experiment.training.seed)
     draw_curve(out / "metrics.csv", out / "samples" / "curve.png")
     result = Result(test, unaveraged, baselines, out)
@@ -79,7 +79,7 @@ def finish(
 def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: int) -> None:
     """samples/samples.png, and samples/completions.png: the lower half of test images drawn from the upper one."""
     x = model.sample(SAMPLES, cond=class_conditions(model, SAMPLES), seed=seed)
-    save_grid(x, model.levels, out / "samples" / "samples.png")
+    save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes)
     number = min(COMPLETED, len(images))
     # Spread over the split, which may be sorted by class.
     chosen = [k * len(images) // number for k in range(number)]
@@ -89,7 +89,8 @@ def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: i
     cond = None if model.condition is None else labels
     completions = model.complete(original, known, n=COMPLETIONS, cond=cond, seed=seed)
     path = out / "samples" / "completions.png"
-    save_completions(original, known, completions.unflatten(0, (number, COMPLETIONS)), model.levels, path)
+    completions = completions.unflatten(0, (number, COMPLETIONS))
+    save_completions(original, known, completions, model.levels, path, codes=model.codes)
 
 
 def print_scores(name: str, evaluation: Evaluation, baselines: list[Baseline], console: Console) -> None:
@@ -153,6 +154,7 @@ def _report(
 ) -> str:
     training = experiment.training
     settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
+    colours = " Each code has a colour of its own; like colours mean nothing." if model.codes else ""
     return f"""# {experiment.recipe}: {model.name}
 
 {experiment.about.strip()}
@@ -164,7 +166,7 @@ def _report(
 
 ![samples](samples/samples.png)
 
-Samples, temperature 1, seed {training.seed}.
+Samples, temperature 1, seed {training.seed}.{colours}
 
 ![completions](samples/completions.png)
 

@@ -68,6 +68,8 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     splits = load(experiment.data, progress=first)
     pl.seed_everything(settings.seed, verbose=False)
     model = build(experiment, splits.train)
+    if model.codes:
+        splits.train.check_codes()
     if resume:
         _check_checkpoint(last, model, settings)
     elif settings.start is not None:
