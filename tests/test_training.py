@@ -51,6 +51,13 @@ def finished(tmp_path_factory):
     return train(experiment(), out, console=quiet()), out
 
 
+def test_a_run_of_three_steps_has_a_curve_too(tmp_path):
+    tiny = experiment(epochs=3, batch_size=2000, warmup=0)
+    train(tiny, tmp_path / "run", console=quiet())
+    assert len(column(tmp_path / "run", "train/bits_per_dim")) == 1
+    assert (tmp_path / "run" / "samples" / "curve.png").stat().st_size > 0
+
+
 def column(out, name):
     with open(out / "metrics.csv") as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]

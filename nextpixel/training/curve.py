@@ -54,7 +54,8 @@ def draw_curve(metrics: str | Path, path: str | Path, published: Mapping[str, fl
     for k, (name, value) in enumerate((published or {}).items()):
         axes.axhline(value, linestyle="--", linewidth=1, color=f"C{k + 2}", label=f"{name}: {value:g}")
     lowest = min([*smooth, *(published or {}).values()])
-    top = lowest + max(0.1 * (smooth[0] - lowest), 1.5 * (smooth[len(smooth) // 10] - lowest))
+    # A hundredth where there is a single point, so that it stands in the middle of something.
+    top = lowest + max(0.1 * (smooth[0] - lowest), 1.5 * (smooth[len(smooth) // 10] - lowest), 0.01)
     axes.set(xlabel="step", ylabel="bits/dim", ylim=(lowest - 0.05 * (top - lowest), top))
     axes.grid(alpha=0.3)
     axes.legend()

@@ -83,7 +83,8 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
         marginal.save(out / "marginal.npz")
 
     stopwatch, on_ctrl_c = Stopwatch(), signal.getsignal(signal.SIGINT)
-    trainer = _trainer(settings, out, resume, console, stopwatch)
+    steps = settings.epochs * max(1, len(splits.train) // settings.batch_size)
+    trainer = _trainer(settings, out, resume, console, stopwatch, log_every=min(10, steps))
     what = model.name if settings.stage is None else f"stage {settings.stage} of {model.name}"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(f"training {what} ({trained:,} parameters) on {len(splits.train)} images")
@@ -166,7 +167,9 @@ def precision(settings: TrainingSettings) -> str:
     return "bf16-mixed" if settings.precision == "bf16" else "32-true"
 
 
-def _trainer(settings: TrainingSettings, out: Path, resume: bool, console: Console, stopwatch: Stopwatch) -> pl.Trainer:
+def _trainer(
+    settings: TrainingSettings, out: Path, resume: bool, console: Console, stopwatch: Stopwatch, log_every: int
+) -> pl.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
     checkpoints = ModelCheckpoint(
@@ -186,7 +189,7 @@ def _trainer(settings: TrainingSettings, out: Path, resume: bool, console: Conso
         precision=precision(settings),
         gradient_clip_val=settings.clip or None,
         check_val_every_n_epoch=settings.eval_every,
-        log_every_n_steps=10,
+        log_every_n_steps=log_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         callbacks=[
