@@ -203,7 +203,7 @@ class Combination(Condition):
     def forward(self, cond: Any, batch: int, height: int, width: int) -> Tensor:
         if not isinstance(cond, list | tuple) or len(cond) != len(self.parts):
             names = ", ".join(part.name for part in self.parts)
-            given = f"{len(cond)}" if isinstance(cond, list | tuple) else f"a {type(cond).__name__}"
+            given = len(cond) if isinstance(cond, list | tuple) else type(cond).__name__
             raise InputError(f"cond must be a tuple of {len(self.parts)} parts ({names}), not {given}")
         hs = []
         for k, (part, of_part) in enumerate(zip(self.parts, cond, strict=True)):
@@ -263,7 +263,7 @@ def _tensor(cond: Any) -> Tensor:
     try:
         return torch.as_tensor(cond)
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"cond must be numbers, not a {type(cond).__name__} that is no array of them") from None
+        raise InputError(f"cond must be numbers, not {type(cond).__name__}") from None
 
 
 def _prime_factors(n: int) -> list[int]:
