@@ -320,6 +320,16 @@ def test_the_loss_under_dropout_is_that_of_both_kinds_of_images(name, kind):
         torch.testing.assert_close(sum(stages), expected, rtol=0, atol=1e-12)
 
 
+@each_kind
+@torch.no_grad()
+def test_a_compiled_step_is_one_graph(kind):
+    module = dropout_module(kind=kind)
+    batch = images(module.model, 4), random_cond(module.model, 4)
+    kept = torch.tensor([True, False, False, True])
+    compiled = torch.compile(module.bits_per_dim, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(batch, kept), module.bits_per_dim(batch, kept))
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------------
 
 ONES = torch.ones(2, 1, 3, 4, dtype=torch.long)
