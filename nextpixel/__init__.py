@@ -17,6 +17,7 @@ _WHERE = {
     "PixelCNN": "nextpixel.models",
     "PixelCNNpp": "nextpixel.models",
     "RowLSTM": "nextpixel.models",
+    "Combination": "nextpixel.condition",
     "Labels": "nextpixel.condition",
     "SpatialMap": "nextpixel.condition",
     "Vector": "nextpixel.condition",
@@ -26,7 +27,7 @@ _WHERE = {
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
-    from nextpixel.condition import Labels, SpatialMap, Vector
+    from nextpixel.condition import Combination, Labels, SpatialMap, Vector
     from nextpixel.errors import InputError
     from nextpixel.models import (
         MODELS,

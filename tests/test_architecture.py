@@ -19,7 +19,7 @@ CORE = {
     "grid": {"errors"},
     "layers": {"grid", "errors"},
     "likelihoods": {"errors"},
-    "condition": {"errors"},
+    "condition": {"layers", "errors"},
     "raster": {"likelihoods", "errors"},
     "models": {"grid", "layers", "likelihoods", "condition", "raster", "errors", "files"},
 }

@@ -15,7 +15,8 @@ from PIL import Image
 import nextpixel
 from nextpixel.cli import VERBS, main, make_parser
 from nextpixel.cli.settings import spell_out_data
-from nextpixel.training.experiment import recipe_names
+from nextpixel.data.splits import load as load_data
+from nextpixel.training.experiment import read_experiment, recipe_names
 
 ROOT = Path(__file__).parent.parent
 TINY = "--model.features 8 --model.blocks 2 --model.head_features 8 --training.epochs 1 --training.eval_every 1"
@@ -160,10 +161,33 @@ def test_stages_are_given_and_trained_one_by_one(tmp_path, capsys):
 
 def test_class_conditional(tmp_path, capsys, refuse):
     out = tmp_path / "run"
-    assert main(f"train digits {TINY} --model.condition labels --out {out}".split()) == 0
-    assert main(["sample", str(out), "-n", "4", "--label", "3", "--out", str(tmp_path / "three.npy")]) == 0
-    x = np.load(tmp_path / "three.npy")
-    assert (x == nextpixel.load(out).sample(4, cond=3).numpy()).all()
+    assert main(f"train digits-class {TINY} --training.condition_dropout 0.2 --out {out}".split()) == 0
+    assert "condition dropout 0.2, " in (out / "report.md").read_text()
+    model = nextpixel.load(out)
+    for options, guidance in (([], 1), (["--guidance", "2.5"], 2.5)):
+        assert main(["sample", str(out), "-n", "4", "--label", "3", *options, "--out", str(tmp_path / "three.npy")]) == 0
+        x = np.load(tmp_path / "three.npy")
+        assert (x == model.sample(4, cond=3, guidance=guidance).numpy()).all()
+    save_pictures(tmp_path / "pictures", (8, 8))
+    image, pictures, drawn = tmp_path / "pictures" / "0.png", [], tmp_path / "completions.png"
+    for guidance in ("0", "1", "4"):
+        command = ["complete", out, "--image", image, "--label", "3", "--guidance", guidance, "--out", drawn]
+        assert main([str(word) for word in command]) == 0
+        pictures.append(drawn.read_bytes())
+    assert len(set(pictures)) == 3
+    capsys.readouterr()
+    found = {}
+    for guidance in (0.0, 1.0, 2.0):
+        assert main(["evaluate", str(out), "--guidance", str(guidance)]) == 0
+        found[guidance] = float(re.search(r"test +(\d\.\d{4}) ± ", capsys.readouterr().out).group(1))
+    images = load_data(read_experiment(out / "config.yaml").data).test
+    x, labels = images.__getitems__(list(range(len(images))))
+    for guidance, bits in found.items():
+        assert bits == pytest.approx(model.bits_per_dim(x, labels, guidance).mean().item(), abs=1e-4)
+    assert len(set(found.values())) == 3
+    for given, message in (("nan", "guidance.*nan"), ("2e6", r"guidance must be from -1e\+06 to 1e\+06, not 2000000\.0")):
+        assert re.search(message, refuse(["sample", out, "--guidance", given, "--out", tmp_path / "x.png"]))
+    assert "needs a condition" in refuse(["complete", out, "--image", image, "--out", tmp_path / "x.png"])
     assert "labels must be from 0 to 9, not 10 to 10" in refuse(["sample", out, "--label", "10", "--out", tmp_path / "x.png"])
     assert not (tmp_path / "x.png").exists()
 
@@ -199,6 +223,13 @@ def test_recipes(capsys):
         ("inspect pixelcnn++ --kernel_size 5", r"pixelcnn\+\+ has no --kernel_size: its options are blocks, stages\n"),
         ("inspect pixelcnn --stages 2", "pixelcnn has no --stages: its options are blocks, kernel_size, first_kernel_size\n"),
         ("inspect multiscale --stages 2", "multiscale has no --stages: its options are channels and size\n"),
+        ("train digits --training.condition_dropout 0.1", "condition_dropout is 0.1, but this gated-pixelcnn has no condition\n"),
+        (
+            "train digits-class --training.condition_dropout 1",
+            "condition_dropout is 1.0: expected from 0 up to .not including. 1",
+        ),
+        ("train digits-class --model.condition null", "condition_dropout is 0.1, but this gated-pixelcnn has no condition\n"),
+        ("sample runs/x --guidance much", "guidance"),
         ("train digits --training.stage 0", "--training.stage is 0, but this gated-pixelcnn has no stages"),
         ("train digits-multiscale --training.stage 2", "--training.stage is 2, but this multiscale has the stages 0 to 1"),
         ("train digits-multiscale --training.start /nowhere", "/nowhere does not exist: expected a model's folder"),
@@ -240,6 +271,8 @@ def test_bad_input_for_a_run(run, refuse, tmp_path):
     assert "the model is for images of 1 channels" in refuse(["evaluate", run, "--data", tmp_path / "colour.npy"])
     assert "has no split 'tset': it has train, validation, test" in refuse(["evaluate", run, "--split", "tset"])
     assert "is not class-conditional" in refuse(["sample", run, "--label", "3"])
+    for verb in (["sample"], ["evaluate"]):
+        assert "guidance 2.0 needs a model with a condition" in refuse([*verb, run, "--guidance", "2"])
     assert "expected a file that ends in .png, .npy or .npz" in refuse(["sample", run, "--out", tmp_path / "x.jpeg"])
     (tmp_path / "file").write_text("")
     assert "cannot write" in refuse(["sample", run, "-n", "1", "--out", tmp_path / "file" / "x.png"])
@@ -247,6 +280,8 @@ def test_bad_input_for_a_run(run, refuse, tmp_path):
     save_pictures(tmp_path / "pictures", (8, 8), (9, 7))
     pictures = sorted((tmp_path / "pictures").iterdir())
     assert "differ in size: (7, 9) and (8, 8)" in refuse(["complete", run, "--image", *pictures])
+    assert "is not class-conditional" in refuse(["complete", run, "--image", pictures[0], "--label", "3"])
+    assert "guidance 2.0 needs a model" in refuse(["complete", run, "--image", pictures[0], "--guidance", "2"])
     assert "top:S" in refuse(["complete", run, "--image", pictures[0], "--keep", "middle"])
     assert "is not empty: give another folder, or --resume" in refuse(f"train digits {TINY} --out {run}")
     assert "the run is finished (1 of 1 epochs)" in refuse(["train", "--resume", "--out", run])

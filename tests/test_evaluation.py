@@ -24,7 +24,7 @@ class Independent(nn.Module):
         self.shape, self.levels, self.condition = shape, self.law.shape[-1], condition
         self.modes = []
 
-    def log_prob(self, x, cond=None):
+    def log_prob(self, x, cond=None, guidance=1.0):
         self.modes.append((self.training, torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), len(x)))
         law = self.law if self.condition is None else self.law[cond][:, None, None, None]
         return law.log().expand(*x.shape, -1).gather(-1, x[..., None]).flatten(1).sum(1)

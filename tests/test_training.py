@@ -423,7 +423,7 @@ def test_recipes_build_their_models(name):
     shape = (channels, 8, 8)
 
     class Pictures:
-        levels, classes = recipe["data"]["levels"], None
+        levels, classes = recipe["data"]["levels"], 10 if name.endswith("-class") else None
 
     Pictures.shape = shape
     whole = Experiment(
@@ -434,6 +434,7 @@ def test_recipes_build_their_models(name):
     with torch.device("meta"):
         model = build(whole, Pictures)
     assert model.shape == shape
+    assert (model.condition is None) is (Pictures.classes is None)
     assert recipe["about"].strip().endswith(".")
 
 

@@ -7,15 +7,28 @@ import itertools
 
 import torch
 
-from nextpixel import MODELS, Labels, SpatialMap, Vector
+from nextpixel import MODELS, Combination, Labels, SpatialMap, Vector
 
-CONDITIONS = ("none", "labels", "vector", "spatial-map")
+CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination")
+
+
+def tiny_condition(kind):
+    """A fresh condition: those with weights must not be shared between models."""
+    if kind == "combination":
+        return Combination(Labels(3), SpatialMap(2, (1, 2), maps=4), Vector(2))
+    kinds = {
+        "labels": (Labels, 4),
+        "vector": (Vector, 5),
+        "spatial-map": (SpatialMap, 2),
+        "upsampled": (SpatialMap, 2, (2, 3), 6),
+    }
+    make, *sizes = kinds.get(kind, (lambda: None,))
+    return make(*sizes)
 
 
 def tiny_model(name, shape=(1, 3, 4), levels=3, condition="none", seed=1, **overrides):
     """The class's preset "tiny" in float64 and eval mode, all parameters drawn anew from a normal law."""
-    condition = {"none": None, "labels": Labels(4), "vector": Vector(5), "spatial-map": SpatialMap(2)}[condition]
-    cls = MODELS[name]
+    condition, cls = tiny_condition(condition), MODELS[name]
     model = cls(**{**cls.presets["tiny"], "shape": shape, "levels": levels, "condition": condition, **overrides}).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -31,17 +44,27 @@ def images(model, batch=2, size=None, seed=2):
     return torch.randint(model.levels, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def random_cond(model, batch=2, size=None, seed=3):
+def random_cond(model, batch=2, size=None, seed=3, kind=None):
     """A random condition for `batch` images, or None for an unconditional model."""
     generator = torch.Generator().manual_seed(seed)
-    kind, normal = model.condition, {"generator": generator, "dtype": torch.float64}
+    kind, normal = kind or model.condition, {"generator": generator, "dtype": torch.float64}
+    if isinstance(kind, Combination):
+        return tuple(random_cond(model, batch, size, seed + k, part) for k, part in enumerate(kind.parts))
     if isinstance(kind, Labels):
         return torch.randint(kind.features, (batch,), generator=generator)
     if isinstance(kind, Vector):
         return torch.randn(batch, kind.features, **normal)
     if isinstance(kind, SpatialMap):
-        return torch.randn(batch, kind.features, *(size or model.shape[1:]), **normal)
+        sides = zip(size or model.shape[1:], kind.factor, strict=True)
+        return torch.randn(batch, kind.given, *(-(-side // factor) for side, factor in sides), **normal)
     return None
+
+
+def of_images(cond, choose):
+    """What `choose` makes of a condition for many images, in each of its parts."""
+    if isinstance(cond, tuple):
+        return tuple(of_images(part, choose) for part in cond)
+    return None if cond is None else choose(cond)
 
 
 def turns(model, height, width):

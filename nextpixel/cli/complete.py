@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.settings import output
+from nextpixel.cli.settings import GUIDANCE, output
 from nextpixel.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--label", type=int, help="the class, for a class-conditional model (default: the labels of a .npz)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
+    parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     parser.add_argument("--out", default="completions.png", help="a .png with a row per image, or the integers: .npy or .npz")
 
 
@@ -32,18 +33,21 @@ def run(args: Any) -> None:
     import torch
 
     from nextpixel.cli.runs import write_images
+    from nextpixel.condition import Labels
     from nextpixel.models.storage import load
     from nextpixel.pictures import load_mask, save_completions
     from nextpixel.progress import rows_bar
 
     out = output(args.out)
     model = load(args.run)
+    if args.label is not None and not isinstance(model.condition, Labels):
+        raise InputError(f"--label {args.label}: the model in {args.run} is not class-conditional")
     x, labels = _read(args.image, model)
     cond = labels if args.label is None and model.condition is not None else args.label
     height, width = x.shape[2:]
     known = load_mask(args.keep, height, width)
     with rows_bar("completing", model.scan_rows(len(x) * args.n, (height, width))) as progress:
-        y = model.complete(x, known, args.n, cond, args.seed, args.temperature, progress=progress)
+        y = model.complete(x, known, args.n, cond, args.seed, args.temperature, progress=progress, guidance=args.guidance)
     if out.suffix == ".png":
         save_completions(x, known, y.unflatten(0, (len(x), args.n)), model.levels, out, codes=model.codes)
     else:

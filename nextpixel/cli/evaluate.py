@@ -5,6 +5,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.settings import GUIDANCE
+
 
 def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
@@ -12,6 +14,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--data.source", help="other data (also: --data), brought to the run's levels by the run's settings")
     parser.add_argument("--split", default="test", help="which split of the data")
     parser.add_argument("--csv", help="write index, label, nats and bits/dim of every image to this file")
+    parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     parser.add_argument("--batch_size", type=int, default=128, help="images per forward pass")
 
 
@@ -31,7 +34,7 @@ def run(args: Any) -> None:
     images = load(settings)[args.split] if own else load_one(replace(settings, source=source), args.split)
     if opened.model.codes:
         images.check_codes()
-    evaluation = evaluate(opened.model, images, args.batch_size)
+    evaluation = evaluate(opened.model, images, args.batch_size, guidance=args.guidance)
     if args.csv:
         evaluation.write_csv(args.csv)
     console = Console(soft_wrap=True)

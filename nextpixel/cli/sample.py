@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.settings import output, pair
+from nextpixel.cli.settings import GUIDANCE, output, pair
 from nextpixel.errors import InputError
 
 
@@ -15,6 +15,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--label", type=int, help="the class of the images, for a class-conditional model (default: all in turn)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
+    parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     parser.add_argument("--size", help="HxW, for another size than the training images'")
     parser.add_argument("--method", type=Literal["cached", "naive"], default="cached", help="naive: the slow reference")
     parser.add_argument("--out", default="samples.png", help="a .png grid, or the integers: .npy, or .npz with the labels")
@@ -23,6 +24,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 def run(args: Any) -> None:
     """Draw, write, and print the path."""
     from nextpixel.cli.runs import write_images
+    from nextpixel.condition import Labels
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
     from nextpixel.training.callbacks import class_conditions
@@ -30,10 +32,10 @@ def run(args: Any) -> None:
     out = output(args.out)
     size = None if args.size is None else pair(args.size)
     model = load(args.run)
-    if args.label is not None and model.condition is None:
+    if args.label is not None and not isinstance(model.condition, Labels):
         raise InputError(f"--label {args.label}: the model in {args.run} is not class-conditional")
     cond = class_conditions(model, args.n) if args.label is None else args.label
     with rows_bar("sampling", model.scan_rows(args.n, size)) as progress:
-        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, progress)
+        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, progress, args.guidance)
     write_images(x, out, model, cond)
     print(out)

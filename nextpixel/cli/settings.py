@@ -10,6 +10,10 @@ from jsonargparse import ArgumentParser
 
 from nextpixel.errors import InputError
 
+GUIDANCE = (
+    "s of p(x|label)^s p(x)^(1-s), symbol by symbol: 1 is the model, 0 the unconditional one, above 1 more typical of labels"
+)
+
 
 def add_settings(parser: ArgumentParser, group: str, kind: type, skip: tuple[str, ...] = ()) -> None:
     """Add `--group.name` for every constructor argument of `kind`, with its type, default and the help of the docstrings.

@@ -3,9 +3,10 @@
 from nextpixel.errors import InputError
 from nextpixel.likelihoods.base import Likelihood, Place
 from nextpixel.likelihoods.categorical import Categorical
+from nextpixel.likelihoods.guided import Guided
 from nextpixel.likelihoods.logistic_mixture import DiscretizedLogisticMixture
 
-__all__ = ["LIKELIHOODS", "Categorical", "DiscretizedLogisticMixture", "Likelihood", "Place", "make_likelihood"]
+__all__ = ["LIKELIHOODS", "Categorical", "DiscretizedLogisticMixture", "Guided", "Likelihood", "Place", "make_likelihood"]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {law.name: law for law in (Categorical, DiscretizedLogisticMixture)}
 

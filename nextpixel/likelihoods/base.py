@@ -55,6 +55,10 @@ class Likelihood(ABC):
         """The law of channel c: params (B, P) and the place's symbols `known` (B, C), of which those before c count, give
         (B, levels), which sums to 1 over the symbols."""
 
+    @abstractmethod
+    def log_pmf(self, params: Tensor, known: Tensor, c: int) -> Tensor:
+        """The logarithm of `pmf`, which stays finite where a probability is too small for its type."""
+
     def at(self, params: Tensor) -> Place:
         """What draws the channels of a place one after the other: it computes once what they share."""
         return Place(self, params)

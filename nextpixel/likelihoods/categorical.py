@@ -46,6 +46,12 @@ class Categorical(Likelihood):
             return torch.sigmoid(torch.cat([-logits, logits], dim=1))
         return logits.softmax(1)
 
+    def log_pmf(self, params: Tensor, known: Tensor, c: int) -> Tensor:
+        logits = at_least_float32(params[:, c * self.per_channel : (c + 1) * self.per_channel])
+        if self.levels == 2:
+            return F.logsigmoid(torch.cat([-logits, logits], dim=1))
+        return logits.log_softmax(1)
+
     def draw(self, params: Tensor, known: Tensor, c: int, noise: Tensor, temperature: float = 1.0) -> Tensor:
         if self.levels > 2:
             return super().draw(params, known, c, noise, temperature)

@@ -65,11 +65,14 @@ class DiscretizedLogisticMixture(Likelihood):
         return joint.logsumexp(1)
 
     def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
+        law = self.log_pmf(params, known, c)
+        return law.exp() if temperature == 1 else (law / temperature).softmax(1)
+
+    def log_pmf(self, params: Tensor, known: Tensor, c: int) -> Tensor:
         logits, mean, rate = self.at(params).given(known, c)
         bins = _bins(torch.arange(self.levels, device=params.device, dtype=mean.dtype), self.levels)[1:]
         # By logarithms, so that small probabilities keep their digits too.
-        law = (logits.log_softmax(0) + _log_mass(mean, rate, *bins)).logsumexp(0)
-        return law.exp() if temperature == 1 else (law / temperature).softmax(1)
+        return (logits.log_softmax(0) + _log_mass(mean, rate, *bins)).logsumexp(0)
 
     def at(self, params: Tensor) -> "_MixturePlace":
         return _MixturePlace(self, params)

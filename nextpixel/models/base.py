@@ -23,13 +23,14 @@ from nextpixel.condition import Condition, make_condition
 from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
+from nextpixel.models.guidance import Guidance
 from nextpixel.models.interpolation import Interpolation
 from nextpixel.models.sampling import Sampling
 
 Inputs = Literal["intensity", "embedding"]
 
 
-class AutoregressiveModel(Interpolation, Sampling, nn.Module):
+class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
     r"""An image model with an exact likelihood, :math:`p(x) = \prod_{i,j,c} p(x_{ijc} \mid x_{\text{earlier}})`.
 
     A new architecture is one file with a subclass that defines `network`, `start`, `begin_row` and `step`, and keeps every
@@ -45,7 +46,7 @@ class AutoregressiveModel(Interpolation, Sampling, nn.Module):
         likelihood: "categorical" or "logistic-mixture".
         inputs: "intensity" feeds symbols as numbers from -1 to 1, "embedding" as learned vectors (codes without order).
         embedding_features: size of these vectors.
-        condition: None, or `Labels`, `Vector`, `SpatialMap` (or the `config` of one).
+        condition: None, or `Labels`, `Vector`, `SpatialMap`, a `Combination` (or the `config` of one).
         mixtures: components, where the likelihood is a mixture.
 
     Raises:
@@ -114,10 +115,13 @@ class AutoregressiveModel(Interpolation, Sampling, nn.Module):
         """
         yield self, h
 
-    def forward(self, x: Tensor, cond: Any = None) -> Tensor:
-        """Integers x (B, C, H, W) to params (B, P, H, W): what stands at (i, j) depends on earlier places only."""
+    def forward(self, x: Tensor, cond: Any = None, kept: Tensor | None = None) -> Tensor:
+        """Integers x (B, C, H, W) to params (B, P, H, W): what stands at (i, j) depends on earlier places only.
+
+        `kept`, bool (B,), says which images keep their condition; the others are unconditional, by default none.
+        """
         batch, _, height, width = x.shape
-        return self.network(self.encode(x), self.encode_condition(cond, batch, height, width))
+        return self.network(self.encode(x), self.encode_condition(cond, batch, height, width, kept))
 
     # --- inherited ---------------------------------------------------------------------------------------------------
 
@@ -136,11 +140,16 @@ class AutoregressiveModel(Interpolation, Sampling, nn.Module):
         channels = torch.arange(self.shape[0])[:, None, None]
         return places * self.shape[0] + channels
 
-    def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
+    def log_prob(self, x: Tensor, cond: Any = None, guidance: float = 1.0) -> Tensor:
         """log p(x) of whole images in nats: x (B, C, H, W) integers give (B,).
 
+        Args:
+            x: the images.
+            cond: the condition, for one image or for all.
+            guidance: s, the exact law that `sample` draws from with this guidance; 1 is the model itself.
+
         Raises:
-            InputError: x is not integer, has other channels, or symbols outside 0..levels-1.
+            InputError: x is not integer, has other channels, or symbols outside 0..levels-1; or `cond` or `guidance` do not fit.
 
         Example:
             >>> import nextpixel
@@ -149,11 +158,13 @@ class AutoregressiveModel(Interpolation, Sampling, nn.Module):
             torch.Size([5])
         """
         x = self.check_images(x)
+        if guidance != 1:
+            return self._guided_log_prob(x, cond, guidance)
         return self.likelihood.log_prob(self(x, cond), x).flatten(1).sum(1)
 
-    def bits_per_dim(self, x: Tensor, cond: Any = None) -> Tensor:
+    def bits_per_dim(self, x: Tensor, cond: Any = None, guidance: float = 1.0) -> Tensor:
         """-log2 p(x) divided by the image's C * H * W numbers, (B,)."""
-        return -self.log_prob(x, cond) / (x[0].numel() * math.log(2))
+        return -self.log_prob(x, cond, guidance) / (x[0].numel() * math.log(2))
 
     def initialise(self, x: Tensor, cond: Any = None) -> None:
         """Data-dependent initialisation from images (B, C, H, W), before the first training step, in the papers that have one.
@@ -190,8 +201,8 @@ class AutoregressiveModel(Interpolation, Sampling, nn.Module):
         """How many colour groups the network's maps are split into."""
         return self.likelihood.colours
 
-    def encode_condition(self, cond: Any, batch: int, height: int, width: int) -> Tensor | None:
-        """The maps h of a condition, or None for an unconditional model.
+    def encode_condition(self, cond: Any, batch: int, height: int, width: int, kept: Tensor | None = None) -> Tensor | None:
+        """The maps h of a condition, or None for an unconditional model; 0 for the images that are not `kept`, bool (B,).
 
         Raises:
             InputError: a condition is missing, superfluous or does not fit.
@@ -202,7 +213,8 @@ class AutoregressiveModel(Interpolation, Sampling, nn.Module):
             return None
         if cond is None:
             raise InputError(f"this model needs a condition ({self.condition.config}), but none was given")
-        return self.condition(cond, batch, height, width)
+        h = self.condition(cond, batch, height, width)
+        return h if kept is None else torch.where(kept[:, None, None, None], h, 0)
 
     def check_images(self, x: Tensor) -> Tensor:
         """x as int64 on the model's device.

@@ -200,11 +200,14 @@ class MultiScale(AutoregressiveModel):
         x = self.check_images(x)
         return torch.stack([self.stage_log_prob(k, x, cond) for k in range(len(self.strides))], 1)
 
-    def stage_log_prob(self, k: int, x: Tensor, cond: Any = None) -> Tensor:
-        """Column k of `log_prob_by_stage`, (B,), at the cost of this stage alone; like `forward` it does not check x."""
+    def stage_log_prob(self, k: int, x: Tensor, cond: Any = None, kept: Tensor | None = None) -> Tensor:
+        """Column k of `log_prob_by_stage`, (B,), at the cost of this stage alone; like `forward` it does not check x.
+
+        `kept`, bool (B,), says which images keep their condition: the others keep the coarser image alone.
+        """
         stride = self.strides[k]
         small = x[:, :, ::stride, ::stride]
-        params = self._params(k, self.encode(small), self.encode_condition(cond, x.shape[0], *x.shape[2:]))
+        params = self._params(k, self.encode(small), self.encode_condition(cond, x.shape[0], *x.shape[2:], kept))
         nats = self.likelihood.log_prob(params, small)
         if k:  # what the coarser stages have drawn is theirs to pay for
             factor = self.strides[k - 1] // stride

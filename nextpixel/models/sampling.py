@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from nextpixel.errors import InputError
+from nextpixel.likelihoods import Guided, Likelihood
+from nextpixel.models.guidance import twice, with_and_without
 from nextpixel.raster import Draw, Keep, Naive, Progress, raster
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Sampling:
         method: Method = "cached",
         size: tuple[int, int] | None = None,
         progress: Progress | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Draw n images: (n, C, H, W), uint8 up to 256 levels and int64 above.
 
@@ -42,16 +45,21 @@ class Sampling:
             method: "cached" scans at about the cost of one forward pass, "naive" runs one forward pass for every place.
             size: (H, W), by default that of the training images.
             progress: called with the number of finished rows, which `scan_rows` counts.
+            guidance: s, draws each symbol from p(. | earlier, h)^s p(. | earlier)^(1 - s), renormalised over the symbols
+                (`likelihoods.Guided`), before the temperature: 1 is the model, 0 the unconditional model, which needs no
+                `cond`; above 1 images are more typical of their condition. Other values scan every image twice, side by side.
 
         Raises:
-            InputError: n, temperature, method or size make no sense, or the condition is missing or superfluous.
+            InputError: n, temperature, guidance, method or size make no sense, or the condition is missing or superfluous.
         """
         if n < 1:
             raise InputError(f"n must be at least 1, not {n}")
         height, width = self.check_size(size)
         x = torch.zeros(n, self.shape[0], height, width, dtype=torch.long, device=self.device)
-        h = self.encode_condition(cond, n, height, width)
-        return self._scan(x, None, h, seed, temperature, method, progress)
+        law = self.guided_likelihood(guidance)
+        with torch.no_grad():
+            h = self.guided_condition(cond, guidance, n, height, width)
+        return self._scan(x, None, h, seed, temperature, method, progress, law)
 
     def complete(
         self: "AutoregressiveModel",
@@ -63,6 +71,7 @@ class Sampling:
         temperature: float = 1.0,
         method: Method = "cached",
         progress: Progress | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Draw the unknown places of images given the earlier ones; known places stay as they are.
 
@@ -72,7 +81,7 @@ class Sampling:
             x: (B, C, H, W) integers; what stands at unknown places is not read.
             known: bool, broadcastable to x.
             n: completions per image; those of image b are rows b * n ... b * n + n - 1 of the result.
-            cond, seed, temperature, method, progress: as for `sample`; `cond` is for the B images.
+            cond, seed, temperature, method, progress, guidance: as for `sample`; `cond` is for the B images.
 
         Returns:
             (B * n, C, H, W), uint8 up to 256 levels and int64 above.
@@ -91,10 +100,12 @@ class Sampling:
             raise InputError(f"n must be at least 1, not {n}")
         x = torch.where(known, torch.as_tensor(x, device=self.device), torch.zeros((), dtype=x.dtype, device=self.device))
         x = self.check_images(x)
-        h = self.encode_condition(cond, x.shape[0], *x.shape[2:])
+        law = self.guided_likelihood(guidance)
+        with torch.no_grad():
+            h = self.guided_condition(cond, guidance, x.shape[0], *x.shape[2:])
         x, known = x.repeat_interleave(n, 0), known.repeat_interleave(n, 0)
         h = None if h is None else h.repeat_interleave(n, 0)
-        return self._scan(x, known, h, seed, temperature, method, progress)
+        return self._scan(x, known, h, seed, temperature, method, progress, law)
 
     def scan_rows(self: "AutoregressiveModel", n: int, size: tuple[int, int] | None = None) -> int:
         """How often `sample` reports progress for n images: once per row of each pass over every group scanned together."""
@@ -110,9 +121,11 @@ class Sampling:
         temperature: float,
         method: Method,
         progress: Progress | None,
+        law: Likelihood | None = None,
         repeats: int = 1,
     ) -> Tensor:
-        """Fill x; each `repeats` images that follow one another share their noise."""
+        """Fill x, by default from the model's own law; each `repeats` images that follow one another share their noise."""
+        law = law or self.likelihood
         if not (math.isfinite(temperature) and temperature >= LOWEST_TEMPERATURE):
             raise InputError(f"temperature must be at least {LOWEST_TEMPERATURE}, not {temperature}")
         if method not in ("cached", "naive"):
@@ -126,11 +139,17 @@ class Sampling:
         try:
             for a in range(0, x.shape[0], LANES):
                 lanes = slice(a, a + LANES)
-                choose = Draw(self.likelihood, noise[lanes], temperature)
+                images, *of_lanes, of_h = (None if t is None else t[lanes] for t in (x, noise, known, h))
+                guided = isinstance(law, Guided)
+                if guided:
+                    images, *of_lanes = (None if t is None else twice(t) for t in (images, *of_lanes))
+                    of_h = with_and_without(of_h)
+                choose = Draw(law, of_lanes[0], temperature)
                 if known is not None:
-                    choose = Keep(known[lanes], choose)
-                scanned = Naive(self) if method == "naive" else self
-                raster(scanned, x[lanes], choose, None if h is None else h[lanes], progress)
+                    choose = Keep(of_lanes[1], choose)
+                raster(Naive(self) if method == "naive" else self, images, choose, of_h, progress)
+                if guided:
+                    x[lanes] = images[: len(images) // 2]
         finally:
             self.train(training)
         return x.to(torch.uint8) if self.levels <= 256 else x

@@ -76,7 +76,9 @@ class Evaluation:
             writer.writerows(zip(*columns, strict=True))
 
 
-def evaluate(model: AutoregressiveModel, images: Images, batch_size: int = 128, progress: bool = True) -> Evaluation:
+def evaluate(
+    model: AutoregressiveModel, images: Images, batch_size: int = 128, progress: bool = True, guidance: float = 1.0
+) -> Evaluation:
     """Score every image of a split, in its order, in eval mode and without reduced precision.
 
     A conditional model gets the labels as its condition.
@@ -86,9 +88,11 @@ def evaluate(model: AutoregressiveModel, images: Images, batch_size: int = 128, 
         images: the split.
         batch_size: images per forward pass.
         progress: whether to show a bar, if stderr is a terminal.
+        guidance: s, the law that `sample` draws from with this guidance; 0 is the unconditional model, which needs no labels.
 
     Raises:
-        InputError: there are no images; the model has other channels or levels than they, or needs labels that they lack.
+        InputError: there are no images; the model has other channels or levels than they, or needs labels that they lack; or the
+            guidance does not fit the model.
 
     Example:
         >>> import nextpixel
@@ -119,10 +123,10 @@ def evaluate(model: AutoregressiveModel, images: Images, batch_size: int = 128, 
             x, label = images.__getitems__(list(range(batch.start, batch.stop)))
             if label is not None:
                 labels.append(label.numpy())
-            elif model.condition is not None:
+            elif model.condition is not None and guidance != 0:
                 raise InputError("the model needs a condition, but the data have no labels")
-            cond = label.to(device) if model.condition is not None else None
-            nats[batch] = -model.log_prob(x.to(device), cond).double().cpu().numpy()
+            cond = label.to(device) if model.condition is not None and guidance != 0 else None
+            nats[batch] = -model.log_prob(x.to(device), cond, guidance).double().cpu().numpy()
     return Evaluation(nats, dims, np.concatenate(labels) if labels else None)
 
 

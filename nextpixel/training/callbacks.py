@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from nextpixel.condition import Labels
+from nextpixel.errors import InputError
 from nextpixel.pictures import save_grid
 
 
@@ -60,8 +62,16 @@ class SampleGrid(Callback):
 
 
 def class_conditions(model: Any, number: int) -> Tensor | None:
-    """Labels 0, 1, 2, ... in turn for a class-conditional model, None for an unconditional one."""
-    return None if model.condition is None else torch.arange(number) % model.condition.features
+    """Labels 0, 1, 2, ... in turn for a class-conditional model, None for an unconditional one.
+
+    Raises:
+        InputError: the model's condition is of another kind, which nobody can make up.
+    """
+    if model.condition is None:
+        return None
+    if not isinstance(model.condition, Labels):
+        raise InputError(f"the model's condition is {model.condition.name}, not labels: give it in Python, model.sample(n, cond)")
+    return torch.arange(number) % model.condition.features
 
 
 class RunProgress(Callback):

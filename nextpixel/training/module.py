@@ -25,15 +25,19 @@ class ImageModule(pl.LightningModule):
     Args:
         model: any model of the registry.
         settings: how to train it. With a stage, the loss is this stage's share of bits/dim (the shares of all stages add up to
-            the whole), and the weights of the others want no gradient.
+            the whole), and the weights of the others want no gradient. With a dropout of the condition, each image of a training
+            batch is unconditional, h = 0, with this probability; in validation none is.
 
     Raises:
-        InputError: a stage that the model does not have.
+        InputError: a stage that the model does not have, or a dropout of a condition that it does not have.
     """
 
     def __init__(self, model: AutoregressiveModel, settings: TrainingSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
+        if settings.condition_dropout and model.condition is None:
+            given = f"--training.condition_dropout is {settings.condition_dropout}"
+            raise InputError(f"{given}, but this {model.name} has no condition")
         if settings.stage is not None:
             stages = len(model.strides) if isinstance(model, MultiScale) else 0
             if settings.stage >= stages:
@@ -46,18 +50,24 @@ class ImageModule(pl.LightningModule):
         # own graphs (no gradients, a short last batch) take minutes to compile, and it sees few images.
         self._loss = torch.compile(self.bits_per_dim) if settings.compile else self.bits_per_dim
 
-    def bits_per_dim(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
-        """Mean bits/dim of a batch (images, labels), or the trained stage's share of it, under the caller's precision."""
+    def bits_per_dim(self, batch: tuple[Tensor, Tensor | None], kept: Tensor | None = None) -> Tensor:
+        """Mean bits/dim of a batch (images, labels), or the trained stage's share of it, under the caller's precision.
+
+        `kept`, bool (B,), says which images keep their condition; by default all.
+        """
         x, labels = batch
         cond = labels if self.model.condition is not None else None
         if self.settings.stage is None:
-            nats = -self.model.likelihood.log_prob(self.model(x, cond), x)
+            nats = -self.model.likelihood.log_prob(self.model(x, cond, kept), x)
         else:
-            nats = -self.model.stage_log_prob(self.settings.stage, x, cond)
+            nats = -self.model.stage_log_prob(self.settings.stage, x, cond, kept)
         return nats.sum() / (x.numel() * math.log(2))
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> Tensor:
-        loss = self._loss(batch)
+        kept = None
+        if self.settings.condition_dropout:  # drawn outside the compiled loss, so that it is the same with and without
+            kept = torch.rand(len(batch[0]), device=batch[0].device) >= self.settings.condition_dropout
+        loss = self._loss(batch) if kept is None else self._loss(batch, kept)
         if not torch.isfinite(loss):
             raise NonFiniteLossError(f"the loss is {loss.item()} at step {self.global_step}")
         self.log("train/bits_per_dim", loss, batch_size=len(batch[0]))

@@ -184,8 +184,9 @@ The original, its known half, and {COMPLETIONS} completions.
 
 
 def _begin(training: TrainingSettings) -> str:
-    """What a reader of the figures must know about stages and weights that this run has not trained."""
+    """What a reader of the figures must know about what this run has and has not trained."""
     stage = "" if training.stage is None else f"stage {training.stage} alone, "
+    stage += f"condition dropout {training.condition_dropout}, " if training.condition_dropout else ""
     return stage + ("" if training.start is None else f"beginning with the weights of {training.start}, ")
 
 

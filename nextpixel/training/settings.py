@@ -33,6 +33,8 @@ class TrainingSettings:
         nodes: Machines.
         seed: Of initial weights, order of images and samples.
         start: A run or model folder whose weights to begin with, of the same architecture.
+        condition_dropout: Probability that an image of a batch loses its condition (h = 0), so that the model also learns the
+            unconditional law, which guidance needs.
         stage: Train only this stage of a multiscale model (0 is the coarsest) and leave the weights of the others as they are;
             the loss is then its share of bits/dim.
     """
@@ -59,6 +61,7 @@ class TrainingSettings:
     seed: int = 0
     start: str | None = None
     stage: int | None = None
+    condition_dropout: float = 0.0
 
     def check(self) -> None:
         """Refuse values that no run can satisfy.
@@ -85,6 +88,9 @@ class TrainingSettings:
             raise InputError(f"--training.lr is {self.lr}: expected a number above 0")
         if not 0 <= self.ema < 1:
             raise InputError(f"--training.ema is {self.ema}: expected from 0 up to (not including) 1")
+        if not 0 <= self.condition_dropout < 1:
+            given = f"--training.condition_dropout is {self.condition_dropout}"
+            raise InputError(f"{given}: expected from 0 up to (not including) 1")
         if not 0 < self.lr_decay <= 1:
             raise InputError(f"--training.lr_decay is {self.lr_decay}: expected above 0 and at most 1")
         if self.sample_every % self.eval_every:
