@@ -252,6 +252,20 @@ def test_probabilities_sum_to_1_with_every_connection(name, options):
 
 
 @each_network
+def test_a_fresh_network_remembers(name):
+    biases = [
+        p
+        for key, p in nextpixel.MODELS[name](**nextpixel.MODELS[name].presets["tiny"]).named_parameters()
+        if key.endswith("state.bias")
+    ]
+    assert len(biases) == {"row-lstm": 2, "diagonal-bilstm": 4}[name]
+    for bias in biases:
+        output, forget, write, new = bias.chunk(4)
+        assert (forget == 1).all()
+        assert (torch.cat([output, write, new]) < 1).all()
+
+
+@each_network
 def test_the_first_scan_of_a_size_leaves_it_fit_for_gradients(name):
     model = tiny_model(name, (1, 3, 4))
     rows.cache_clear()

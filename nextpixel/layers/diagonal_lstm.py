@@ -180,7 +180,6 @@ class DiagonalBiLSTMLayer(nn.Module):
         bias = self.to_left_state.bias
         if i == 0:
             cache.part.copy_(bias)
-            cache.right.h.zero_()
         else:
             above = cache.memory[:, 1:, self.in_features :].flatten(0, 1)
             torch.addmm(bias, above, cache.above, out=cache.part.flatten(0, 1))
