@@ -18,9 +18,10 @@ each_path = pytest.mark.parametrize("path", ["linear", "spherical"])
 
 
 def ends_for(model, n):
-    """Two conditions for each of n rows; labels that differ in every row."""
+    """Two conditions for each of n rows, far enough from each other to give other images; labels alone differ in every row."""
     a = random_cond(model, n, seed=5)
-    return a, of_images(a, lambda part: (part + 1) % (part.max() + 1) if part.dtype == torch.long else part.roll(1, -1) + 1)
+    b = of_images(random_cond(model, n, seed=6), lambda part: part if part.dtype == torch.long else 5 * part)
+    return a, (a + 1) % 4 if isinstance(model.condition, nextpixel.Labels) else b
 
 
 @each_path
