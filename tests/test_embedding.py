@@ -418,7 +418,7 @@ def test_images_with_the_embedding_of_another_image_of_the_same_identity():
 
 def test_images_that_have_no_other_of_their_identity():
     single = labelled([0, 0, 1], names=["Ada", "Bob"])
-    with pytest.raises(InputError, match="1 of 2 train identities has a single image .*: Bob; there is no other image to embed"):
+    with pytest.raises(InputError, match=r"1 of 2 train identities has a single image .*: Bob; there is no other image to embed"):
         EmbeddedImages(single, network(), progress=False)
     assert len(EmbeddedImages(single, network(), of="itself", progress=False)) == 3
     with pytest.raises(InputError, match="of must be itself or other, not 'another'"):
