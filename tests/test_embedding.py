@@ -24,7 +24,7 @@ from nextpixel.embedding.images import EmbeddedImages
 from nextpixel.embedding.network import EmbeddingNetwork
 from nextpixel.embedding.storage import load_embedding, save_embedding
 from nextpixel.embedding.triplets import IdentityBatches, TripletLoss
-from nextpixel.embedding.verification import Pairs, Verification, embed_images, make_pairs, nearest, verify
+from nextpixel.embedding.verification import RESAMPLES, Pairs, Verification, embed_images, make_pairs, nearest, verify
 from nextpixel.errors import InputError
 from nextpixel.training.embedding import TripletModule, train_embedding
 from nextpixel.training.experiment import make_experiment, read_experiment, read_recipe
@@ -321,6 +321,25 @@ def test_standard_errors_are_those_of_other_people():
     assert np.isnan(by_hand(np.array([True, False]), [1, 0]).standard_errors).tolist() == [False, False]
     two = make_pairs(np.array([0, 0, 1, 1]))
     assert np.isnan(Verification("two", np.zeros(len(two.first)), two).standard_errors).all()
+
+
+def test_a_resample_counts_pairs_as_often_as_their_people():
+    """The slow reference: write down every pair of every pair of copies of the people drawn."""
+    labels = np.repeat(np.arange(5), 3)
+    pairs = make_pairs(labels, most=60)
+    scores = np.random.default_rng(1).normal(size=len(pairs.first)) + pairs.same
+    generator, areas = np.random.default_rng(0), []
+    while len(areas) < RESAMPLES:
+        people = generator.integers(5, size=5)
+        copies = [
+            k
+            for k, (one, other) in enumerate(pairs.identities)
+            for a, b in itertools.product(range(5), repeat=2)
+            if (people[a], people[b]) == (one, other) and (one != other or a == b)
+        ]
+        if 0 < pairs.same[copies].sum() < len(copies):
+            areas.append(roc_auc_score(pairs.same[copies], scores[copies]))
+    assert Verification("reference", scores, pairs).standard_errors[0] == pytest.approx(np.std(areas, ddof=1), rel=1e-9)
 
 
 def test_pairs_are_what_they_say():
