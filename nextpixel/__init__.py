@@ -21,13 +21,17 @@ _WHERE = {
     "Labels": "nextpixel.condition",
     "SpatialMap": "nextpixel.condition",
     "Vector": "nextpixel.condition",
+    "EmbeddingNetwork": "nextpixel.embedding.network",
     "load": "nextpixel.models.storage",
+    "load_embedding": "nextpixel.embedding.storage",
     "InputError": "nextpixel.errors",
 }
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
     from nextpixel.condition import Combination, Labels, SpatialMap, Vector
+    from nextpixel.embedding.network import EmbeddingNetwork
+    from nextpixel.embedding.storage import load_embedding
     from nextpixel.errors import InputError
     from nextpixel.models import (
         MODELS,

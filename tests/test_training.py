@@ -22,10 +22,12 @@ from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
 from nextpixel.training.callbacks import EMA
 from nextpixel.training.curve import draw_curve, read_curve
-from nextpixel.training.experiment import Experiment, read_config, read_experiment, read_recipe, recipe_names
+from nextpixel.training.embedding import build_embedding
+from nextpixel.training.experiment import Experiment, make_experiment, read_config, read_experiment, read_recipe, recipe_names
 from nextpixel.training.module import ImageModule, learning_rate_factor
-from nextpixel.training.run import INITIAL_IMAGES, Interrupted, begin_with, build, precision, train
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.training.run import INITIAL_IMAGES, begin_with, build, train
+from nextpixel.training.settings import EMBEDDING, TrainingSettings
+from nextpixel.training.trainer import Interrupted, precision
 
 SIZES = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}
 SIZES_BILSTM = {name: size for name, size in SIZES.items() if name != "kernel_size"}
@@ -426,13 +428,11 @@ def test_recipes_build_their_models(name):
         levels, classes = recipe["data"]["levels"], 10 if name.endswith("-class") else None
 
     Pictures.shape = shape
-    whole = Experiment(
-        name, recipe["about"], recipe["model"], DataSettings(**recipe["data"]), TrainingSettings(**recipe["training"])
-    )
+    whole = make_experiment(recipe)
     whole.data.check()
     whole.training.check()
     with torch.device("meta"):
-        model = build(whole, Pictures)
+        model = (build_embedding if recipe["model"]["name"] == EMBEDDING else build)(whole, Pictures)
     assert model.shape == shape
     assert (model.condition is None) is (Pictures.classes is None)
     assert recipe["about"].strip().endswith(".")

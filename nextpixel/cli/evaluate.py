@@ -1,11 +1,14 @@
-"""`nextpixel evaluate RUN`: the exact likelihood of a data set, beside the baselines on the same images."""
+"""`nextpixel evaluate RUN`: the exact likelihood of a data set, or the verification of its identities, beside the baselines."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from nextpixel.cli.settings import GUIDANCE
+from nextpixel.errors import InputError
+from nextpixel.training.settings import EMBEDDING
 
 
 def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
@@ -26,8 +29,13 @@ def run(args: Any) -> None:
     from nextpixel.data.splits import load, load_one
     from nextpixel.scoring.baselines import all_baselines
     from nextpixel.scoring.evaluation import evaluate
+    from nextpixel.training.experiment import read_experiment
     from nextpixel.training.report import print_scores
 
+    config = Path(args.run) / "config.yaml"
+    if config.is_file() and read_experiment(config).model.get("name") == EMBEDDING:
+        _verify(args)
+        return
     opened = open_run(args.run)
     settings, source = opened.experiment.data, args["data"]["source"]
     own = source is None
@@ -40,3 +48,32 @@ def run(args: Any) -> None:
     console = Console(soft_wrap=True)
     console.print(f"{source or settings.source}, {args.split}: {images.describe_binarisation()}", highlight=False)
     print_scores(args.split, evaluation, all_baselines(opened.marginal, images, opened.model.codes), console)
+
+
+def _verify(args: Any) -> None:
+    """Print how well an embedding network's run tells identities apart."""
+    from rich.console import Console
+
+    from nextpixel.data.identities import describe_single, load_by_identity
+    from nextpixel.data.splits import load_one
+    from nextpixel.embedding.storage import load_embedding
+    from nextpixel.embedding.verification import verify
+    from nextpixel.training.embedding_report import print_verifications
+    from nextpixel.training.experiment import read_experiment
+
+    if args.csv:
+        raise InputError(f"--csv {args.csv} is for likelihoods, but {args.run} is the run of an embedding network")
+    if args.guidance != 1:
+        raise InputError(f"--guidance {args.guidance} is for likelihoods, but {args.run} is the run of an embedding network")
+    folder = Path(args.run)
+    if not (folder / "model").is_dir():
+        raise InputError(f"{folder} has no model yet: finish it with nextpixel train --out {folder} --resume")
+    network, settings, source = load_embedding(folder), read_experiment(folder / "config.yaml").data, args["data"]["source"]
+    own = load_by_identity(settings)[args.split] if source is None else None
+    images = own or load_one(replace(settings, source=source), args.split)
+    console = Console(soft_wrap=True)
+    result = verify(network, images)
+    console.print(f"{source or settings.source}, {args.split}: {len(images)} images", highlight=False)
+    print_verifications(args.split, result, console)
+    if single := describe_single(images):
+        console.print(single, highlight=False)

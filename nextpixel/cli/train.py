@@ -9,7 +9,7 @@ from nextpixel.cli.settings import add_settings, set_defaults
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 from nextpixel.training.experiment import Experiment, read_config, read_recipe
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.training.settings import EMBEDDING, training_settings
 
 FROM_DATA = ("shape", "levels", "condition")
 
@@ -27,7 +27,8 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     if base:
         known = _add_model(parser, base)
         set_defaults(parser, "model", {k: v for k, v in base["model"].items() if k != "name"}, known, base["where"])
-    for group, kind in (("data", DataSettings), ("training", TrainingSettings)):
+    training = training_settings(base["model"]["name"] if base else None)
+    for group, kind in (("data", DataSettings), ("training", training)):
         add_settings(parser, group, kind)
         set_defaults(parser, group, base.get(group) or {}, list(kind.__dataclass_fields__), base.get("where", ""))
 
@@ -48,14 +49,17 @@ def run(args: Any) -> None:
         about=base.get("about", ""),
         model={"name": base["model"]["name"], **dict(args.model)},
         data=DataSettings(**dict(args.data)),
-        training=TrainingSettings(**dict(args.training)),
+        training=training_settings(base["model"]["name"])(**dict(args.training)),
     )
     from rich.console import Console
 
-    from nextpixel.training.run import Interrupted, train
+    from nextpixel.training.embedding import train_embedding
+    from nextpixel.training.run import train
+    from nextpixel.training.trainer import Interrupted
 
+    start = train_embedding if base["model"]["name"] == EMBEDDING else train
     try:
-        train(experiment, Path(args.out or Path("runs") / experiment.recipe), args.resume, Console())
+        start(experiment, Path(args.out or Path("runs") / experiment.recipe), args.resume, Console())
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from None
 
@@ -106,11 +110,15 @@ def _add_model(parser: ArgumentParser, base: dict[str, Any]) -> list[str]:
     """Add the model's arguments and return their names."""
     import inspect
 
+    from nextpixel.embedding.network import EmbeddingNetwork
     from nextpixel.models import MODELS
 
     name = base["model"]["name"]
+    if name == EMBEDDING:
+        add_settings(parser, "model", EmbeddingNetwork, skip=FROM_DATA)
+        return [k for k in inspect.signature(EmbeddingNetwork).parameters if k not in FROM_DATA]
     if name not in MODELS:
-        raise InputError(f"{base['where']}: unknown model {name!r}, expected one of {', '.join(MODELS)}")
+        raise InputError(f"{base['where']}: unknown model {name!r}, expected one of {', '.join((*MODELS, EMBEDDING))}")
     add_settings(parser, "model", MODELS[name], skip=FROM_DATA)
     parser.add_argument("--model.condition", type=Literal["labels"] | None, help="let images depend on their labels")
     return ["condition", *(k for k in inspect.signature(MODELS[name]).parameters if k not in FROM_DATA)]

@@ -6,7 +6,7 @@ from typing import Literal
 from nextpixel.errors import InputError
 
 MAX_LEVELS = 8192
-FORMS = '"digits", a Hugging Face id (owner/name), a folder of pictures, or a .npy, .npz or .parquet file'
+FORMS = '"digits", "digits-identities", a Hugging Face id (owner/name), a folder of pictures, or a .npy, .npz or .parquet file'
 
 
 @dataclass
@@ -14,8 +14,9 @@ class DataSettings:
     """Where the images come from and how they become symbols 0..levels-1.
 
     Args:
-        source: "digits" (8x8, in scikit-learn), a Hugging Face data set id, a folder of images, a .npy or .npz file of
-            integers, a .parquet file or a glob of such files, or a folder of them.
+        source: "digits" (8x8, in scikit-learn), "digits-identities" (each of them in its eight orientations), a Hugging Face data
+            set id, a folder of images, a .npy or .npz file of integers, a .parquet file or a glob of such files, or a folder of
+            them.
         levels: How many symbols the model sees: 0..levels-1.
         source_levels: How many levels the stored values have. Left out: 256 for pictures, 17 for digits, what a .npz says
             under `levels`, and `levels` for other integer arrays, whose values are symbols already.

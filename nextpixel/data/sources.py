@@ -7,6 +7,7 @@ from pathlib import Path
 from nextpixel.data.arrays import load_digits, load_npy, load_npz
 from nextpixel.data.folder import load_folder
 from nextpixel.data.hub import HUB_ID, load_hub
+from nextpixel.data.orientations import load_digit_identities
 from nextpixel.data.parquet import load_parquet
 from nextpixel.data.raw import RawImages, check_range
 from nextpixel.data.settings import FORMS, DataSettings
@@ -18,7 +19,7 @@ FILES = (".npy", ".npz", ".parquet")
 def load_source(source: str, settings: DataSettings, progress: bool = False) -> dict[str, RawImages]:
     """Return the splits of `source` under the names train, validation, test and its own others; a single part is called "all".
 
-    "digits" is always scikit-learn's set: write "./digits" for a folder of that name.
+    "digits" and "digits-identities" are always scikit-learn's set: write "./digits" for a folder of that name.
 
     Raises:
         InputError: the source cannot be found or used, or holds values outside of its levels.
@@ -44,6 +45,8 @@ def _load(source: str, settings: DataSettings, progress: bool) -> dict[str, RawI
     """Choose the reader by what `source` is."""
     if source == "digits":
         return load_digits(settings)
+    if source == "digits-identities":
+        return load_digit_identities(settings)
     if not source:
         raise InputError(f"the source of the data is empty: a source is {FORMS}")
     path = Path(source).expanduser()

@@ -49,10 +49,8 @@ def load(settings: DataSettings, progress: bool = True) -> Splits:
         (1437, 180, 180)
     """
     parts = load_source(settings.source, settings, progress)
-    _compare(parts, settings.source)
-    pool = parts.pop("all" if list(parts) == ["all"] else "train", None)
-    if pool is None:
-        raise InputError(f"{settings.source} has no train split: it has {', '.join(parts)}")
+    compare(parts, settings.source)
+    pool = take_pool(parts, settings.source)
     shares = {name: getattr(settings, name) for name in ("test", "validation") if name not in parts}
     carved = _carve(len(pool), shares, settings)
     images = {name: Images(part, settings, split=name) for name, part in parts.items()}
@@ -84,8 +82,24 @@ def _known(name: str, names: list[str], source: str) -> str:
     return split_name(name)
 
 
-def _compare(parts: dict[str, RawImages], source: str) -> None:
-    """Raise InputError where the splits are not of one shape and one set of classes."""
+def take_pool(parts: dict[str, RawImages], source: str) -> RawImages:
+    """Take out of `parts` the images that missing splits are carved out of: the train split, or the only part.
+
+    Raises:
+        InputError: there are other splits, but none to train on.
+    """
+    pool = parts.pop("all" if list(parts) == ["all"] else "train", None)
+    if pool is None:
+        raise InputError(f"{source} has no train split: it has {', '.join(parts)}")
+    return pool
+
+
+def compare(parts: dict[str, RawImages], source: str) -> None:
+    """Make sure that the splits are of one shape and one set of classes.
+
+    Raises:
+        InputError: they are not; the message says which differ.
+    """
     (first, reference), *others = parts.items()
     for name, part in others:
         if part.images.shape[1:] != reference.images.shape[1:]:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import safetensors.torch
 import torch
@@ -13,6 +13,22 @@ from nextpixel.files import write_aside
 from nextpixel.models.base import AutoregressiveModel
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+class Storable(Protocol):
+    """What can be written and read: a module with a name and the arguments of its constructor as plain values."""
+
+    name: str
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> Any: ...
+
+
+Stored = TypeVar("Stored", bound=Storable)
 
 _CARD = """---
 library_name: nextpixel
@@ -37,13 +53,6 @@ def save(model: AutoregressiveModel, folder: str | Path, notes: str = "") -> Non
     Raises:
         InputError: the folder cannot be written to.
     """
-    folder = Path(folder)
-    config = {"model": model.name, **model.config}
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    with write_aside(folder / WEIGHTS) as path:
-        safetensors.torch.save_file(weights, path, metadata={"format": "pt", "model": model.name})
-    with write_aside(folder / CONFIG) as path:
-        path.write_text(json.dumps(config, indent=2) + "\n")
     channels, height, width = model.shape
     card = _CARD.format(
         name=model.name,
@@ -55,11 +64,27 @@ def save(model: AutoregressiveModel, folder: str | Path, notes: str = "") -> Non
         cond=", cond=..." if model.condition is not None else "",
         notes=f"\n{notes.strip()}\n" if notes.strip() else "",
     )
+    write_folder(model, folder, card)
+
+
+def write_folder(model: Storable, folder: str | Path, card: str) -> None:
+    """Write config.json, model.safetensors, and `card` as README.md.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    config = {"model": model.name, **model.config}
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with write_aside(folder / WEIGHTS) as path:
+        safetensors.torch.save_file(weights, path, metadata={"format": "pt", "model": model.name})
+    with write_aside(folder / CONFIG) as path:
+        path.write_text(json.dumps(config, indent=2) + "\n")
     with write_aside(folder / CARD) as path:
         path.write_text(card)
 
 
-def load(folder_or_hub_id: str | Path, models: dict[str, type[AutoregressiveModel]] | None = None) -> AutoregressiveModel:
+def load(folder_or_hub_id: str | Path) -> AutoregressiveModel:
     """A saved model in eval mode, from a folder (that of the model, or of a whole run) or from the Hugging Face hub.
 
     Raises:
@@ -72,8 +97,17 @@ def load(folder_or_hub_id: str | Path, models: dict[str, type[AutoregressiveMode
         >>> nextpixel.load(folder).name
         'pixelcnn'
     """
-    if models is None:
-        from nextpixel.models import MODELS as models
+    from nextpixel.models import MODELS
+
+    return read_folder(folder_or_hub_id, MODELS)
+
+
+def read_folder(folder_or_hub_id: str | Path, models: dict[str, type[Stored]]) -> Stored:
+    """What `write_folder` wrote, in eval mode, as one of these classes by their names.
+
+    Raises:
+        InputError: as `load`.
+    """
     folder = _find(folder_or_hub_id)
     config = _read_config(folder / CONFIG)
     name = config.pop("model", None)
@@ -93,7 +127,7 @@ def load(folder_or_hub_id: str | Path, models: dict[str, type[AutoregressiveMode
     return model.eval()
 
 
-def load_weights(model: AutoregressiveModel, weights: dict[str, torch.Tensor], source: Path) -> None:
+def load_weights(model: Storable, weights: dict[str, torch.Tensor], source: Path) -> None:
     """Put weights into a model.
 
     Raises:

@@ -75,9 +75,14 @@ def class_conditions(model: Any, number: int) -> Tensor | None:
 
 
 class RunProgress(Callback):
-    """One bar over all steps of the run with the time left, and one line per validation; on a log file the lines only."""
+    """One bar over all steps of the run with the time left, and one line per validation; on a log file the lines only.
 
-    def __init__(self, console: Console) -> None:
+    `metric` is the figure of a validation; `loss` and `unit` say what the training loss and this figure are.
+    """
+
+    def __init__(
+        self, console: Console, metric: str = "val/bits_per_dim", loss: str = "bits/dim", unit: str = "bits/dim"
+    ) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -87,7 +92,7 @@ class RunProgress(Callback):
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[figures]}"),
         )
-        self.console = console
+        self.console, self.metric, self.loss, self.unit = console, metric, loss, unit
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self.task: TaskID | None = None
         self.losses: list[Tensor] = []  # since the last validation; on their device, so that nothing waits for a GPU
@@ -102,7 +107,7 @@ class RunProgress(Callback):
     ) -> None:
         self.losses.append(outputs["loss"].detach())
         if self.task is not None and (batch_idx % 10 == 0 or trainer.is_last_batch):
-            figures = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, {outputs['loss'].item():.3f} bits/dim"
+            figures = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, {outputs['loss'].item():.3f} {self.loss}"
             self.progress.update(self.task, completed=trainer.global_step, figures=figures)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -111,8 +116,9 @@ class RunProgress(Callback):
         train, self.losses = torch.stack(self.losses).mean(), []
         self.console.print(
             f"epoch {trainer.current_epoch + 1:4d} of {trainer.max_epochs}   step {trainer.global_step}   "
-            f"train {train:.4f}   validation {trainer.callback_metrics['val/bits_per_dim']:.4f} bits/dim",
+            f"train {train:.4f} {self.loss}   validation {trainer.callback_metrics[self.metric]:.4f} {self.unit}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -11,7 +11,7 @@ import yaml
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 from nextpixel.files import write_aside
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.training.settings import TrainingSettings, training_settings
 
 
 @dataclass
@@ -80,7 +80,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold the sections {', '.join(f.name for f in fields(Experiment))}")
     _refuse_unknown(values, Experiment, str(path))
-    for section, kind in (("data", DataSettings), ("training", TrainingSettings)):
+    for section, kind in (("data", DataSettings), ("training", _training(values))):
         _refuse_unknown(values.get(section) or {}, kind, f"{path}, section {section}")
     return values
 
@@ -91,9 +91,24 @@ def read_experiment(path: str | Path) -> Experiment:
     Raises:
         InputError: as `read_config`.
     """
-    values = read_config(path)
-    data, training = values.pop("data", None) or {}, values.pop("training", None) or {}
-    return Experiment(**values, data=DataSettings(**_tuples(data)), training=TrainingSettings(**_tuples(training)))
+    return make_experiment(read_config(path))
+
+
+def make_experiment(values: dict[str, Any]) -> Experiment:
+    """The experiment of a recipe's or config file's known settings.
+
+    Example:
+        >>> make_experiment(read_recipe("digits")).training.epochs
+        30
+    """
+    data, training = (_tuples(values.get(section) or {}) for section in ("data", "training"))
+    rest = {name: value for name, value in values.items() if name not in ("data", "training")}
+    return Experiment(**rest, data=DataSettings(**data), training=_training(values)(**training))
+
+
+def _training(values: dict[str, Any]) -> type[TrainingSettings]:
+    model = values.get("model")
+    return training_settings(model.get("name") if isinstance(model, dict) else None)
 
 
 def _refuse_unknown(values: dict[str, Any], kind: type, where: str) -> None:

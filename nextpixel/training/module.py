@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel, MultiScale
@@ -80,15 +80,18 @@ class ImageModule(pl.LightningModule):
         self.log("lr", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> dict[str, Any]:
-        settings = self.settings
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if settings.optimizer == "adam":
-            optimizer = torch.optim.Adam(trained, settings.lr, settings.betas)
-        else:
-            optimizer = torch.optim.RMSprop(trained, settings.lr, alpha=0.95)
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return make_optimizer(self.model, self.settings, int(self.trainer.estimated_stepping_batches))
+
+
+def make_optimizer(model: nn.Module, settings: TrainingSettings, total: int) -> dict[str, Any]:
+    """Optimiser and schedule over `total` steps, in lightning's form; what wants no gradient is left out."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if settings.optimizer == "adam":
+        optimizer = torch.optim.Adam(trained, settings.lr, settings.betas)
+    else:
+        optimizer = torch.optim.RMSprop(trained, settings.lr, alpha=0.95)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step, total))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def learning_rate_factor(settings: TrainingSettings, step: int, total: int) -> float:

@@ -59,9 +59,9 @@ def finish(
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     unaveraged = None
     if "current_model_state" in checkpoint:
-        load_weights(model, _of_model(checkpoint["current_model_state"]), best)
+        load_weights(model, of_model(checkpoint["current_model_state"]), best)
         unaveraged = evaluate(model, splits.test)
-    load_weights(model, _of_model(checkpoint["state_dict"]), best)
+    load_weights(model, of_model(checkpoint["state_dict"]), best)
     model.eval()
     test = evaluate(model, splits.test)
     baselines = all_baselines(marginal, splits.test, model.codes)
@@ -71,7 +71,7 @@ def finish(
     epoch = checkpoint["epoch"] + 1
     figures = _figures(result)
     (out / "report.md").write_text(_report(experiment, result, model, splits, trainer, stopwatch, epoch, figures))
-    save(model, out / "model", notes=f"## Result\n\n{figures}\n\nData: {_data_line(experiment, splits)}")
+    save(model, out / "model", notes=f"## Result\n\n{figures}\n\nData: {data_line(experiment, splits)}")
     _print_result(result, console)
     return result
 
@@ -112,11 +112,13 @@ def _print_result(result: Result, console: Console) -> None:
         console.print(str(result.out / name), highlight=False, soft_wrap=True)
 
 
-def _of_model(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def of_model(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of the model among those of lightning's module."""
     return {name.removeprefix("model."): value for name, value in state.items()}
 
 
-def _data_line(experiment: Experiment, splits: Splits) -> str:
+def data_line(experiment: Experiment, splits: Splits) -> str:
+    """The data in one line."""
     channels, height, width = splits.train.shape
     return (
         f"{experiment.data.source}; {channels} x {height} x {width}, {len(splits.train)} training, {len(splits.validation)} "
@@ -174,12 +176,11 @@ The original, its known half, and {COMPLETIONS} completions.
 
 ![curve](samples/curve.png)
 
-- Data: {_data_line(experiment, splits)}.
+- Data: {data_line(experiment, splits)}.
 - Model: {model.name}, {sum(p.numel() for p in model.parameters()):,} parameters; {settings or "default sizes"}.
 - Training: {_begin(training)}{trainer.global_step} steps of {training.batch_size} images, {stopwatch.seconds / 60:.1f} minutes
   ({stopwatch.images_per_second:.0f} images per second in the training loop), {trainer.precision}.
-- Machine: {platform.machine()}, {torch.get_num_threads()} threads{_gpu()}; Python {platform.python_version()},
-  torch {torch.__version__}, nextpixel {nextpixel.__version__}.
+- Machine: {machine_line()}.
 """
 
 
@@ -190,5 +191,8 @@ def _begin(training: TrainingSettings) -> str:
     return stage + ("" if training.start is None else f"beginning with the weights of {training.start}, ")
 
 
-def _gpu() -> str:
-    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+def machine_line() -> str:
+    """Processor, threads and versions, in one line."""
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, nextpixel {nextpixel.__version__}"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}; {versions}"

@@ -4,17 +4,11 @@ RUN/  config.yaml   metrics.csv   checkpoints/{best,last}.ckpt   tensorboard/
       model/        samples/*.png   marginal.npz   report.md
 """
 
-import csv
-import logging
 import shutil
-import signal
-import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch.utils.data import DataLoader, DistributedSampler
@@ -27,17 +21,14 @@ from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights
 from nextpixel.scoring.baselines import PixelMarginal
-from nextpixel.training.callbacks import EMA, RunProgress, SampleGrid, SaveOnInterrupt, Stopwatch
+from nextpixel.training.callbacks import RunProgress, SampleGrid, Stopwatch
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.module import ImageModule, NonFiniteLossError
+from nextpixel.training.module import ImageModule
 from nextpixel.training.report import Result, finish
 from nextpixel.training.settings import TrainingSettings
+from nextpixel.training.trainer import check_checkpoint, evaluating, fit, make_trainer, require_empty, whole_batch
 
 INITIAL_IMAGES = 64  # of a data-dependent initialisation
-
-
-class Interrupted(Exception):
-    """Ctrl-C; what has been learned is saved, and the message says how to go on."""
 
 
 def train(experiment: Experiment, out: str | Path, resume: bool = False, console: Console | None = None) -> Result | None:
@@ -62,16 +53,15 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     settings.check()
     if settings.compile:
         _require_compiler()
-    last, again = out / "checkpoints" / "last.ckpt", f"nextpixel train --out {out} --resume"
     if not resume and first:
-        _require_empty(out)
+        require_empty(out)
     splits = load(experiment.data, progress=first)
     pl.seed_everything(settings.seed, verbose=False)
     model = build(experiment, splits.train)
     if model.codes:
         splits.train.check_codes()
     if resume:
-        _check_checkpoint(last, model, settings)
+        check_checkpoint(out / "checkpoints" / "last.ckpt", model, settings)
     elif settings.start is not None:
         begin_with(model, settings.start)
     else:
@@ -82,34 +72,17 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
         experiment.save(out / "config.yaml")
         marginal.save(out / "marginal.npz")
 
-    stopwatch, on_ctrl_c = Stopwatch(), signal.getsignal(signal.SIGINT)
-    steps = settings.epochs * max(1, len(splits.train) // settings.batch_size)
-    trainer = _trainer(settings, out, resume, console, stopwatch, log_every=min(10, steps))
+    stopwatch = Stopwatch()
+    grid = SampleGrid(out / "samples", settings.sample_every, settings.samples, settings.seed)
+    trainer = make_trainer(settings, out, resume, [stopwatch, RunProgress(console), grid], len(splits.train))
     what = model.name if settings.stage is None else f"stage {settings.stage} of {model.name}"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(f"training {what} ({trained:,} parameters) on {len(splits.train)} images")
-    try:
-        trainer.fit(
-            module,
-            _loader(splits.train, settings, trainer),
-            _loader(splits.validation, settings),
-            ckpt_path=last if resume else None,
-        )
-    except NonFiniteLossError as error:
-        kept = f"{last} is the last good checkpoint" if last.exists() else "no epoch was finished, so nothing was kept"
-        raise InputError(f"{error}: training stopped; {kept}; try a smaller --training.lr or --training.clip") from error
-    except SystemExit as error:
-        # lightning turns Ctrl-C into an exit, after its callbacks have run, and goes on ignoring the signal
-        signal.signal(signal.SIGINT, on_ctrl_c)
-        raise Interrupted(
-            f"interrupted in epoch {trainer.current_epoch + 1} of {settings.epochs}; saved to {last}. Go on with: {again}"
-        ) from error
+    fit(trainer, module, _loader(splits.train, settings, trainer), _loader(splits.validation, settings), out, resume)
     if not first:
         return None
-    try:
+    with evaluating(out):
         return finish(experiment, out, model, splits, marginal, trainer, stopwatch, console)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted while the trained model was evaluated. Go on with: {again}") from None
 
 
 def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
@@ -156,68 +129,6 @@ def _initialise(model: AutoregressiveModel, images: Images) -> None:
     model.initialise(x, labels if model.condition is not None else None)
 
 
-def precision(settings: TrainingSettings) -> str:
-    """lightning's name of the precision: bf16 under "auto" where the device's matrix products are faster in it."""
-    if settings.precision == "auto":
-        if torch.cuda.is_available():
-            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-        # torch says only in private what the processor has; without AMX or AVX512-BF16, bf16 is emulated and slower.
-        fast = any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-        return "bf16-mixed" if fast else "32-true"
-    return "bf16-mixed" if settings.precision == "bf16" else "32-true"
-
-
-def _trainer(
-    settings: TrainingSettings, out: Path, resume: bool, console: Console, stopwatch: Stopwatch, log_every: int
-) -> pl.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning.*")
-    checkpoints = ModelCheckpoint(
-        dirpath=out / "checkpoints",
-        filename="best",
-        monitor="val/bits_per_dim",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    every = settings.sample_every
-    averaging = [EMA(settings.ema)] if settings.ema else []
-    return pl.Trainer(
-        max_epochs=settings.epochs,
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        precision=precision(settings),
-        gradient_clip_val=settings.clip or None,
-        check_val_every_n_epoch=settings.eval_every,
-        log_every_n_steps=log_every,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=[
-            stopwatch,
-            RunProgress(console),
-            SampleGrid(out / "samples", every, settings.samples, settings.seed),
-            *averaging,
-            SaveOnInterrupt(out / "checkpoints" / "last.ckpt"),
-            checkpoints,
-        ],
-        logger=_loggers(out, resume) if rank_zero_only.rank == 0 else False,
-        default_root_dir=out,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-def _loggers(out: Path, resume: bool) -> list[Logger]:
-    table = out / "metrics.csv"
-    rows = table.read_text() if resume and table.is_file() else ""
-    metrics = CSVLogger(out.parent, name=out.name, version="", flush_logs_every_n_steps=10)
-    writer = metrics.experiment  # which removes an earlier metrics.csv
-    if rows:
-        table.write_text(rows)
-        writer.metrics_keys = next(csv.reader([rows.splitlines()[0]]))
-    return [metrics, TensorBoardLogger(out, name="tensorboard", version="")]
-
-
 def _loader(images: Images, settings: TrainingSettings, trainer: pl.Trainer | None = None) -> DataLoader:
     """Batches from one call each; shuffled by (seed, epoch) and shared between the devices where a trainer is given."""
     sampler = None
@@ -230,46 +141,12 @@ def _loader(images: Images, settings: TrainingSettings, trainer: pl.Trainer | No
         sampler=sampler,
         # A short last batch would be compiled anew, and weigh its images more.
         drop_last=trainer is not None and len(images) >= settings.batch_size * trainer.world_size,
-        collate_fn=_identity,
+        collate_fn=whole_batch,
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
     )
 
 
-def _identity(batch: object) -> object:
-    return batch
-
-
 def _require_compiler() -> None:
     if not torch.cuda.is_available() and not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
         raise InputError("--training.compile true needs a C++ compiler (g++ or clang++): install one, or set it to false")
-
-
-def _require_empty(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file: expected a folder for the run")
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"--out {out} is not empty: give another folder, or --resume to go on with the run in it")
-    made = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-        if made:
-            out.rmdir()  # until there is something to write: the data may be refused
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written to: {error.strerror or error}") from error
-
-
-def _check_checkpoint(last: Path, model: AutoregressiveModel, settings: TrainingSettings) -> None:
-    try:
-        checkpoint = torch.load(last, map_location="cpu", weights_only=True)
-        weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    except Exception as error:
-        raise InputError(f"{last} is no checkpoint of a run: {' '.join(str(error).split())[:200]}") from error
-    load_weights(model, weights, last)
-    # Interrupted after its last epoch, while it was evaluated, a run can still be finished.
-    if epoch >= settings.epochs and (last.parent.parent / "model").is_dir():
-        raise InputError(f"the run is finished ({epoch} of {settings.epochs} epochs): give more --training.epochs to go on")

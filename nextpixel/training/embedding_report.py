@@ -1,0 +1,122 @@
+"""The end of an embedding network's run: verification on identities never seen, its pictures, and report.md."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from nextpixel.data.identities import describe_single
+from nextpixel.data.splits import Splits
+from nextpixel.embedding.drawing import draw_neighbours, draw_roc
+from nextpixel.embedding.network import EmbeddingNetwork
+from nextpixel.embedding.storage import save_embedding
+from nextpixel.embedding.verification import RESAMPLES, Verification, embed_images, verify
+from nextpixel.models.storage import load_weights
+from nextpixel.training.callbacks import Stopwatch
+from nextpixel.training.experiment import Experiment
+from nextpixel.training.report import data_line, machine_line, of_model
+
+
+def finish_embedding(
+    experiment: Experiment,
+    out: Path,
+    network: EmbeddingNetwork,
+    splits: Splits,
+    trainer: pl.Trainer,
+    stopwatch: Stopwatch,
+    console: Console,
+) -> list[Verification]:
+    """Verify the best checkpoint on the test identities, save it as RUN/model, write pictures and report, print the figures."""
+    network = EmbeddingNetwork(**network.config).to(trainer.strategy.root_device)
+    best = out / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    unaveraged = []
+    if "current_model_state" in checkpoint:
+        load_weights(network, of_model(checkpoint["current_model_state"]), best)
+        unaveraged = [verify(network, splits.test)[0].renamed("embedding, weights not averaged")]
+    load_weights(network, of_model(checkpoint["state_dict"]), best)
+    network.eval()
+    own, pixels = verify(network, splits.test)
+    result = [own, *unaveraged, pixels]
+    draw_roc([own, pixels], out / "samples" / "roc.png")
+    draw_neighbours(splits.test, embed_images(network, splits.test), out / "samples" / "neighbours.png")
+    figures = _figures(result)
+    report = _report(experiment, result, network, splits, trainer, stopwatch, checkpoint["epoch"] + 1, figures)
+    (out / "report.md").write_text(report)
+    save_embedding(network, out / "model", notes=f"## Verification\n\n{figures}\n\nData: {_identities(experiment, splits)}")
+    print_verifications("test", result, console)
+    for name in ("samples/roc.png", "samples/neighbours.png", "report.md"):
+        console.print(str(out / name), highlight=False, soft_wrap=True)
+    return result
+
+
+def print_verifications(name: str, verifications: list[Verification], console: Console) -> None:
+    """The figures of each score, and below them the pairs that they are of."""
+    table = Table(name, "ROC AUC", "equal error rate", box=None, pad_edge=False)
+    for k, verification in enumerate(verifications):
+        table.add_row(verification.name, *_rounded(verification), style="bold" if k == 0 else None)
+    console.print(table)
+    console.print(verifications[0].pairs.describe(), highlight=False, soft_wrap=True)
+
+
+def _rounded(verification: Verification) -> tuple[str, str]:
+    auc, eer = verification.standard_errors
+    return f"{verification.roc_auc:.4f} ± {auc:.4f}", f"{verification.equal_error_rate:.4f} ± {eer:.4f}"
+
+
+def _figures(verifications: list[Verification]) -> str:
+    rows = ["| | ROC AUC | equal error rate |", "|---|---|---|"]
+    for k, verification in enumerate(verifications):
+        name = f"**{verification.name}**" if k == 0 else verification.name
+        rows.append(f"| {name} | {' | '.join(_rounded(verification))} |")
+    return "\n".join([*rows, "", f"Test: {verifications[0].pairs.describe()}."])
+
+
+def _identities(experiment: Experiment, splits: Splits) -> str:
+    """The data, and how many identities each split has."""
+    train, validation, test = (len(splits[name].labels.unique()) for name in ("train", "validation", "test"))
+    disjoint = f"{train} training, {validation} validation and {test} test identities, none of them in two splits"
+    return "; ".join(
+        [data_line(experiment, splits), disjoint, *filter(None, (describe_single(splits[n]) for n in ("train", "test")))]
+    )
+
+
+def _report(
+    experiment: Experiment,
+    result: list[Verification],
+    network: EmbeddingNetwork,
+    splits: Splits,
+    trainer: pl.Trainer,
+    stopwatch: Stopwatch,
+    epoch: int,
+    figures: str,
+) -> str:
+    training = experiment.training
+    settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
+    return f"""# {experiment.recipe}: {network.name}
+
+{experiment.about.strip()}
+
+{figures}
+
+Verification asks of two images whether they are of the same identity, by the squared distance of their embeddings; the baseline
+uses the squared distance of their symbols on the same pairs. No test identity was seen in training. Same: all pairs of images of
+an identity, or equally many random ones of each where they are too many; different: random pairs of identities, an image of each.
+± is the standard error of a bootstrap over identities ({RESAMPLES} resamples; rough where they are few). The weights are those of
+epoch {epoch} of {training.epochs}, the best ROC AUC on the validation identities.
+
+![ROC curves](samples/roc.png)
+
+![neighbours](samples/neighbours.png)
+
+Test images (grey) and those with the nearest embeddings in the test split: green is the same identity, orange another.
+
+- Data: {_identities(experiment, splits)}.
+- Model: {network.name}, {sum(p.numel() for p in network.parameters()):,} parameters; {settings or "default sizes"}.
+- Training: {trainer.global_step} steps of {training.batch_size} images, at most {training.images_per_identity} of an identity,
+  {training.mining} triplets, margin {training.margin:g}, {stopwatch.seconds / 60:.1f} minutes ({stopwatch.images_per_second:.0f}
+  images per second in the training loop), {trainer.precision}.
+- Machine: {machine_line()}.
+"""
