@@ -26,6 +26,7 @@ def run(args: Any) -> None:
     from nextpixel.data.splits import load, load_one
     from nextpixel.scoring.baselines import all_baselines
     from nextpixel.scoring.evaluation import evaluate
+    from nextpixel.training.reconstruction import what_it_means
     from nextpixel.training.report import print_scores
 
     opened = open_run(args.run)
@@ -38,3 +39,5 @@ def run(args: Any) -> None:
     console = Console(soft_wrap=True)
     console.print(f"{source or settings.source}, {args.split}: {images.describe_binarisation()}", highlight=False)
     print_scores(args.split, evaluation, all_baselines(opened.marginal, images), console)
+    if args.guidance != 0 and (meaning := what_it_means(opened.model)):
+        console.print(meaning, highlight=False)
