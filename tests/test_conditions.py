@@ -9,6 +9,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import CONDITIONS, images, random_cond, tiny_model
 
 import nextpixel
@@ -71,7 +72,7 @@ def test_the_condition_alone_in_any_layer_changes_the_first_pixel(name, kind, ch
 
 @each_model
 def test_every_layer_has_its_condition(name):
-    model = tiny_model(name, condition="vector")
+    model = tiny_model(name, condition="vector", **{"gated-pixelcnn": {"blocks": 4}}.get(name, {}))
 
     def expected(part):
         if part.name == "pixelcnn++":
@@ -151,6 +152,17 @@ def test_a_map_of_the_images_size_is_used_as_it_is():
     assert torch.equal(condition(cond[0], 3, 4, 5), cond[:1].expand(3, -1, -1, -1))
     assert list(condition.parameters()) == []
     assert condition.config == {"name": "spatial-map", "features": 2}
+
+
+def test_an_upsampler_is_its_formula():
+    network, x = normal(Upsampler(2, 3, (3, 2), (1, 4))), randn(2, 2, 2, 3)
+    y = F.conv2d(x, network.first.weight, network.first.bias, padding=1).relu()
+    for layer, (rows, columns) in zip((network.grow, *network.grow_further), ((3, 2), (1, 4)), strict=True):
+        blocks = torch.einsum("bfij,fouv->boiujv", y, layer.weight) + layer.bias[:, None, None, None, None]
+        assert blocks.shape[3::2] == (rows, columns)
+        y = blocks.flatten(4, 5).flatten(2, 3).relu()
+    y = F.conv2d(y[:, :, :5, :23], network.out.weight, network.out.bias, padding=1)
+    torch.testing.assert_close(network(x, (5, 23)), y, rtol=0, atol=1e-12)
 
 
 def test_an_upsampler_does_not_give_a_smaller_map_than_asked_for():
@@ -274,7 +286,7 @@ def test_a_training_step_drops_this_part_of_the_conditions(p, monkeypatch):
     torch.manual_seed(0)
     for _ in range(2):
         module.training_step((x, labels), 0)
-    whole = torch.nn.functional.one_hot(labels, 4)[:, :, None, None].double()
+    whole = F.one_hot(labels, 4)[:, :, None, None].double()
     dropped = [(h == 0).flatten(1).all(1) for h in seen]
     for h, lost in zip(seen, dropped, strict=True):
         assert torch.equal(h[~lost], whole[~lost])
@@ -307,6 +319,17 @@ def test_the_loss_under_dropout_is_that_of_both_kinds_of_images(name, kind):
     if name == "multiscale":
         stages = [dropout_module(name, kind=kind, stage=k).bits_per_dim((x, cond), kept) for k in range(2)]
         torch.testing.assert_close(sum(stages), expected, rtol=0, atol=1e-12)
+
+
+@each_kind
+@torch.no_grad()
+def test_a_compiled_step_is_one_graph(kind):
+    module = dropout_module(kind=kind)
+    x = images(module.model, 4)
+    batch = x, None if kind == "encoded" else random_cond(module.model, 4)
+    kept = torch.tensor([True, False, False, True])
+    compiled = torch.compile(module.bits_per_dim, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(batch, kept), module.bits_per_dim(batch, kept))
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------------
