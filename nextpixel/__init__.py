@@ -18,6 +18,7 @@ _WHERE = {
     "PixelCNNpp": "nextpixel.models",
     "RowLSTM": "nextpixel.models",
     "Combination": "nextpixel.condition",
+    "Encoded": "nextpixel.condition",
     "Labels": "nextpixel.condition",
     "SpatialMap": "nextpixel.condition",
     "Vector": "nextpixel.condition",
@@ -29,7 +30,7 @@ _WHERE = {
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
-    from nextpixel.condition import Combination, Labels, SpatialMap, Vector
+    from nextpixel.condition import Combination, Encoded, Labels, SpatialMap, Vector
     from nextpixel.embedding.network import EmbeddingNetwork
     from nextpixel.embedding.storage import load_embedding
     from nextpixel.errors import InputError

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, features
 from torch import nn
 
+import nextpixel
 from nextpixel.errors import InputError
 from nextpixel.scoring import baselines
 from nextpixel.scoring.baselines import PixelMarginal, all_baselines, png, uniform, webp
@@ -68,7 +69,7 @@ def test_the_likelihood_is_that_of_the_law(batch_size):
 def test_labels_are_the_condition_only_of_a_conditional_model():
     labels = torch.tensor([0, 1, 1, 0, 1])
     split = images(labels=labels)
-    conditional = Independent([LAW, [0.125, 0.75, 0.125]], (2, 3, 4), condition=object())
+    conditional = Independent([LAW, [0.125, 0.75, 0.125]], (2, 3, 4), condition=nextpixel.Labels(2))
     nats = evaluate(conditional, split).nats
     for n, label in enumerate(labels.tolist()):
         alone = Independent([LAW, [0.125, 0.75, 0.125]][label], (2, 3, 4))

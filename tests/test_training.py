@@ -434,7 +434,8 @@ def test_recipes_build_their_models(name):
     with torch.device("meta"):
         model = (build_embedding if recipe["model"]["name"] == EMBEDDING else build)(whole, Pictures)
     assert model.shape == shape
-    assert (model.condition is None) is (Pictures.classes is None)
+    found = None if model.condition is None else model.condition.name
+    assert found == {"class": "labels", "autoencoder": "encoded"}.get(name.split("-")[-1])
     assert recipe["about"].strip().endswith(".")
 
 

@@ -7,9 +7,9 @@ import itertools
 
 import torch
 
-from nextpixel import MODELS, Combination, Labels, SpatialMap, Vector
+from nextpixel import MODELS, Combination, Encoded, Labels, SpatialMap, Vector
 
-CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination")
+CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded")
 
 
 def tiny_condition(kind):
@@ -21,6 +21,7 @@ def tiny_condition(kind):
         "vector": (Vector, 5),
         "spatial-map": (SpatialMap, 2),
         "upsampled": (SpatialMap, 2, (2, 3), 6),
+        "encoded": (Encoded, 5, 6),
     }
     make, *sizes = kinds.get(kind, (lambda: None,))
     return make(*sizes)
@@ -50,6 +51,8 @@ def random_cond(model, batch=2, size=None, seed=3, kind=None):
     kind, normal = kind or model.condition, {"generator": generator, "dtype": torch.float64}
     if isinstance(kind, Combination):
         return tuple(random_cond(model, batch, size, seed + k, part) for k, part in enumerate(kind.parts))
+    if isinstance(kind, Encoded):
+        return torch.randint(kind.levels, (batch, *kind.shape), generator=generator)
     if isinstance(kind, Labels):
         return torch.randint(kind.features, (batch,), generator=generator)
     if isinstance(kind, Vector):

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.conditions import add_condition, given_condition
 from nextpixel.cli.settings import GUIDANCE, output
 from nextpixel.errors import InputError
 
@@ -21,7 +22,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
         "--keep", default="top:0.5", help="what is known: top:0.5, left:0.3 ..., or a mask picture (white is known)"
     )
     parser.add_argument("-n", type=int, default=5, help="completions per image")
-    parser.add_argument("--label", type=int, help="the class, for a class-conditional model (default: the labels of a .npz)")
+    add_condition(parser, "the class of the images, for a class-conditional model (default: the labels of a .npz)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
@@ -40,10 +41,10 @@ def run(args: Any) -> None:
 
     out = output(args.out)
     model = load(args.run)
-    if args.label is not None and not isinstance(model.condition, Labels):
-        raise InputError(f"--label {args.label}: the model in {args.run} is not class-conditional")
+    cond = given_condition(model, args.run, args.label, args.like)
     x, labels = _read(args.image, model)
-    cond = labels if args.label is None and model.condition is not None else args.label
+    if cond is None and isinstance(model.condition, Labels):
+        cond = labels
     height, width = x.shape[2:]
     known = load_mask(args.keep, height, width)
     with rows_bar("completing", model.scan_rows(len(x) * args.n, (height, width))) as progress:

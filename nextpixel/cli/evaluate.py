@@ -30,6 +30,7 @@ def run(args: Any) -> None:
     from nextpixel.scoring.baselines import all_baselines
     from nextpixel.scoring.evaluation import evaluate
     from nextpixel.training.experiment import read_experiment
+    from nextpixel.training.reconstruction import what_it_means
     from nextpixel.training.report import print_scores
 
     config = Path(args.run) / "config.yaml"
@@ -48,6 +49,8 @@ def run(args: Any) -> None:
     console = Console(soft_wrap=True)
     console.print(f"{source or settings.source}, {args.split}: {images.describe_binarisation()}", highlight=False)
     print_scores(args.split, evaluation, all_baselines(opened.marginal, images, opened.model.codes), console)
+    if args.guidance != 0 and (meaning := what_it_means(opened.model)):
+        console.print(meaning, highlight=False)
 
 
 def _verify(args: Any) -> None:

@@ -42,7 +42,7 @@ def run(args: Any) -> None:
             continue
         model = _model(what, size, args)
         height, width = model.shape[1:]
-        cond = None if model.condition is None else 0
+        cond = _any_condition(model)
         contexts[what] = model_context(model, place or (2 * height // 3, width // 2), cond)
         if model.colours > 1:
             table = colour_context(model, place, cond)
@@ -52,6 +52,17 @@ def run(args: Any) -> None:
         print(f"{name}: {context.summary()}")
     draw(contexts, args.out)
     print(args.out)
+
+
+def _any_condition(model: Any) -> Any:
+    """A condition, if the model needs one: label 0, or a black image; which it is does not change what a pixel depends on."""
+    import torch
+
+    from nextpixel.condition import cond_of, encoder_of
+
+    encoder = encoder_of(model.condition)
+    shape = model.shape if encoder is None else encoder.shape  # which another --size does not change
+    return cond_of(model.condition, torch.zeros(1, *shape, dtype=torch.long), torch.zeros(1, dtype=torch.long))
 
 
 def _model(what: str, size: tuple[int, int] | None, args: Any) -> Any:

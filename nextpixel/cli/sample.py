@@ -4,15 +4,15 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.conditions import add_condition, given_condition
 from nextpixel.cli.settings import GUIDANCE, output, pair
-from nextpixel.errors import InputError
 
 
 def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
     parser.add_argument("-n", type=int, default=64, help="how many images")
-    parser.add_argument("--label", type=int, help="the class of the images, for a class-conditional model (default: all in turn)")
+    add_condition(parser, "the class of the images, for a class-conditional model (default: all in turn)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
@@ -24,7 +24,6 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 def run(args: Any) -> None:
     """Draw, write, and print the path."""
     from nextpixel.cli.runs import write_images
-    from nextpixel.condition import Labels
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
     from nextpixel.training.callbacks import class_conditions
@@ -32,9 +31,9 @@ def run(args: Any) -> None:
     out = output(args.out)
     size = None if args.size is None else pair(args.size)
     model = load(args.run)
-    if args.label is not None and not isinstance(model.condition, Labels):
-        raise InputError(f"--label {args.label}: the model in {args.run} is not class-conditional")
-    cond = class_conditions(model, args.n) if args.label is None else args.label
+    cond = given_condition(model, args.run, args.label, args.like)
+    if cond is None and args.guidance != 0:
+        cond = class_conditions(model, args.n)
     with rows_bar("sampling", model.scan_rows(args.n, size)) as progress:
         x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, progress, args.guidance)
     write_images(x, out, model, cond)

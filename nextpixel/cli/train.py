@@ -11,6 +11,10 @@ from nextpixel.errors import InputError
 from nextpixel.training.experiment import Experiment, read_config, read_recipe
 from nextpixel.training.settings import EMBEDDING, training_settings
 
+CONDITION = (
+    "labels: images depend on their labels; encoded: on a code of themselves, an autoencoder's of 10 numbers; or a condition's "
+    "config, whose entries are options too: --model.condition.features 100"
+)
 FROM_DATA = ("shape", "levels", "condition")
 
 
@@ -120,7 +124,7 @@ def _add_model(parser: ArgumentParser, base: dict[str, Any]) -> list[str]:
     if name not in MODELS:
         raise InputError(f"{base['where']}: unknown model {name!r}, expected one of {', '.join((*MODELS, EMBEDDING))}")
     add_settings(parser, "model", MODELS[name], skip=FROM_DATA)
-    parser.add_argument("--model.condition", type=Literal["labels"] | None, help="let images depend on their labels")
+    parser.add_argument("--model.condition", type=Literal["labels", "encoded"] | dict[str, Any] | None, help=CONDITION)
     return ["condition", *(k for k in inspect.signature(MODELS[name]).parameters if k not in FROM_DATA)]
 
 

@@ -46,7 +46,7 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
         likelihood: "categorical" or "logistic-mixture".
         inputs: "intensity" feeds symbols as numbers from -1 to 1, "embedding" as learned vectors (codes without order).
         embedding_features: size of these vectors.
-        condition: None, or `Labels`, `Vector`, `SpatialMap`, a `Combination` (or the `config` of one).
+        condition: None, or `Labels`, `Vector`, `SpatialMap`, `Encoded`, a `Combination` (or the `config` of one).
         mixtures: components, where the likelihood is a mixture.
 
     Raises:
@@ -75,6 +75,8 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
         self.mixtures = mixtures
         self.likelihood: Likelihood = make_likelihood(likelihood, self.shape[0], levels, mixtures)
         self.condition = make_condition(condition)
+        if self.condition is not None:
+            self.condition.prepare(self.shape, levels)
         if inputs not in ("intensity", "embedding"):
             raise InputError(f"inputs must be 'intensity' or 'embedding', not {inputs!r}")
         require_positive(embedding_features=embedding_features)

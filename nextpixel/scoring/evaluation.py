@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nextpixel.condition import cond_of
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.files import write_aside
@@ -81,7 +82,8 @@ def evaluate(
 ) -> Evaluation:
     """Score every image of a split, in its order, in eval mode and without reduced precision.
 
-    A conditional model gets the labels as its condition.
+    A conditional model gets the labels as its condition, or the images themselves where it has an encoder: the figure is then
+    -log p(x | code(x)), which is no likelihood of x.
 
     Args:
         model: any model; its modules are put back into the mode they were in.
@@ -123,10 +125,10 @@ def evaluate(
             x, label = images.__getitems__(list(range(batch.start, batch.stop)))
             if label is not None:
                 labels.append(label.numpy())
-            elif model.condition is not None and guidance != 0:
-                raise InputError("the model needs a condition, but the data have no labels")
-            cond = label.to(device) if model.condition is not None and guidance != 0 else None
-            nats[batch] = -model.log_prob(x.to(device), cond, guidance).double().cpu().numpy()
+                label = label.to(device)
+            x = x.to(device)
+            cond = cond_of(model.condition, x, label) if guidance != 0 else None
+            nats[batch] = -model.log_prob(x, cond, guidance).double().cpu().numpy()
     return Evaluation(nats, dims, np.concatenate(labels) if labels else None)
 
 

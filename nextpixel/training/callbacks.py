@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from nextpixel.condition import Labels
+from nextpixel.condition import Labels, cond_of, encoder_of
+from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.pictures import save_grid
 
@@ -57,18 +58,25 @@ class SampleGrid(Callback):
         if not self.every or epoch % self.every or trainer.sanity_checking or not trainer.is_global_zero:
             return
         model = pl_module.model
-        x = model.sample(self.number, cond=class_conditions(model, self.number), seed=self.seed)
+        cond = class_conditions(model, self.number, trainer.val_dataloaders.dataset)
+        x = model.sample(self.number, cond=cond, seed=self.seed)
         save_grid(x, model.levels, self.folder / f"epoch-{epoch:04d}.png", codes=model.codes)
 
 
-def class_conditions(model: Any, number: int) -> Tensor | None:
-    """Labels 0, 1, 2, ... in turn for a class-conditional model, None for an unconditional one.
+def class_conditions(model: Any, number: int, images: Images | None = None) -> Any:
+    """Labels 0, 1, 2, ... in turn for a class-conditional model, None for an unconditional one, images for an autoencoder.
+
+    The images are spread over a split, which may be sorted by class; one may come several times.
 
     Raises:
-        InputError: the model's condition is of another kind, which nobody can make up.
+        InputError: the model's condition is of another kind, or wants images where none are given: nobody can make them up.
     """
     if model.condition is None:
         return None
+    if images is not None and encoder_of(model.condition) is not None:
+        return cond_of(model.condition, *images.__getitems__([k * len(images) // number for k in range(number)]))
+    if encoder_of(model.condition) is not None:
+        raise InputError("the model draws images like a given one: name one with --like, or in Python, model.sample(n, image)")
     if not isinstance(model.condition, Labels):
         raise InputError(f"the model's condition is {model.condition.name}, not labels: give it in Python, model.sample(n, cond)")
     return torch.arange(number) % model.condition.features

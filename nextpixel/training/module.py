@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from nextpixel.condition import cond_of
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel, MultiScale
 from nextpixel.training.settings import TrainingSettings
@@ -56,7 +57,7 @@ class ImageModule(pl.LightningModule):
         `kept`, bool (B,), says which images keep their condition; by default all.
         """
         x, labels = batch
-        cond = labels if self.model.condition is not None else None
+        cond = cond_of(self.model.condition, x, labels)
         if self.settings.stage is None:
             nats = -self.model.likelihood.log_prob(self.model(x, cond, kept), x)
         else:

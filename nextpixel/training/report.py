@@ -1,7 +1,7 @@
 """The end of a run: the best weights as a model folder, the pictures, and report.md with the result beside its baselines."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import nextpixel
+from nextpixel.condition import cond_of, encoder_of
 from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits
 from nextpixel.models import AutoregressiveModel
@@ -20,6 +21,7 @@ from nextpixel.scoring.evaluation import Evaluation, evaluate
 from nextpixel.training.callbacks import Stopwatch, class_conditions
 from nextpixel.training.curve import draw_curve
 from nextpixel.training.experiment import Experiment
+from nextpixel.training.reconstruction import PICTURE, Reconstruction, reconstruct, section, what_it_means
 from nextpixel.training.settings import TrainingSettings
 
 SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
@@ -34,12 +36,14 @@ class Result:
         test_last_weights: the same under that epoch's weights before averaging; None without averaging.
         baselines: what it must beat.
         out: the run folder.
+        reconstructions: of an autoencoder, beside a plain one.
     """
 
     test: Evaluation
     test_last_weights: Evaluation | None
     baselines: list[Baseline]
     out: Path
+    reconstructions: list[Reconstruction] | None = None
 
 
 def finish(
@@ -67,18 +71,26 @@ def finish(
     baselines = all_baselines(marginal, splits.test, model.codes)
     draw_pictures(model, splits.test, out, experiment.training.seed)
     draw_curve(out / "metrics.csv", out / "samples" / "curve.png")
-    result = Result(test, unaveraged, baselines, out)
+    reconstructions = None
+    if encoder_of(model.condition) is not None:
+        steps = trainer.global_step
+        console.print(f"training a plain autoencoder for {steps} steps, to compare reconstructions", highlight=False)
+        settings = replace(experiment.training, batch_size=experiment.training.batch_size * trainer.world_size)
+        reconstructions = reconstruct(model, splits, marginal, settings, steps, out)
+    result = Result(test, unaveraged, baselines, out, reconstructions)
     epoch = checkpoint["epoch"] + 1
     figures = _figures(result)
+    if reconstructions is not None:
+        figures += f"\n\n{what_it_means(model)}"
     (out / "report.md").write_text(_report(experiment, result, model, splits, trainer, stopwatch, epoch, figures))
     save(model, out / "model", notes=f"## Result\n\n{figures}\n\nData: {data_line(experiment, splits)}")
-    _print_result(result, console)
+    _print_result(result, model, console)
     return result
 
 
 def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: int) -> None:
     """samples/samples.png, and samples/completions.png: the lower half of test images drawn from the upper one."""
-    x = model.sample(SAMPLES, cond=class_conditions(model, SAMPLES), seed=seed)
+    x = model.sample(SAMPLES, cond=class_conditions(model, SAMPLES, images), seed=seed)
     save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes)
     number = min(COMPLETED, len(images))
     # Spread over the split, which may be sorted by class.
@@ -86,7 +98,7 @@ def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: i
     original, labels = images.__getitems__(chosen)
     known = torch.zeros(1, 1, *images.shape[1:], dtype=torch.bool)
     known[:, :, : (images.shape[1] + 1) // 2] = True
-    cond = None if model.condition is None else labels
+    cond = cond_of(model.condition, original, labels)
     completions = model.complete(original, known, n=COMPLETIONS, cond=cond, seed=seed)
     path = out / "samples" / "completions.png"
     completions = completions.unflatten(0, (number, COMPLETIONS))
@@ -106,9 +118,16 @@ def print_scores(name: str, evaluation: Evaluation, baselines: list[Baseline], c
     console.print(table)
 
 
-def _print_result(result: Result, console: Console) -> None:
+def _print_result(result: Result, model: AutoregressiveModel, console: Console) -> None:
     print_scores("test", result.test, result.baselines, console)
-    for name in ("samples/samples.png", "samples/completions.png", "samples/curve.png", "report.md"):
+    reconstructions = []
+    if result.reconstructions is not None:
+        console.print(what_it_means(model), highlight=False, soft_wrap=True)
+        for line in result.reconstructions:
+            console.print(f"squared error {line.squared_error.mean():.4f}   {line.name}", highlight=False, soft_wrap=True)
+        reconstructions = [PICTURE]
+    names = ("samples/samples.png", "samples/completions.png", *reconstructions, "samples/curve.png", "report.md")
+    for name in names:
         console.print(str(result.out / name), highlight=False, soft_wrap=True)
 
 
@@ -157,6 +176,7 @@ def _report(
     training = experiment.training
     settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
     colours = " Each code has a colour of its own; like colours mean nothing." if model.codes else ""
+    coded = result.reconstructions is not None
     return f"""# {experiment.recipe}: {model.name}
 
 {experiment.about.strip()}
@@ -168,12 +188,12 @@ def _report(
 
 ![samples](samples/samples.png)
 
-Samples, temperature 1, seed {training.seed}.{colours}
+Samples, temperature 1, seed {training.seed}{", each given the code of a test image" if coded else ""}.{colours}
 
 ![completions](samples/completions.png)
 
-The original, its known half, and {COMPLETIONS} completions.
-
+The original, its known half, and {COMPLETIONS} completions{" given its code, which knows the rest too" if coded else ""}.
+{section(result.reconstructions) if coded else ""}
 ![curve](samples/curve.png)
 
 - Data: {data_line(experiment, splits)}.

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch.utils.data import DataLoader, DistributedSampler
 
-from nextpixel.condition import Labels
+from nextpixel.condition import Encoded, Labels, cond_of
 from nextpixel.data.images import Images
 from nextpixel.data.splits import load
 from nextpixel.errors import InputError
@@ -29,6 +29,7 @@ from nextpixel.training.settings import TrainingSettings
 from nextpixel.training.trainer import check_checkpoint, evaluating, fit, make_trainer, require_empty, whole_batch
 
 INITIAL_IMAGES = 64  # of a data-dependent initialisation
+CODE = 10  # numbers of an autoencoder's code where none are given: the smaller of the paper's two
 
 
 def train(experiment: Experiment, out: str | Path, resume: bool = False, console: Console | None = None) -> Result | None:
@@ -88,6 +89,8 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
 def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
     """The experiment's untrained model; shape, levels and number of classes come from the images.
 
+    Its condition is "labels", "encoded" (a code of 10 numbers), or a condition's config.
+
     Raises:
         InputError: an unknown architecture or settings that it does not take.
     """
@@ -99,6 +102,8 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
         if images.classes is None:
             raise InputError(f"--model.condition labels needs labelled images, but {experiment.data.source} has no labels")
         settings["condition"] = Labels(images.classes)
+    elif settings.get("condition") == Encoded.name:
+        settings["condition"] = Encoded(CODE)
     try:
         return MODELS[name](shape=images.shape, levels=images.levels, **settings)
     except (TypeError, ValueError) as error:
@@ -126,7 +131,7 @@ def _initialise(model: AutoregressiveModel, images: Images) -> None:
     """Data-dependent initialisation, the same in the process of every device; spread over a split that may be sorted by class."""
     number = min(INITIAL_IMAGES, len(images))
     x, labels = images.__getitems__([k * len(images) // number for k in range(number)])
-    model.initialise(x, labels if model.condition is not None else None)
+    model.initialise(x, cond_of(model.condition, x, labels))
 
 
 def _loader(images: Images, settings: TrainingSettings, trainer: pl.Trainer | None = None) -> DataLoader:

@@ -1,0 +1,373 @@
+"""The PixelCNN autoencoder: codes hold what they should, training uses them, and the report compares with a plain autoencoder."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from tiny import images, random_cond, tiny_model
+
+import nextpixel
+from nextpixel import Combination, Encoded, Labels
+from nextpixel.cli import main
+from nextpixel.condition import cond_of, encoder_of
+from nextpixel.condition.encoded import halvings
+from nextpixel.data.settings import DataSettings
+from nextpixel.data.splits import load
+from nextpixel.errors import InputError
+from nextpixel.scoring.autoencoder import ConvAutoencoder, _batches, squared_error
+from nextpixel.scoring.evaluation import evaluate
+from nextpixel.training.experiment import Experiment
+from nextpixel.training.run import CODE, build, train
+from nextpixel.training.settings import TrainingSettings
+
+SIZES = {"features": 12, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 12}
+
+
+# --- the encoder -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "smallest"),
+    [
+        ((28, 28), [(2, 2)] * 3, (4, 4)),
+        ((8, 8), [(2, 2)], (4, 4)),
+        ((3, 4), [], (3, 4)),
+        ((9, 5), [(2, 2), (2, 1)], (3, 3)),
+        ((1, 64), [(1, 2)] * 4, (1, 4)),
+    ],
+    ids=str,
+)
+def test_sides_are_halved_while_they_are_longer_than_4(size, strides, smallest):
+    assert halvings(size) == (strides, smallest)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 11), (2, 5, 16), (1, 1, 9)], ids=str)
+def test_every_symbol_of_an_image_reaches_every_number_of_its_code(shape):
+    model = tiny_model("pixelcnn", shape, condition="encoded")
+    x = images(model, 1)
+    changed = x.repeat(x.numel(), 1, 1, 1).flatten(1)
+    changed.diagonal().copy_((x.flatten() + 1) % model.levels)
+    with torch.no_grad():
+        codes = model.condition.encode(torch.cat([x, changed.view(-1, *shape)]))
+    assert codes.shape == (1 + x.numel(), 5)
+    assert (codes[1:] - codes[0]).abs().amin() > 1e-9
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 11), (1, 17, 6)], ids=str)
+@pytest.mark.parametrize("name", nextpixel.MODELS)
+def test_the_likelihoods_gradient_reaches_the_encoder(name, shape):
+    model = tiny_model(name, shape, condition="encoded").train()
+    x = images(model, 4)
+    model.log_prob(x, x).sum().backward()
+    found = {key: p.grad is not None and p.grad.any().item() for key, p in model.condition.named_parameters()}
+    assert len(found) == 2 * (1 + len(halvings(shape[1:])[0]) + 1)
+    assert all(found.values()), found
+
+
+@torch.no_grad()
+def test_an_image_and_its_code_are_the_same_condition():
+    model = tiny_model("gated-pixelcnn", (1, 9, 6), condition="encoded")
+    x, likeness = images(model, 3), random_cond(model, 3)
+    codes = model.condition.encode(likeness)
+    assert codes.dtype is torch.float64
+    assert torch.equal(model.encode_condition(likeness, 3, 9, 6), codes[:, :, None, None])
+    assert torch.equal(model.log_prob(x, codes), model.log_prob(x, likeness))
+    alone = model.log_prob(x, likeness[1])
+    torch.testing.assert_close(alone, model.log_prob(x, codes[1]), rtol=0, atol=1e-12)
+    assert alone[1].item() == pytest.approx(model.log_prob(x, likeness)[1].item(), abs=1e-12)
+    assert (alone - model.log_prob(x, likeness)).abs()[[0, 2]].min() > 1e-9
+    assert torch.equal(model.sample(3, codes), model.sample(3, likeness.to(torch.uint8)))
+    # Codes between two images, and pictures of another size than the encoder's
+    between = torch.lerp(codes[0], codes[1], torch.linspace(0, 1, 5, dtype=torch.float64)[:, None])
+    assert model.sample(5, between).shape == (5, 1, 9, 6)
+    assert model.sample(2, likeness[0], size=(4, 13)).shape == (2, 1, 4, 13)
+    assert torch.equal(model.sample(2, likeness[0], guidance=0), model.sample(2, guidance=0))
+
+
+def test_codes_keep_the_weights_precision_under_autocast():
+    model = tiny_model("gated-pixelcnn", (1, 8, 8), condition="encoded").float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.encode_condition(images(model), 2, 8, 8).dtype is torch.float32
+
+
+def test_the_config_leaves_shape_and_levels_to_the_model(tmp_path):
+    model = tiny_model("gated-pixelcnn", (1, 9, 6), condition="encoded")
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())["condition"]
+    assert config == {"name": "encoded", "features": 5, "maps": 6}
+    loaded, x = nextpixel.load(tmp_path), images(model)
+    assert (loaded.condition.shape, loaded.condition.levels) == ((1, 9, 6), 3)
+    assert torch.equal(loaded.condition.encode(x), model.condition.encode(x))
+
+
+def test_what_an_image_is_conditioned_on():
+    x, labels = torch.zeros(2, 1, 8, 8, dtype=torch.long), torch.tensor([3, 7])
+    assert cond_of(None, x, labels) is None
+    assert cond_of(Labels(10), x, labels) is labels
+    assert cond_of(Encoded(2), x, None) is x
+    both = Combination(Labels(10), Encoded(2))
+    assert cond_of(both, x, labels) == (labels, x)
+    assert encoder_of(both) is both.parts[1]
+    assert encoder_of(Labels(10)) is encoder_of(None) is None
+    with pytest.raises(InputError, match="needs a condition, but the data have no labels"):
+        cond_of(both, x, None)
+
+
+ONES = torch.ones(2, 1, 9, 6, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.log_prob(ONES), r"needs a condition .*encoded.* none was given"),
+        (lambda m: m.log_prob(ONES, ONES[:, :, :8]), r"images \(1, 9, 6\) or \(2, 1, 9, 6\), or codes .*, not \(2, 1, 8, 6\)"),
+        (lambda m: m.log_prob(ONES, ONES[:1]), r"or \(2, 1, 9, 6\), or codes .*, not \(1, 1, 9, 6\)"),
+        (lambda m: m.log_prob(ONES, ONES.expand(2, 3, 9, 6)), r"images \(1, 9, 6\) or .*, not \(2, 3, 9, 6\)"),
+        (lambda m: m.log_prob(ONES, ONES.double()), r"images of integers 0\.\.2, not torch\.float64"),
+        (lambda m: m.log_prob(ONES, ONES * 3), r"symbols 0\.\.2, but these have 3\.\.3"),
+        (lambda m: m.log_prob(ONES, -ONES), r"symbols 0\.\.2, but these have -1\.\.-1"),
+        (lambda m: m.log_prob(ONES, torch.zeros(2, 4)), r"codes \(5,\) or \(2, 5\), not \(2, 4\)"),
+        (lambda m: m.log_prob(ONES, torch.zeros(3, 5)), r"codes \(5,\) or \(2, 5\), not \(3, 5\)"),
+        (lambda m: m.log_prob(ONES, 3), r"codes \(5,\) or \(2, 5\), not \(\)"),
+        (lambda m: m.log_prob(ONES, "cat"), r"cond must be numbers, not str"),
+        (lambda m: m.log_prob(ONES[:, :, :8], ONES[:, :, :8]), r"cond must be images \(1, 9, 6\)"),
+        (lambda m: m.condition.encode(ONES[0]), r"images \(B, 1, 9, 6\), not \(1, 9, 6\)"),
+        (lambda m: Encoded(5).encode(ONES), r"belongs to no model yet"),
+        (lambda m: Encoded(5)(ONES, 2, 9, 6), r"belongs to no model yet"),
+        (lambda m: Encoded(0), r"encoded needs features >= 1, not 0"),
+        (lambda m: Encoded(5, 2.5), r"encoded needs maps >= 1, not 2\.5"),
+        (
+            lambda m: nextpixel.PixelCNN((1, 8, 8), levels=2, condition=m.condition),
+            r"of \(1, 9, 6\) images with 3 levels: it cannot also serve \(1, 8, 8\) images with 2",
+        ),
+    ],
+)
+def test_bad_input_is_named_in_one_line(call, message):
+    with pytest.raises(InputError, match=message) as error:
+        call(tiny_model("gated-pixelcnn", (1, 9, 6), condition="encoded"))
+    assert "\n" not in str(error.value)
+
+
+# --- training --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load(DataSettings(source="digits", levels=2, binarize="threshold"))
+
+
+def learn(digits, condition, steps=300):
+    """A small decoder, trained for some seconds; the same for every condition but for what it is told."""
+    torch.manual_seed(0)
+    model = nextpixel.GatedPixelCNN((1, 8, 8), levels=2, **SIZES, condition=condition)
+    optimizer, x = torch.optim.Adam(model.parameters(), 0.01), digits.train.tensor()
+    for _ in range(steps):
+        batch = x[torch.randint(len(x), (64,))]
+        optimizer.zero_grad()
+        model.bits_per_dim(batch, None if condition is None else batch).mean().backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def autoencoder(digits):
+    return learn(digits, Encoded(10, maps=16))
+
+
+def test_a_code_tells_more_than_nothing(digits, autoencoder):
+    unconditional = evaluate(learn(digits, None), digits.test).bits_per_dim
+    assert evaluate(autoencoder, digits.test).bits_per_dim < 0.85 * unconditional
+
+
+@torch.no_grad()
+def test_evaluation_gives_each_image_its_own_code(digits, autoencoder):
+    x = digits.test.tensor()
+    found = evaluate(autoencoder, digits.test, batch_size=50).nats
+    np.testing.assert_allclose(found, -autoencoder.log_prob(x, x).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(
+        evaluate(autoencoder, digits.test, guidance=0.0).nats, -autoencoder.log_prob(x, guidance=0.0).numpy(), rtol=1e-5
+    )
+    assert autoencoder.bits_per_dim(x, x.roll(1, 0)).mean() > autoencoder.bits_per_dim(x, x).mean() + 0.2
+
+
+def test_samples_are_like_the_image_whose_code_they_are_given(digits, autoencoder):
+    x = digits.test.tensor()
+    own, other = (autoencoder.sample(len(x), cond).long() != x for cond in (x, x.roll(1, 0)))
+    # Places that differ; one of two digits chosen at random differs in about 0.3 of them from the other.
+    assert own.float().mean() < 0.6 * other.float().mean()
+
+
+# --- the plain autoencoder -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 11), (1, 3, 4), (2, 1, 9)], ids=str)
+def test_the_plain_decoder_answers_every_pixel(shape):
+    torch.manual_seed(0)
+    model = ConvAutoencoder(shape, levels=5, dim=3, maps=4)
+    x = torch.randint(5, (2, *shape))
+    y = model(x)
+    assert y.shape == x.shape
+    squared_error(y, x, 5).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    # Through the code alone: the same code, the same answer.
+    model.encoder.encode = lambda x: torch.zeros(len(x), 3)
+    y = model(x)
+    assert torch.equal(y[0], y[1])
+
+
+def test_the_plain_autoencoder_learns(digits):
+    before = torch.random.get_rng_state()
+    sizes = {"dim": 10, "maps": 16, "steps": 500, "lr": 0.005}
+    model = ConvAutoencoder.fit(digits.train, **sizes)
+    assert torch.equal(torch.random.get_rng_state(), before), "fitting a baseline moves the random numbers of the run"
+    x = digits.test.tensor()
+    mean = digits.train.tensor().double().mean(0)
+    with torch.no_grad():
+        error = squared_error(model(x), x, 2).mean()
+        assert error < 0.7 * squared_error(mean.expand(x.shape), x, 2).mean()
+        assert torch.equal(model(x), ConvAutoencoder.fit(digits.train, **sizes)(x))
+        assert error < 0.7 * squared_error(model(x.roll(1, 0)), x, 2).mean()
+
+
+def test_squared_error_is_that_of_brightness():
+    x, brightness = torch.tensor([[[[0, 4]]], [[[2, 2]]]]), torch.tensor([[[[0.5, 1.0]]], [[[0.5, 0.0]]]])
+    assert squared_error(brightness, x, levels=5).tolist() == [0.125, 0.125]
+
+
+def test_batches_take_every_image_once_before_any_twice():
+    batches = list(_batches(10, 3, 7))
+    assert [len(batch) for batch in batches] == [3] * 7
+    for first in (0, 3):
+        assert len({k for batch in batches[first : first + 3] for k in batch}) == 9
+    assert [sorted(batch) for batch in _batches(2, 3, 2)] == [[0, 1]] * 2
+    assert list(_batches(2, 3, 0)) == []
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------------
+
+
+def experiment(condition, **training):
+    settings = {
+        "epochs": 14,
+        "eval_every": 7,
+        "sample_every": 7,
+        "samples": 4,
+        "warmup": 10,
+        "lr": 0.01,
+        "ema": 0.9,
+        "batch_size": 64,
+        **training,
+    }
+    data = DataSettings(source="digits", levels=2, binarize="threshold")
+    return Experiment(
+        "test", "a tiny run", {"name": "gated-pixelcnn", **SIZES, "condition": condition}, data, TrainingSettings(**settings)
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "autoencoder"
+    whole = experiment({"name": "encoded", "features": 6, "maps": 16})
+    return train(whole, out, console=Console(quiet=True)), out
+
+
+def test_a_condition_by_name_has_the_smaller_of_the_papers_codes(digits):
+    condition = build(experiment("encoded"), digits.train).condition
+    assert (condition.given, condition.shape, condition.levels) == (CODE, (1, 8, 8), 2)
+
+
+def test_the_report_says_what_its_figures_are_not(finished):
+    result, out = finished
+    report = (out / "report.md").read_text()
+    for text in (report, (out / "model" / "README.md").read_text()):
+        assert "no likelihoods of the images" in text
+        assert f"{32 * 6 / 64:.4f} bits/dim" in text
+    assert "each given the code of a test image" in report
+    names = [line.name for line in result.reconstructions]
+    assert names[3:] == ["convolutional decoder, trained by squared error", "mean training image, no code"]
+    for line in result.reconstructions:
+        row = re.search(rf"\| {re.escape(line.name)} \| (\d\.\d{{4}}) ± \d\.\d{{4}} \| (.*) \|", report)
+        assert float(row[1]) == pytest.approx(line.squared_error.mean(), abs=1e-4)
+        assert (row[2] == "n/a") == (line.bits_per_dim is None)
+        assert len(line.squared_error) == 64
+
+
+def test_the_figures_of_reconstructions_are_measured(finished, digits):
+    result, out = finished
+    model, (sample, mean_of_samples, other, plain, mean) = nextpixel.load(out), result.reconstructions
+    x = digits.test.__getitems__([k * 180 // 64 for k in range(64)])[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(sample.bits_per_dim, model.bits_per_dim(x, x), rtol=1e-4)
+        np.testing.assert_allclose(other.bits_per_dim, model.bits_per_dim(x, x.roll(1, 0)), rtol=1e-4)
+    brightness = digits.train.tensor().double().mean(0)
+    assert mean.squared_error.mean() == pytest.approx(squared_error(brightness.expand(x.shape), x, 2).mean().item(), rel=0.01)
+    # The mean of samples is nearer than they are, and a code helps both decoders.
+    assert mean_of_samples.squared_error.mean() < sample.squared_error.mean() < other.squared_error.mean()
+    assert plain.squared_error.mean() < 0.9 * mean.squared_error.mean()
+    assert math.isfinite(result.test.bits_per_dim)
+
+
+def test_the_picture_shows_original_answer_and_samples(finished, digits):
+    _, out = finished
+    picture = np.asarray(Image.open(out / "samples" / "reconstructions.png").convert("L"))
+    side = 64 + 2
+    assert picture.shape == (8 * side + 2, 8 * side + 2)
+    tiles = picture[2:, 2:].reshape(8, side, 8, side)[:, :64:8, :, :64:8].transpose(0, 2, 1, 3)
+    x = digits.test.__getitems__([k * 180 // 64 for k in range(8)])[0][:, 0].numpy()
+    assert (tiles[:, 0] == 255 * x).all()
+    assert len(np.unique(tiles[:, 1])) > 20, "the plain decoder's grey answers"
+    assert set(np.unique(tiles[:, 2:])) == {0, 255}
+    for name in ("samples", "completions", "epoch-0007"):
+        assert (out / "samples" / f"{name}.png").stat().st_size > 0
+
+
+def test_a_code_beside_labels_trains_too(tmp_path):
+    parts = [{"name": "labels", "features": 10}, {"name": "encoded", "features": 2, "maps": 4}]
+    whole = experiment({"name": "combination", "parts": parts}, epochs=1, eval_every=1, sample_every=1)
+    result = train(whole, tmp_path / "run", console=Console(quiet=True))
+    assert len(result.reconstructions) == 5
+
+
+def test_the_command_line_draws_what_is_like_a_picture(finished, tmp_path, capsys):
+    _, out = finished
+    x = torch.randint(256, (8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    Image.fromarray(x.numpy()).save(tmp_path / "like.png")
+    Image.fromarray(x.numpy()[:, :7]).save(tmp_path / "narrow.png")
+    model, likeness = nextpixel.load(out), (x >= 128).long()[None]
+    drawn = tmp_path / "drawn.npy"
+    assert main(["sample", str(out), "-n", "5", "--like", str(tmp_path / "like.png"), "--out", str(drawn)]) == 0
+    assert (np.load(drawn) == model.sample(5, likeness).numpy()).all()
+    command = ["complete", str(out), "--image", str(tmp_path / "like.png"), "--out", str(tmp_path / "completed.png")]
+    assert main([*command, "--like", str(tmp_path / "like.png")]) == 0
+    assert main(["inspect", str(out), "--size", "5x6", "--out", str(tmp_path / "field.png")]) == 0
+    assert ", 0 leaks" in capsys.readouterr().out
+    assert main(["evaluate", str(out)]) == 0
+    assert "no likelihoods of the images" in " ".join(capsys.readouterr().out.split())
+    assert main(["evaluate", str(out), "--guidance", "0"]) == 0
+    assert "no likelihoods" not in capsys.readouterr().out
+    for options, message in (
+        (["sample", str(out)], "name one with --like"),
+        (["sample", str(out), "--label", "3"], "is not class-conditional"),
+        (
+            ["sample", str(out), "--like", str(tmp_path / "narrow.png")],
+            "is 7 x 8 pixels wide and high, but the encoder is for 8 x 8",
+        ),
+        (["sample", str(out), "--like", "/nowhere.png"], "cannot read the picture /nowhere.png"),
+        (command, "needs a condition"),
+    ):
+        assert main(options) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_a_model_without_an_encoder_draws_nothing_like_a_picture(tmp_path, capsys):
+    tiny_model("pixelcnn", (1, 8, 8), condition="labels").save(tmp_path / "model")
+    Image.new("L", (8, 8)).save(tmp_path / "like.png")
+    assert main(["sample", str(tmp_path / "model"), "--like", str(tmp_path / "like.png")]) == 2
+    assert "has no encoder, which would make a code of a picture\n" in capsys.readouterr().err
