@@ -558,6 +558,7 @@ def test_the_command_line_from_end_to_end(tmp_path, capsys):
     [
         ("--training.stage 0", "--training.stage is for likelihood models"),
         ("--training.start runs/x", "--training.start is for likelihood models"),
+        ("--training.condition_dropout 0.1", "--training.condition_dropout is for likelihood models"),
         ("--training.images_per_identity 1", "--training.images_per_identity is 1: expected at least 2"),
         ("--training.batch_size 6", "--training.batch_size is 6: expected at least two identities of 4 images"),
         ("--training.margin 4", "--training.margin is 4.0: expected a number between 0 and 4"),

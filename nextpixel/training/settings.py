@@ -134,7 +134,7 @@ class TripletSettings(TrainingSettings):
             nextpixel.errors.InputError: --training.stage is for likelihood models: an embedding network has none
         """
         super().check()
-        for name in ("sample_every", "start", "stage", "compile"):
+        for name in ("sample_every", "start", "stage", "compile", "condition_dropout"):
             if getattr(self, name) != getattr(TripletSettings, name):
                 raise InputError(f"--training.{name} is for likelihood models: an embedding network has none")
         if self.images_per_identity < 2:
