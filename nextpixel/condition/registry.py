@@ -50,8 +50,10 @@ class Combination(Condition):
         for part in self.parts:
             part.prepare(shape, levels)
 
-    def of_images(self, x: Tensor, labels: Tensor | None) -> tuple:
-        return tuple(part.of_images(x, labels) for part in self.parts)
+    def of_images(self, x: Tensor, labels: Tensor | tuple | None) -> tuple:
+        # Data may come with something for each part; else all parts get the same labels.
+        each = labels if isinstance(labels, tuple) else (labels,) * len(self.parts)
+        return tuple(part.of_images(x, of_part) for part, of_part in zip(self.parts, each, strict=True))
 
     def forward(self, cond: Any, batch: int, height: int, width: int) -> Tensor:
         if not isinstance(cond, list | tuple) or len(cond) != len(self.parts):

@@ -75,7 +75,7 @@ class ConvAutoencoder(nn.Module):
             >>> from nextpixel.data.settings import DataSettings
             >>> settings = DataSettings(source="digits", levels=17)
             >>> images = Images(load_digits(settings)["all"], settings)
-            >>> model = ConvAutoencoder.fit(images, dim=10, maps=8, steps=60, lr=0.01)
+            >>> model = ConvAutoencoder.fit(images, dim=10, maps=8, steps=200, lr=0.01)
             >>> x = images.tensor()
             >>> with torch.no_grad():
             ...     bool(squared_error(model(x), x, 17).mean() < x.div(16).var(0).mean())
