@@ -39,7 +39,6 @@ class _BlockCache:
     lstm: RowLSTMCache | DiagonalCache
     expand: list[Tensor]  # [colour group]: (h, 2h of c)
     skip: list[Tensor]
-    skips: list[Tensor]  # [colour group]: (B, 2h of c), the sum up to this block
     above: list[list[Tensor]]  # [colour group][column]: where the next block finds its input
 
 
@@ -62,16 +61,14 @@ class _Block(nn.Module):
     def start(self, batch: int, width: int, h: Tensor | None) -> _BlockCache:
         lstm = self.lstm.start(batch, width, h)
         expand, skip = _weights(self.expand), _weights(self.skip)
-        skips = [weight.new_empty(batch, weight.shape[1]) for weight in skip]
         outs = [[weight.new_empty(batch, weight.shape[1])] * width for weight in expand]
-        return _BlockCache(lstm, expand, skip, skips, above=outs)
+        return _BlockCache(lstm, expand, skip, above=outs)
 
     def step(self, cache: _BlockCache, skips: Tensor | None, j: int, c: int) -> tuple[Tensor, Tensor | None]:
         """From where this block finds its input to where the next one does."""
         y, window = self.lstm.step_seen(cache.lstm, j, c), cache.lstm.outputs[j]
         if self.skip is not None:
-            out = cache.skips[c]
-            skips = torch.mm(window, cache.skip[c], out=out) if skips is None else skips.addmm_(window, cache.skip[c])
+            skips = window @ cache.skip[c] if skips is None else skips.addmm_(window, cache.skip[c])
         if self.expand is not None:
             y = torch.addmm(cache.lstm.inputs[c][j], window, cache.expand[c], out=cache.above[c][j])
         elif cache.above:
