@@ -117,19 +117,16 @@ def evaluate(
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
     starts = range(0, number, batch_size)
     device = next(model.parameters()).device
-    nats, labels = np.empty(number), []
+    nats = np.empty(number)
     # A caller's autocast would change the third digit of a likelihood.
     with eval_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for start in track(starts, len(starts), "evaluating", progress):
             batch = slice(start, min(start + batch_size, number))
-            x, label = images.__getitems__(list(range(batch.start, batch.stop)))
-            if label is not None:
-                labels.append(label.numpy())
-                label = label.to(device)
-            x = x.to(device)
-            cond = cond_of(model.condition, x, label) if guidance != 0 else None
+            x, given = images.__getitems__(list(range(batch.start, batch.stop)))
+            x, given = x.to(device), None if given is None else given.to(device)
+            cond = cond_of(model.condition, x, given) if guidance != 0 else None
             nats[batch] = -model.log_prob(x, cond, guidance).double().cpu().numpy()
-    return Evaluation(nats, dims, np.concatenate(labels) if labels else None)
+    return Evaluation(nats, dims, None if images.labels is None else images.labels.numpy())
 
 
 @contextmanager

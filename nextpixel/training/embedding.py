@@ -93,6 +93,8 @@ def train_embedding(
     first = rank_zero_only.rank == 0
     out, console, settings = Path(out), (console or Console(stderr=True)) if first else Console(quiet=True), experiment.training
     settings.check()
+    if experiment.data.embedding is not None:
+        raise InputError(f"--data.embedding {experiment.data.embedding} is for likelihood models: this run trains such a network")
     if not resume and first:
         require_empty(out)
     splits = load_by_identity(experiment.data, progress=first)

@@ -15,6 +15,7 @@ from nextpixel.models import AutoregressiveModel
 from nextpixel.pictures import save_grid
 from nextpixel.scoring.autoencoder import ConvAutoencoder, squared_error
 from nextpixel.scoring.baselines import PixelMarginal
+from nextpixel.training.section import Section
 from nextpixel.training.settings import TrainingSettings
 
 RECONSTRUCTED, SHOWN, DRAWN = 64, 8, 6  # images that are measured, and drawn; samples of each
@@ -86,14 +87,14 @@ def what_it_means(model: AutoregressiveModel) -> str:
     )
 
 
-def section(found: list[Reconstruction]) -> str:
-    """The part of report.md, in Markdown."""
+def reconstruction_section(found: list[Reconstruction]) -> Section:
+    """The part of the report."""
     rows = ["| | squared error | bits/dim given the code |", "|---|---|---|"]
     for line in found:
         bits = "n/a" if line.bits_per_dim is None else _with_error(line.bits_per_dim)
         rows.append(f"| {line.name} | {_with_error(line.squared_error)} | {bits} |")
     table = "\n".join(rows)
-    return f"""
+    markdown = f"""
 ## Reconstructions
 
 ![reconstructions]({PICTURE.as_posix()})
@@ -107,6 +108,7 @@ On {len(found[0].squared_error)} test images; brightness from 0 to 1, squared er
 what the convolutional decoder minimises, by answering with the mean of all images that have this code; a sample is one of them,
 so even a perfect decoder's samples have about twice the error of that mean. The mean of several samples compares more fairly.
 """
+    return Section(markdown, [f"squared error {line.squared_error.mean():.4f}   {line.name}" for line in found], [PICTURE])
 
 
 def _spread(images: Images, number: int) -> tuple[Tensor, Tensor | None]:

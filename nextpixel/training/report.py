@@ -13,6 +13,9 @@ import nextpixel
 from nextpixel.condition import cond_of, encoder_of
 from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits
+from nextpixel.embedding.images import EmbeddedImages
+from nextpixel.embedding.likeness import Portraits
+from nextpixel.embedding.network import EmbeddingNetwork
 from nextpixel.models import AutoregressiveModel
 from nextpixel.models.storage import load_weights, save
 from nextpixel.pictures import save_completions, save_grid
@@ -21,7 +24,9 @@ from nextpixel.scoring.evaluation import Evaluation, evaluate
 from nextpixel.training.callbacks import Stopwatch, class_conditions
 from nextpixel.training.curve import draw_curve
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.reconstruction import PICTURE, Reconstruction, reconstruct, section, what_it_means
+from nextpixel.training.portraits import portrait_section, portray
+from nextpixel.training.reconstruction import Reconstruction, reconstruct, reconstruction_section, what_it_means
+from nextpixel.training.section import Section
 from nextpixel.training.settings import TrainingSettings
 
 SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
@@ -37,6 +42,7 @@ class Result:
         baselines: what it must beat.
         out: the run folder.
         reconstructions: of an autoencoder, beside a plain one.
+        portraits: of a model conditioned on embeddings, and how like they are.
     """
 
     test: Evaluation
@@ -44,6 +50,7 @@ class Result:
     baselines: list[Baseline]
     out: Path
     reconstructions: list[Reconstruction] | None = None
+    portraits: Portraits | None = None
 
 
 def finish(
@@ -55,6 +62,7 @@ def finish(
     trainer: pl.Trainer,
     stopwatch: Stopwatch,
     console: Console,
+    network: EmbeddingNetwork | None = None,
 ) -> Result:
     """Evaluate the best checkpoint, save it as RUN/model, write the pictures and the report, and print the figures."""
     # A fresh copy: the trained one may be compiled for training batches, and lightning has taken it off its device.
@@ -71,20 +79,24 @@ def finish(
     baselines = all_baselines(marginal, splits.test, model.codes)
     draw_pictures(model, splits.test, out, experiment.training.seed)
     draw_curve(out / "metrics.csv", out / "samples" / "curve.png")
-    reconstructions = None
+    reconstructions, portraits, sections = None, None, []
     if encoder_of(model.condition) is not None:
         steps = trainer.global_step
         console.print(f"training a plain autoencoder for {steps} steps, to compare reconstructions", highlight=False)
         settings = replace(experiment.training, batch_size=experiment.training.batch_size * trainer.world_size)
         reconstructions = reconstruct(model, splits, marginal, settings, steps, out)
-    result = Result(test, unaveraged, baselines, out, reconstructions)
+        sections.append(reconstruction_section(reconstructions))
+    if network is not None:
+        portraits = portray(model, network, splits.test, experiment.training.seed, out)
+        sections.append(portrait_section(portraits))
+    result = Result(test, unaveraged, baselines, out, reconstructions, portraits)
     epoch = checkpoint["epoch"] + 1
     figures = _figures(result)
-    if reconstructions is not None:
-        figures += f"\n\n{what_it_means(model)}"
-    (out / "report.md").write_text(_report(experiment, result, model, splits, trainer, stopwatch, epoch, figures))
+    if meaning := what_it_means(model):
+        figures += f"\n\n{meaning}"
+    (out / "report.md").write_text(_report(experiment, model, splits, trainer, stopwatch, epoch, figures, sections))
     save(model, out / "model", notes=f"## Result\n\n{figures}\n\nData: {data_line(experiment, splits)}")
-    _print_result(result, model, console)
+    _print_result(result, model, sections, console)
     return result
 
 
@@ -118,17 +130,14 @@ def print_scores(name: str, evaluation: Evaluation, baselines: list[Baseline], c
     console.print(table)
 
 
-def _print_result(result: Result, model: AutoregressiveModel, console: Console) -> None:
+def _print_result(result: Result, model: AutoregressiveModel, sections: list[Section], console: Console) -> None:
     print_scores("test", result.test, result.baselines, console)
-    reconstructions = []
-    if result.reconstructions is not None:
-        console.print(what_it_means(model), highlight=False, soft_wrap=True)
-        for line in result.reconstructions:
-            console.print(f"squared error {line.squared_error.mean():.4f}   {line.name}", highlight=False, soft_wrap=True)
-        reconstructions = [PICTURE]
-    names = ("samples/samples.png", "samples/completions.png", *reconstructions, "samples/curve.png", "report.md")
-    for name in names:
-        console.print(str(result.out / name), highlight=False, soft_wrap=True)
+    further = [str(picture) for part in sections for picture in part.pictures]
+    lines = [what_it_means(model)] if what_it_means(model) else []
+    lines += [line for part in sections for line in part.lines]
+    names = ("samples/samples.png", "samples/completions.png", *further, "samples/curve.png", "report.md")
+    for line in (*lines, *(str(result.out / name) for name in names)):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def of_model(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -165,18 +174,19 @@ def _figures(result: Result) -> str:
 
 def _report(
     experiment: Experiment,
-    result: Result,
     model: AutoregressiveModel,
     splits: Splits,
     trainer: pl.Trainer,
     stopwatch: Stopwatch,
     epoch: int,
     figures: str,
+    sections: list[Section],
 ) -> str:
     training = experiment.training
     settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
     colours = " Each code has a colour of its own; like colours mean nothing." if model.codes else ""
-    coded = result.reconstructions is not None
+    coded = encoder_of(model.condition) is not None
+    given = "code" if coded else "vector" if isinstance(splits.test, EmbeddedImages) else ""
     return f"""# {experiment.recipe}: {model.name}
 
 {experiment.about.strip()}
@@ -188,12 +198,12 @@ def _report(
 
 ![samples](samples/samples.png)
 
-Samples, temperature 1, seed {training.seed}{", each given the code of a test image" if coded else ""}.{colours}
+Samples, temperature 1, seed {training.seed}{f", each given the {given} of a test image" if given else ""}.{colours}
 
 ![completions](samples/completions.png)
 
 The original, its known half, and {COMPLETIONS} completions{" given its code, which knows the rest too" if coded else ""}.
-{section(result.reconstructions) if coded else ""}
+{"".join(part.markdown for part in sections)}
 ![curve](samples/curve.png)
 
 - Data: {data_line(experiment, splits)}.
