@@ -83,7 +83,7 @@ class EmbeddedImages(Images):
 
 def as_seen_by(network: EmbeddingNetwork, images: Images, positions: Tensor | None = None) -> Images:
     """The stored images of a split (or those at some positions, int64) at a network's levels, neither binarised nor flipped."""
-    settings = replace(images.settings, levels=network.levels, binarize="none", flip=False)
+    settings = replace(images.settings, levels=network.levels, binarize="none")
     indices = images.indices
     if positions is not None:
         indices = positions.numpy() if indices is None else indices[positions.numpy()]
