@@ -80,7 +80,7 @@ def judge_classes(
 def classes_section(classes: Classes) -> Section:
     """The part of the report."""
     drawn, real = classes.drawn, classes.real
-    rows = ["| class | samples recognised | of | mostly taken for | test images recognised |", "|---|---|---|---|---|"]
+    rows = ["| class | samples recognised | of | most often taken for | test images recognised |", "|---|---|---|---|---|"]
     for k, name in enumerate(classes.names):
         number, mistake = int(drawn.confusion[k].sum()), drawn.mistake(k)
         mostly = "" if mistake is None else f"{classes.names[mistake[0]]} ({mistake[1]})"
@@ -94,7 +94,7 @@ def classes_section(classes: Classes) -> Section:
 
 What a plain classifier sees in samples (temperature 1, no guidance) and in {len(real.wanted)} test images. It is trained on real
 training images: principal components, and a support vector machine. What it reaches on test images is the most that samples
-like them can reach. It says nothing of variety: one good picture of each class, again and again, would pass.
+like them can reach. The share says nothing of variety: one good picture of each class, again and again, would pass.
 
 ## Guidance
 {_guidance(classes) if classes.strengths else NO_GUIDANCE}"""
