@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 MOST_CLASSES = 100  # with more, one scan of samples has hardly any of each
-MOST_IMAGES = 20_000  # to train on: some seconds, and 0.974 on binarised MNIST, where half of them reach 0.964
+MOST_IMAGES = 20_000  # to train on: some seconds, and 0.974 on binarised MNIST, where half as many reach 0.964
 COMPONENTS = 50
 BATCH = 1024  # images read at once
 
