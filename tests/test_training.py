@@ -16,6 +16,7 @@ from rich.console import Console
 import nextpixel
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load
+from nextpixel.embedding.images import EmbeddedImages
 from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import dropout
 from nextpixel.models import MODELS
@@ -424,19 +425,25 @@ def test_recipes_build_their_models(name):
     channels = 3 if "cifar" in name or "imagenet" in name else 1
     shape = (channels, 8, 8)
 
-    class Pictures:
-        levels, classes = recipe["data"]["levels"], 10 if name.endswith("-class") else None
+    class Pictures(EmbeddedImages):
+        dim = 64
 
-    Pictures.shape = shape
+        def __init__(self):
+            self.shape, self.levels = shape, recipe["data"]["levels"]
+
+        @property
+        def classes(self):
+            return 10 if name.endswith("-class") else None
+
     whole = make_experiment(recipe)
     whole.data.check()
     whole.training.check()
     with torch.device("meta"):
-        model = (build_embedding if recipe["model"]["name"] == EMBEDDING else build)(whole, Pictures)
+        model = (build_embedding if recipe["model"]["name"] == EMBEDDING else build)(whole, Pictures())
     assert model.shape == shape
     condition = getattr(model, "condition", None)  # an embedding network has none
     found = None if condition is None else condition.name
-    assert found == {"class": "labels", "autoencoder": "encoded"}.get(name.split("-")[-1])
+    assert found == {"class": "labels", "autoencoder": "encoded", "portraits": "vector"}.get(name.split("-")[-1])
     assert recipe["about"].strip().endswith(".")
 
 
