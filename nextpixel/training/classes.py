@@ -30,7 +30,6 @@ class Classes:
 
     Args:
         names: of the classes.
-        trained: how many real images the classifier was trained on.
         real: what it sees in test images, which is the most that samples like them can reach.
         drawn: what it sees in samples.
         strengths: the same, and the likelihood of test images, under guidance; empty where the unconditional law was not trained.
