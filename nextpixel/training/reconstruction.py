@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from nextpixel.condition import cond_of, encoder_of
-from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits
 from nextpixel.models import AutoregressiveModel
 from nextpixel.pictures import save_grid
@@ -47,7 +46,7 @@ def reconstruct(
     encoder = encoder_of(model.condition)
     sizes = encoder.given, encoder.maps, steps, settings.batch_size, settings.lr, settings.seed
     plain = ConvAutoencoder.fit(splits.train, *sizes, device=model.device)
-    x, labels = _spread(splits.test, RECONSTRUCTED)
+    x, labels = splits.test.__getitems__(splits.test.spread(RECONSTRUCTED))
     x = x.to(model.device)
     cond = cond_of(model.condition, x, labels)
     other = cond_of(model.condition, x.roll(1, 0), None if labels is None else labels.roll(1, 0))
@@ -109,12 +108,6 @@ what the convolutional decoder minimises, by answering with the mean of all imag
 so even a perfect decoder's samples have about twice the error of that mean. The mean of several samples compares more fairly.
 """
     return Section(markdown, [f"squared error {line.squared_error.mean():.4f}   {line.name}" for line in found], [PICTURE])
-
-
-def _spread(images: Images, number: int) -> tuple[Tensor, Tensor | None]:
-    """Images from all over a split, which may be sorted by class."""
-    number = min(number, len(images))
-    return images.__getitems__([k * len(images) // number for k in range(number)])
 
 
 def _draw(original: Tensor, answers: Tensor, drawn: Tensor, path: Path) -> None:

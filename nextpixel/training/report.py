@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import nextpixel
-from nextpixel.condition import cond_of, encoder_of
+from nextpixel.condition import Labels, cond_of, encoder_of
 from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits
 from nextpixel.embedding.images import EmbeddedImages
@@ -22,6 +22,7 @@ from nextpixel.pictures import save_completions, save_grid
 from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines
 from nextpixel.scoring.evaluation import Evaluation, evaluate
 from nextpixel.training.callbacks import Stopwatch, class_conditions
+from nextpixel.training.classes import Classes, judge_classes
 from nextpixel.training.curve import draw_curve
 from nextpixel.training.experiment import Experiment
 from nextpixel.training.portraits import portrait_section, portray
@@ -43,6 +44,7 @@ class Result:
         out: the run folder.
         reconstructions: of an autoencoder, beside a plain one.
         portraits: of a model conditioned on embeddings, and how like they are.
+        classes: of a class-conditional model, what a classifier sees in its samples; None too where none can be trained.
     """
 
     test: Evaluation
@@ -51,6 +53,7 @@ class Result:
     out: Path
     reconstructions: list[Reconstruction] | None = None
     portraits: Portraits | None = None
+    classes: Classes | None = None
 
 
 def finish(
@@ -79,7 +82,7 @@ def finish(
     baselines = all_baselines(marginal, splits.test, model.codes)
     draw_pictures(model, splits.test, out, experiment.training.seed)
     draw_curve(out / "metrics.csv", out / "samples" / "curve.png")
-    reconstructions, portraits, sections = None, None, []
+    reconstructions, portraits, classes, sections = None, None, None, []
     if encoder_of(model.condition) is not None:
         steps = trainer.global_step
         console.print(f"training a plain autoencoder for {steps} steps, to compare reconstructions", highlight=False)
@@ -89,7 +92,10 @@ def finish(
     if network is not None:
         portraits = portray(model, network, splits.test, experiment.training.seed, out)
         sections.append(portrait_section(portraits))
-    result = Result(test, unaveraged, baselines, out, reconstructions, portraits)
+    if isinstance(model.condition, Labels) and not model.codes:
+        classes, part = judge_classes(model, splits, experiment.training, out)
+        sections.append(part)
+    result = Result(test, unaveraged, baselines, out, reconstructions, portraits, classes)
     epoch = checkpoint["epoch"] + 1
     figures = _figures(result)
     if meaning := what_it_means(model):
@@ -104,16 +110,13 @@ def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: i
     """samples/samples.png, and samples/completions.png: the lower half of test images drawn from the upper one."""
     x = model.sample(SAMPLES, cond=class_conditions(model, SAMPLES, images), seed=seed)
     save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes)
-    number = min(COMPLETED, len(images))
-    # Spread over the split, which may be sorted by class.
-    chosen = [k * len(images) // number for k in range(number)]
-    original, labels = images.__getitems__(chosen)
+    original, labels = images.__getitems__(images.spread(COMPLETED))
     known = torch.zeros(1, 1, *images.shape[1:], dtype=torch.bool)
     known[:, :, : (images.shape[1] + 1) // 2] = True
     cond = cond_of(model.condition, original, labels)
     completions = model.complete(original, known, n=COMPLETIONS, cond=cond, seed=seed)
     path = out / "samples" / "completions.png"
-    completions = completions.unflatten(0, (number, COMPLETIONS))
+    completions = completions.unflatten(0, (len(original), COMPLETIONS))
     save_completions(original, known, completions, model.levels, path, codes=model.codes)
 
 

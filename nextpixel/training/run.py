@@ -185,8 +185,7 @@ def begin_with(model: AutoregressiveModel, start: str) -> None:
 
 def _initialise(model: AutoregressiveModel, images: Images) -> None:
     """Data-dependent initialisation, the same in the process of every device; spread over a split that may be sorted by class."""
-    number = min(INITIAL_IMAGES, len(images))
-    x, labels = images.__getitems__([k * len(images) // number for k in range(number)])
+    x, labels = images.__getitems__(images.spread(INITIAL_IMAGES))
     model.initialise(x, cond_of(model.condition, x, labels))
 
 
