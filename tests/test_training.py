@@ -497,7 +497,7 @@ def test_a_compiled_loss_is_the_loss(name):
     for compiled in (False, True):
         module = ImageModule(model, TrainingSettings(compile=compiled))
         model.zero_grad()
-        loss = module._loss((x, None))
+        loss = module.loss((x, None))
         loss.backward()
         found[compiled] = [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
     torch.testing.assert_close(found[True], found[False], rtol=1e-3, atol=1e-5)

@@ -21,6 +21,7 @@ VERBS = {
     "interpolate": "draw images that change from one condition to another",
     "inspect": "measure and draw what a pixel depends on (receptive field, blind spot)",
     "recipes": "list the recipes",
+    "bench": "measure speed on this machine: sampling and training beside what the arithmetic would allow",
 }
 
 

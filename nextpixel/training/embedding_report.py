@@ -13,10 +13,11 @@ from nextpixel.embedding.drawing import draw_neighbours, draw_roc
 from nextpixel.embedding.network import EmbeddingNetwork
 from nextpixel.embedding.storage import save_embedding
 from nextpixel.embedding.verification import RESAMPLES, Verification, embed_images, verify
+from nextpixel.machine import machine_line
 from nextpixel.models.storage import load_weights
 from nextpixel.training.callbacks import Stopwatch
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.report import data_line, machine_line, of_model
+from nextpixel.training.report import data_line, of_model
 
 
 def finish_embedding(

@@ -49,7 +49,7 @@ class ImageModule(pl.LightningModule):
                 parameter.requires_grad_(True)
         # Compiled as one: the likelihood of a mixture costs as much in separate calls as a network layer. Validation is not: its
         # own graphs (no gradients, a short last batch) take minutes to compile, and it sees few images.
-        self._loss = torch.compile(self.bits_per_dim) if settings.compile else self.bits_per_dim
+        self.loss = torch.compile(self.bits_per_dim) if settings.compile else self.bits_per_dim
 
     def bits_per_dim(self, batch: tuple[Tensor, Tensor | None], kept: Tensor | None = None) -> Tensor:
         """Mean bits/dim of a batch (images, labels), or the trained stage's share of it, under the caller's precision.
@@ -68,7 +68,7 @@ class ImageModule(pl.LightningModule):
         kept = None
         if self.settings.condition_dropout:  # drawn outside the compiled loss, so that it is the same with and without
             kept = torch.rand(len(batch[0]), device=batch[0].device) >= self.settings.condition_dropout
-        loss = self._loss(batch) if kept is None else self._loss(batch, kept)
+        loss = self.loss(batch) if kept is None else self.loss(batch, kept)
         if not torch.isfinite(loss):
             raise NonFiniteLossError(f"the loss is {loss.item()} at step {self.global_step}")
         self.log("train/bits_per_dim", loss, batch_size=len(batch[0]))

@@ -1,6 +1,5 @@
 """The end of a run: the best weights as a model folder, the pictures, and report.md with the result beside its baselines."""
 
-import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,13 +8,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import nextpixel
 from nextpixel.condition import Labels, cond_of, encoder_of
 from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits
 from nextpixel.embedding.images import EmbeddedImages
 from nextpixel.embedding.likeness import Portraits
 from nextpixel.embedding.network import EmbeddingNetwork
+from nextpixel.machine import machine_line
 from nextpixel.models import AutoregressiveModel
 from nextpixel.models.storage import load_weights, save
 from nextpixel.pictures import save_completions, save_grid
@@ -222,10 +221,3 @@ def _begin(training: TrainingSettings) -> str:
     stage = "" if training.stage is None else f"stage {training.stage} alone, "
     stage += f"condition dropout {training.condition_dropout}, " if training.condition_dropout else ""
     return stage + ("" if training.start is None else f"beginning with the weights of {training.start}, ")
-
-
-def machine_line() -> str:
-    """Processor, threads and versions, in one line."""
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, nextpixel {nextpixel.__version__}"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}; {versions}"
