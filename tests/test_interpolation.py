@@ -53,6 +53,29 @@ def test_noise_is_fixed_along_a_row_and_another_in_the_next(name, condition, pat
     assert not torch.equal(rows, model.interpolate(a, a, steps=3, n=4, seed=8, path=path))
 
 
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
+@each_path
+@each_model
+def test_the_ends_under_guidance_are_guided_samples(name, path, guidance):
+    model = tiny_model(name, (3, 3, 4), condition="vector")
+    a, b = ends_for(model, 8)
+    rows = model.interpolate(a, b, steps=3, n=8, seed=7, path=path, guidance=guidance)
+    assert torch.equal(rows[:, 0], model.sample(8, a, seed=7, guidance=guidance))
+    assert torch.equal(rows[:, -1], model.sample(8, b, seed=7, guidance=guidance))
+    assert torch.equal(rows[:, 0], rows[:, -1]) == (guidance == 0)
+    assert not torch.equal(rows, model.interpolate(a, b, steps=3, n=8, seed=7, path=path))
+
+
+@pytest.mark.parametrize("condition", ["vector", "spatial-map"])
+@each_model
+def test_between_the_ends_guidance_is_that_of_the_condition_between(name, condition):
+    model = tiny_model(name, condition=condition)
+    a, b = ends_for(model, 6)
+    middle = model.interpolate(a, b, steps=5, n=6, seed=7, guidance=2.5)[:, 1]
+    assert torch.equal(middle, model.sample(6, 0.75 * a + 0.25 * b, seed=7, guidance=2.5))
+    assert torch.equal(middle, model.sample(6, 0.75 * a + 0.25 * b, seed=7, guidance=2.5, method="naive"))
+
+
 @pytest.mark.parametrize("condition", ["vector", "spatial-map"])
 @each_model
 def test_between_the_ends_it_is_a_sample_under_the_condition_between(name, condition):
@@ -74,6 +97,9 @@ def test_rows_are_scanned_in_lanes_as_a_whole(monkeypatch):
     monkeypatch.setattr(sampling, "LANES", 5)
     assert torch.equal(whole, model.interpolate(a, b, steps=4, n=3, progress=reports.append))
     assert len(reports) == model.scan_rows(12)
+    guided = model.interpolate(a, b, steps=4, n=3, guidance=2.0)
+    monkeypatch.setattr(sampling, "LANES", 256)
+    assert torch.equal(guided, model.interpolate(a, b, steps=4, n=3, guidance=2.0))
 
 
 def test_size_and_temperature_are_those_of_sample():
@@ -121,6 +147,7 @@ ZERO, ONE = torch.zeros(5), torch.ones(5)
         ("labels", lambda m: m.interpolate(0.5, 1), r"integer labels, not torch\.float32"),
         ("labels", lambda m: m.interpolate(None, 1), "needs a condition"),
         ("labels", lambda m: m.interpolate(0, 1, temperature=0), "temperature must be at least"),
+        ("labels", lambda m: m.interpolate(0, 1, guidance=2e6), r"guidance must be from -1e\+06 to 1e\+06, not 2000000\.0"),
         ("vector", lambda m: m.interpolate(ZERO, torch.ones(4)), r"\(5,\) or \(4, 5\), not \(4,\)"),
         ("vector", lambda m: m.interpolate(ZERO, ONE, path="spherical"), "is the zero vector: give path 'linear'"),
         ("vector", lambda m: m.interpolate(ONE, -2 * ONE, path="spherical"), "between opposite vectors"),

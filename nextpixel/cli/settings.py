@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from nextpixel.errors import InputError
 
 GUIDANCE = (
-    "s of p(x|label)^s p(x)^(1-s), symbol by symbol: 1 is the model, 0 the unconditional one, above 1 more typical of labels"
+    "s of p(x|condition)^s p(x)^(1-s), symbol by symbol: 1 is the model, 0 the unconditional one, above 1 more typical images"
 )
 
 
