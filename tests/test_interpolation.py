@@ -199,25 +199,30 @@ def test_command_with_vectors(tmp_path):
 @pytest.mark.parametrize(
     ("condition", "options", "message"),
     [
-        ("labels", "--from cat --to 3", "--from cat: expected a label (0, 1, ...) or a .npy file"),
+        ("labels", "--from cat --to 3", "--from cat: no such file; expected a label (0, 1, ...), a picture file or a .npy file"),
         ("labels", "--from 1 --to -3", "-3"),
         ("labels", "--from 1 --to 4", "labels must be from 0 to 3, not 4 to 4"),
-        ("labels", "--from 1 --to missing.npy", "--to missing.npy: cannot be read as a .npy array: No such file"),
-        ("labels", "--from 1 --to notes.npy", "--to notes.npy: cannot be read as a .npy array"),
-        ("labels", "--from 1 --to nan.npy", "--to nan.npy holds float64: expected finite numbers"),
+        ("vector", "--from ones.npy --to missing.npy", "--to missing.npy: cannot be read as a .npy array: No such file"),
+        ("vector", "--from ones.npy --to notes.npy", "--to notes.npy: cannot be read as a .npy array"),
+        ("vector", "--from ones.npy --to nan.npy", "--to nan.npy holds float64: expected finite numbers"),
         ("labels", "--from 1", "to"),
         ("labels", "--from 1 --to 2 --steps 1", "steps must be at least 2"),
         ("labels", "--from 1 --to 2 --path round", "round"),
         ("labels", "--from 1 --to 2 --out x.jpg", "--out x.jpg: expected a file that ends in .png or .npy"),
-        ("vector", "--from 1 --to 2", "cond must be (5,) or (4, 5), not ()"),
-        ("none", "--from 1 --to 2", "takes no condition"),
+        ("vector", "--from ones.npy --to four.npy", "cond must be (5,) or (4, 5), not (4,)"),
+        ("vector", "--from 1 --to 2", "--from 1: the model in vector is not class-conditional"),
+        ("none", "--from 1 --to 2", "--from 1: the model in none is not class-conditional"),
+        ("none", "--from ones.npy --to ones.npy", "takes no condition"),
     ],
 )
 def test_bad_commands(condition, options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.npy").write_text("no array")
     np.save("nan.npy", np.full(5, np.nan))
-    assert main(["interpolate", saved(tmp_path, condition), *options.split()]) == 2
+    np.save("ones.npy", np.ones(5))
+    np.save("four.npy", np.ones(4))
+    saved(tmp_path, condition)
+    assert main(["interpolate", condition, *options.split()]) == 2
     err = capsys.readouterr().err
     assert err.startswith("nextpixel: error: ")
     assert err.count("\n") == 1, err
