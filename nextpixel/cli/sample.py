@@ -4,15 +4,14 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.conditions import add_condition, given_condition
-from nextpixel.cli.settings import GUIDANCE, output, pair
+from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output, pair
 
 
 def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
     parser.add_argument("-n", type=int, default=64, help="how many images")
-    add_condition(parser, "the class of the images, for a class-conditional model (default: all in turn)")
+    add_condition(parser, "the class of the images, for a class-conditional model (default: all in turn)", LIKE)
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
@@ -23,6 +22,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run(args: Any) -> None:
     """Draw, write, and print the path."""
+    from nextpixel.cli.conditions import RunConditions
     from nextpixel.cli.runs import write_images
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
@@ -31,7 +31,7 @@ def run(args: Any) -> None:
     out = output(args.out)
     size = None if args.size is None else pair(args.size)
     model = load(args.run)
-    cond = given_condition(model, args.run, args.label, args.like)
+    cond = RunConditions(model, args.run).cond(args.label, args.like, needed=args.guidance != 0)
     if cond is None and args.guidance != 0:
         cond = class_conditions(model, args.n)
     with rows_bar("sampling", model.scan_rows(args.n, size)) as progress:

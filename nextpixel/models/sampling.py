@@ -121,11 +121,10 @@ class Sampling:
         temperature: float,
         method: Method,
         progress: Progress | None,
-        law: Likelihood | None = None,
+        law: Likelihood,
         repeats: int = 1,
     ) -> Tensor:
-        """Fill x, by default from the model's own law; each `repeats` images that follow one another share their noise."""
-        law = law or self.likelihood
+        """Fill x from a law, the model's own or a guided one; each `repeats` images that follow one another share their noise."""
         if not (math.isfinite(temperature) and temperature >= LOWEST_TEMPERATURE):
             raise InputError(f"temperature must be at least {LOWEST_TEMPERATURE}, not {temperature}")
         if method not in ("cached", "naive"):
