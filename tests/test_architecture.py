@@ -21,7 +21,8 @@ CORE = {
     "likelihoods": {"errors"},
     "condition": {"layers", "errors"},
     "raster": {"likelihoods", "errors"},
-    "models": {"grid", "layers", "likelihoods", "condition", "raster", "errors", "files"},
+    "sweeps": {"raster"},
+    "models": {"grid", "layers", "likelihoods", "condition", "raster", "sweeps", "errors", "files"},
 }
 # The rim in its own order: a part imports only parts to its left, and parts not named here.
 RIM = ("machine", "progress", "pictures", "inspection", "data", "scoring", "embedding", "training", "benchmark", "cli", "studio")

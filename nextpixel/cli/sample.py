@@ -6,6 +6,11 @@ from jsonargparse import ArgumentParser
 
 from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output, pair
 
+METHOD = (
+    "naive: a forward pass for every place, the slow reference; fixed-point: forward passes over all places until nothing "
+    "changes, and how many it took is printed"
+)
+
 
 def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
@@ -16,7 +21,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     parser.add_argument("--size", help="HxW, for another size than the training images'")
-    parser.add_argument("--method", type=Literal["cached", "naive"], default="cached", help="naive: the slow reference")
+    parser.add_argument("--method", type=Literal["cached", "naive", "fixed-point"], default="cached", help=METHOD)
     parser.add_argument("--out", default="samples.png", help="a .png grid, or the integers: .npy, or .npz with the labels")
 
 
@@ -34,7 +39,16 @@ def run(args: Any) -> None:
     cond = RunConditions(model, args.run).cond(args.label, args.like, needed=args.guidance != 0)
     if cond is None and args.guidance != 0:
         cond = class_conditions(model, args.n)
+    sweeps = 0
     with rows_bar("sampling", model.scan_rows(args.n, size)) as progress:
-        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, progress, args.guidance)
+
+        def count(rows: int) -> None:
+            nonlocal sweeps
+            sweeps += 1
+            progress(rows)
+
+        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, count, args.guidance)
     write_images(x, out, model, cond)
+    if args.method == "fixed-point":
+        print(f"{sweeps} sweeps")
     print(out)
