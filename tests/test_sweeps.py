@@ -7,7 +7,7 @@ from tiny import images, tiny_model
 import nextpixel
 from nextpixel.cli import main
 from nextpixel.raster import Draw, Keep, raster
-from nextpixel.sweeps import as_places, sweep
+from nextpixel.sweeps import _rows, as_places, sweep
 
 each_model = pytest.mark.parametrize("name", list(nextpixel.MODELS))
 
@@ -56,11 +56,16 @@ def test_a_chain_needs_a_sweep_for_every_turn_and_rows_are_told_when_they_are_ri
     found, sweeps = by_sweeps(chain, x, torch.full(x.shape, 0.5).double(), rows.append)
     assert found.flatten().tolist() == [1, 2, 3, 0] * 3
     assert sweeps == 13
-    # After k sweeps the first k places are right; that the next one is too is seen by a sweep that leaves it as it is.
-    assert len(rows) == 13
-    assert rows == sorted(rows)
-    assert rows[-1] == 3
-    assert all(row <= (k + 1) // 4 + 1 for k, row in enumerate(rows))
+    # Sweep k puts place k - 1 right, and changes all after it; the thirteenth changes nothing.
+    assert rows == [k // 4 for k in range(1, 13)] + [3]
+
+
+def test_a_row_is_right_when_all_its_channels_are():
+    turns = torch.arange(8).view(2, 2, 2).permute(2, 0, 1)
+    rows = []
+    for turn in range(8):
+        rows.append(_rows(turns == turn, turns))
+    assert rows == [0, 0, 0, 1, 1, 1, 1, 2]
 
 
 def test_independent_places_need_two_sweeps():
