@@ -60,6 +60,18 @@ def test_every_symbol_of_an_image_reaches_every_number_of_its_code(shape):
     assert (codes[1:] - codes[0]).abs().amin() > 1e-9
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 11), (1, 3, 4)], ids=str)
+@torch.no_grad()
+def test_a_code_is_what_the_docstring_says(shape):
+    condition = tiny_model("pixelcnn", shape, levels=5, condition="encoded").condition
+    weights = list(condition.parameters())
+    x = images(tiny_model("pixelcnn", shape, levels=5), 3)
+    y = x / 2.0 - 1  # intensities: 0..4 as -1..1
+    for stride, weight, bias in zip([1, *halvings(shape[1:])[0]], weights[:-2:2], weights[1:-2:2], strict=True):
+        y = torch.nn.functional.conv2d(y.double(), weight, bias, stride, padding=1).clamp(min=0)
+    torch.testing.assert_close(condition.encode(x), y.flatten(1) @ weights[-2].T + weights[-1], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(3, 7, 11), (1, 17, 6)], ids=str)
 @pytest.mark.parametrize("name", nextpixel.MODELS)
 def test_the_likelihoods_gradient_reaches_the_encoder(name, shape):
@@ -147,6 +159,8 @@ ONES = torch.ones(2, 1, 9, 6, dtype=torch.long)
             lambda m: nextpixel.PixelCNN((1, 8, 8), levels=2, condition=m.condition),
             r"of \(1, 9, 6\) images with 3 levels: it cannot also serve \(1, 8, 8\) images with 2",
         ),
+        (lambda m: nextpixel.PixelCNN((1, 9, 6), levels=2, condition=m.condition), r"serve \(1, 9, 6\) images with 2"),
+        (lambda m: nextpixel.PixelCNN((1, 8, 6), levels=3, condition=m.condition), r"serve \(1, 8, 6\) images with 3"),
     ],
 )
 def test_bad_input_is_named_in_one_line(call, message):
@@ -216,6 +230,10 @@ def test_the_plain_decoder_answers_every_pixel(shape):
     assert y.shape == x.shape
     squared_error(y, x, 5).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+    ups = [layer for layer in model.upsampler.modules() if isinstance(layer, torch.nn.ConvTranspose2d)]
+    assert [up.stride for up in ups] == (halvings(shape[1:])[0][::-1] or [(1, 1)])
+    maps = model.first[0](model.encoder.encode(x)).relu().view(2, 4, *model.encoder.smallest)
+    assert torch.equal(y, model.last[-1](model.upsampler(maps, shape[1:]).relu()))
     # Through the code alone: the same code, the same answer.
     model.encoder.encode = lambda x: torch.zeros(len(x), 3)
     y = model(x)
