@@ -107,7 +107,7 @@ class Copyist:
     def __init__(self, net, images, answers, levels=17):
         self.vectors, self.answers, self.levels = embed_images(net, images, progress=False), answers, levels
 
-    def sample(self, n, cond, seed):
+    def sample(self, n, cond, seed, guidance):
         assert cond.shape == (n, self.vectors.shape[1])
         return self.answers[torch.cdist(cond, self.vectors).argmin(1)]
 

@@ -70,6 +70,7 @@ def draw_portraits(
     identities: int = IDENTITIES,
     number: int = DRAWN,
     seed: int = 0,
+    guidance: float = 1.0,
 ) -> Portraits:
     """Draw images of the identities of a split, each from the vector of one photograph, and measure their likeness.
 
@@ -85,6 +86,7 @@ def draw_portraits(
         identities: most identities.
         number: images drawn of each.
         seed: of the noise.
+        guidance: as for `sample`: above 1 images are more typical of their vector.
 
     Raises:
         InputError: no labels, or fewer than two identities with two images; or images that model or networks do not take.
@@ -105,7 +107,8 @@ def draw_portraits(
     if len(given) < 2:
         raise InputError("likeness needs two identities with two images each, or more")
     vectors = embed_images(network, as_seen_by(network, images, given), progress=False)
-    drawn = model.sample(len(given) * number, vectors.repeat_interleave(number, 0), seed).unflatten(0, (len(given), number))
+    cond = vectors.repeat_interleave(number, 0)
+    drawn = model.sample(len(cond), cond, seed, guidance=guidance).unflatten(0, (len(given), number))
     references = embed_images(judge, as_seen_by(judge, images, reference), progress=False)
 
     def judged(x: Tensor) -> Tensor:

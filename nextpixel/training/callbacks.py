@@ -1,6 +1,5 @@
 """What happens around the training loop: averaged weights, progress, pictures, and saving on Ctrl-C."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -131,34 +130,3 @@ class RunProgress(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.progress.stop()
-
-
-class Stopwatch(Callback):
-    """Seconds spent in training steps (without validation and pictures) and images seen, over all parts of a resumed run."""
-
-    def __init__(self) -> None:
-        self.seconds, self.images, self._begun = 0.0, 0, 0.0
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.seconds if self.seconds else float("nan")
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begun = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        now = time.perf_counter()
-        self.seconds += now - self._begun
-        self.images += len(batch[0]) * trainer.world_size
-        self._begun = now
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begun = time.perf_counter()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "images": self.images}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds, self.images = state_dict["seconds"], state_dict["images"]

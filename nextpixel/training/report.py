@@ -1,5 +1,6 @@
 """The end of a run: the best weights as a model folder, the pictures, and report.md with the result beside its baselines."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from nextpixel.condition import Labels, cond_of, encoder_of
 from nextpixel.data.images import Images
@@ -20,16 +22,19 @@ from nextpixel.models.storage import load_weights, save
 from nextpixel.pictures import save_completions, save_grid
 from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines
 from nextpixel.scoring.evaluation import Evaluation, evaluate
-from nextpixel.training.callbacks import Stopwatch, class_conditions
+from nextpixel.training.callbacks import class_conditions
 from nextpixel.training.classes import Classes, judge_classes
 from nextpixel.training.curve import draw_curve
 from nextpixel.training.experiment import Experiment
+from nextpixel.training.module import ImageModule
 from nextpixel.training.portraits import portrait_section, portray
 from nextpixel.training.reconstruction import Reconstruction, reconstruct, reconstruction_section, what_it_means
 from nextpixel.training.section import Section
 from nextpixel.training.settings import TrainingSettings
+from nextpixel.training.throughput import Stopwatch, describe_speed
 
 SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
+COUNTED = 2  # images whose arithmetic is counted
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def finish(
     if encoder_of(model.condition) is not None:
         steps = trainer.global_step
         console.print(f"training a plain autoencoder for {steps} steps, to compare reconstructions", highlight=False)
-        settings = replace(experiment.training, batch_size=experiment.training.batch_size * trainer.world_size)
+        settings = replace(experiment.training, batch_size=images_per_step(experiment.training, trainer))
         reconstructions = reconstruct(model, splits, marginal, settings, steps, out)
         sections.append(reconstruction_section(reconstructions))
     if network is not None:
@@ -94,14 +99,16 @@ def finish(
     if isinstance(model.condition, Labels) and not model.codes:
         classes, part = judge_classes(model, splits, experiment.training, out)
         sections.append(part)
+    speed = describe_speed(_loss(model, splits.train, experiment.training), COUNTED, stopwatch, trainer)
     result = Result(test, unaveraged, baselines, out, reconstructions, portraits, classes)
     epoch = checkpoint["epoch"] + 1
     figures = _figures(result)
     if meaning := what_it_means(model):
         figures += f"\n\n{meaning}"
-    (out / "report.md").write_text(_report(experiment, model, splits, trainer, stopwatch, epoch, figures, sections))
+    (out / "report.md").write_text(_report(experiment, model, splits, trainer, stopwatch, epoch, figures, sections, speed))
     save(model, out / "model", notes=f"## Result\n\n{figures}\n\nData: {data_line(experiment, splits)}")
     _print_result(result, model, sections, console)
+    console.print(speed, highlight=False, soft_wrap=True)
     return result
 
 
@@ -183,6 +190,7 @@ def _report(
     epoch: int,
     figures: str,
     sections: list[Section],
+    speed: str,
 ) -> str:
     training = experiment.training
     settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
@@ -210,10 +218,23 @@ The original, its known half, and {COMPLETIONS} completions{" given its code, wh
 
 - Data: {data_line(experiment, splits)}.
 - Model: {model.name}, {sum(p.numel() for p in model.parameters()):,} parameters; {settings or "default sizes"}.
-- Training: {_begin(training)}{trainer.global_step} steps of {training.batch_size} images, {stopwatch.seconds / 60:.1f} minutes
-  ({stopwatch.images_per_second:.0f} images per second in the training loop), {trainer.precision}.
+- Training: {_begin(training)}{trainer.global_step} steps of {images_per_step(training, trainer)} images, {trainer.precision},
+  {stopwatch.seconds / 60:.1f} minutes: {speed}.
 - Machine: {machine_line()}.
 """
+
+
+def images_per_step(training: TrainingSettings, trainer: pl.Trainer) -> int:
+    """Images of one optimiser step, on all devices."""
+    return training.batch_size * training.accumulate * trainer.world_size
+
+
+def _loss(model: AutoregressiveModel, images: Images, training: TrainingSettings) -> Callable[[], Tensor]:
+    """The loss of the first training images, by a copy of the model: nothing but its arithmetic matters."""
+    module = ImageModule(type(model)(**model.config).to(model.device), replace(training, compile=False))
+    x, given = images.__getitems__(range(min(COUNTED, len(images))))
+    batch = x.to(model.device), None if given is None else given.to(model.device)
+    return lambda: module.bits_per_dim(batch)
 
 
 def _begin(training: TrainingSettings) -> str:

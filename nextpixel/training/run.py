@@ -25,11 +25,12 @@ from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights
 from nextpixel.scoring.baselines import PixelMarginal
-from nextpixel.training.callbacks import RunProgress, SampleGrid, Stopwatch
+from nextpixel.training.callbacks import RunProgress, SampleGrid
 from nextpixel.training.experiment import Experiment, read_experiment
 from nextpixel.training.module import ImageModule
 from nextpixel.training.report import Result, finish
 from nextpixel.training.settings import EMBEDDING, TrainingSettings
+from nextpixel.training.throughput import Stopwatch
 from nextpixel.training.trainer import check_checkpoint, evaluating, fit, make_trainer, require_empty, whole_batch
 
 INITIAL_IMAGES = 64  # of a data-dependent initialisation
@@ -82,7 +83,7 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
 
     stopwatch = Stopwatch()
     grid = SampleGrid(out / "samples", settings.sample_every, settings.samples, settings.seed)
-    trainer = make_trainer(settings, out, resume, [stopwatch, RunProgress(console), grid], len(splits.train))
+    trainer = make_trainer(settings, out, resume, stopwatch, [RunProgress(console), grid], len(splits.train))
     what = model.name if settings.stage is None else f"stage {settings.stage} of {model.name}"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(f"training {what} ({trained:,} parameters) on {len(splits.train)} images")
