@@ -23,7 +23,7 @@ from nextpixel.scoring.autoencoder import ConvAutoencoder, _batches, squared_err
 from nextpixel.scoring.baselines import PixelMarginal
 from nextpixel.scoring.evaluation import evaluate
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.reconstruction import reconstruct, reconstruction_section, what_it_means
+from nextpixel.training.reconstruction import Reconstruction, reconstruct, reconstruction_section, what_it_means
 from nextpixel.training.run import CODE, build, train
 from nextpixel.training.settings import TrainingSettings
 
@@ -319,6 +319,7 @@ def test_reconstructions_are_measured_as_their_names_say(digits, tmp_path):
         error = line.squared_error.std(ddof=1) / 8
         assert f"| {line.name} | {line.squared_error.mean():.4f} ± {error:.4f} |" in report.markdown
         assert short == f"squared error {line.squared_error.mean():.4f}   {line.name}"
+    assert "| two | 0.5000 ± 0.5000 | n/a |" in reconstruction_section([Reconstruction("two", np.array([0.0, 1.0]))]).markdown
     assert f"{32 * 3 / 64:.4f} bits/dim" in what_it_means(model)
     assert what_it_means(tiny_model("pixelcnn", condition="labels")) == ""
 
