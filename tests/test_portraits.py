@@ -261,7 +261,7 @@ def test_bad_commands(command, message, embedding, tmp_path, capsys):
     np.savez(colour, images=np.zeros((60, 3, 8, 8), dtype=np.uint8), labels=labels, levels=256)
     files = {"nothing": tmp_path / "nothing", "likelihood": likelihood, "single": single, "colour": colour}
     command = command.format(embedding=embedding, **files)
-    assert main(["train", *command.split(), "--training.epochs", "1", "--out", str(tmp_path / "run")]) == 2
+    assert main(["train", *command.split(), "--training.epochs", "2", "--out", str(tmp_path / "run")]) == 2
     err = capsys.readouterr().err
     assert message in err, err
     assert err.count("\n") == 1
