@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from tiny import tiny_model
@@ -22,7 +23,7 @@ from nextpixel.scoring import guidance as scoring_guidance
 from nextpixel.scoring.evaluation import evaluate
 from nextpixel.scoring.guidance import STRENGTHS, sweep
 from nextpixel.scoring.recognition import Classifier, Recognition, recognise_samples, sampled
-from nextpixel.training.classes import judge_classes
+from nextpixel.training.classes import draw_guidance, judge_classes
 from nextpixel.training.experiment import Experiment
 from nextpixel.training.run import train
 from nextpixel.training.settings import TrainingSettings
@@ -258,7 +259,8 @@ def test_evaluation_of_some_images_is_that_of_all_at_these_places(digits):
 # --- a run -----------------------------------------------------------------------------------------------------------------
 
 
-SEED = 3  # not the default, so that a seed that is not handed on shows
+# Neither is the default, and the classifier's training images depend on its seed: a seed that is not handed on shows.
+SEED, DRAWN_BITS = 3, DataSettings(source="digits", levels=2, binarize="stochastic")
 
 
 def run(out, data=None, dropout=0.2, epochs=2, console=None, **model):
@@ -272,7 +274,7 @@ def run(out, data=None, dropout=0.2, epochs=2, console=None, **model):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out, text = tmp_path_factory.mktemp("runs") / "classes", io.StringIO()
-    return run(out, epochs=10, console=Console(file=text), features=16, blocks=3), out, text.getvalue()
+    return run(out, DRAWN_BITS, epochs=10, console=Console(file=text), features=16, blocks=3), out, text.getvalue()
 
 
 def test_the_report_says_what_was_recognised(finished):
@@ -292,7 +294,7 @@ def test_the_report_says_what_was_recognised(finished):
         assert float(ceiling) == pytest.approx((real.found == real.wanted)[real.wanted == int(k)].mean(), abs=1e-3)
     assert f"| **all** | **{drawn.accuracy:.3f} ± {drawn.standard_error:.3f}** | 250 | | {real.accuracy:.3f} ± " in report
     assert f"recognised {drawn.accuracy:.3f} ± {drawn.standard_error:.3f} of 250 samples, {real.accuracy:.3f} ± " in printed
-    assert real.accuracy > 0.95
+    assert real.accuracy > 0.85
     assert len(real.wanted) == 180
     assert drawn.accuracy > 0.2, "after these steps it draws the wanted class more often than by chance"
 
@@ -313,14 +315,29 @@ def test_the_report_tells_guidance_by_table_and_plot(finished):
     for name in ("guidance", "guidance-samples"):
         assert f"(samples/{name}.png)" in report
         assert f"samples/{name}.png" in printed.replace("\n", "")
-    # The ink of each curve is in its own panel: blue accuracy, under a thin green line, and orange bits/dim.
-    plot = np.asarray(Image.open(out / "samples" / "guidance.png").convert("RGB")).astype(int)
-    red, green, blue = plot[:, : plot.shape[1] // 2].transpose(2, 0, 1)
-    assert ((blue > red + 100) & (blue > green + 40)).sum() > 200
-    assert ((green > red + 40) & (green > blue + 40)).sum() > 50
-    assert not (red > blue + 100).any()
-    red, _, blue = plot[:, plot.shape[1] // 2 :].transpose(2, 0, 1)
-    assert (red > blue + 100).sum() > 200
+
+
+def test_the_plot_shows_the_figures(finished, tmp_path, monkeypatch):
+    result, out, _ = finished
+    assert Image.open(out / "samples" / "guidance.png").size == (1080, 432)
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: (drawn.append(figure), path.touch()))
+    draw_guidance(result.classes, tmp_path / "plot.png")
+    (left, right), lines = drawn[0].axes, result.classes.strengths
+    for axes, values in (
+        (left, [line.recognition.accuracy for line in lines]),
+        (right, [line.evaluation.bits_per_dim for line in lines]),
+    ):
+        curve, _, _ = axes.containers[0].lines
+        np.testing.assert_array_equal(curve.get_xdata(), STRENGTHS)
+        np.testing.assert_array_equal(curve.get_ydata(), values)
+    ceiling = result.classes.real.accuracy
+    assert any(np.unique(line.get_ydata()).tolist() == [ceiling] for line in left.lines if line.get_linestyle() == "--")
+    points = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in right.lines if len(line.get_xdata()) == 1}
+    assert points == {
+        f"the unconditional model: {lines[0].evaluation.bits_per_dim:.3f}": (0, lines[0].evaluation.bits_per_dim),
+        f"the model itself: {result.test.bits_per_dim:.3f}": (1, result.test.bits_per_dim),
+    }
 
 
 def test_the_picture_has_a_row_per_strength(finished):
@@ -335,7 +352,7 @@ def test_the_picture_has_a_row_per_strength(finished):
 
 def test_the_classifier_and_the_noise_are_those_of_the_runs_seed(finished):
     result, out, _ = finished
-    model, splits = nextpixel.load(out), load(DataSettings(source="digits", levels=2, binarize="threshold"))
+    model, splits = nextpixel.load(out), load(DRAWN_BITS)
     x, recognition = recognise_samples(model, Classifier.fit(splits.train, seed=SEED), SEED)
     assert torch.equal(x, result.classes.strengths[2].samples)
     assert (recognition.found == result.classes.drawn.found).all()
@@ -350,6 +367,9 @@ def test_without_condition_dropout_there_is_no_guidance_and_it_says_why(tmp_path
     assert len(result.classes.drawn.wanted) == 250
     assert f"**{result.classes.drawn.accuracy:.3f} ± " in report
     assert not list((tmp_path / "run" / "samples").glob("guidance*"))
+    fitted = Classifier.fit(load(DataSettings(source="digits", levels=2, binarize="threshold")).train)
+    _, again = recognise_samples(nextpixel.load(tmp_path / "run"), fitted, SEED)
+    assert (again.found == result.classes.drawn.found).all()
 
 
 @pytest.mark.parametrize(
