@@ -24,7 +24,7 @@ CORE = {
     "models": {"grid", "layers", "likelihoods", "condition", "raster", "errors", "files"},
 }
 # The rim in its own order: a part imports only parts to its left, and parts not named here.
-RIM = ("progress", "pictures", "inspection", "data", "scoring", "embedding", "training", "cli", "studio")
+RIM = ("progress", "pictures", "inspection", "data", "coding", "scoring", "embedding", "training", "cli", "studio")
 
 # Imports inside a function that may run against the order, each with its reason.
 LAZY = {
