@@ -28,15 +28,15 @@ def encode(lower: np.ndarray, upper: np.ndarray, bits: int) -> bytes:
     """The payload of a sequence of intervals [lower, upper) of 2^bits, integers (n,).
 
     Raises:
-        ValueError: an interval is empty or not within 0 .. 2^bits: no decoder could find it.
+        ValueError: an interval is empty or not within 0 .. 2^bits, so that no decoder could find it; or it is the whole.
 
     Example:
         >>> encode(np.array([0, 16384]), np.array([16384, 65536]), bits=16).hex()
         '10'
     """
     lo, hi = (np.asarray(side, dtype=np.int64) << (PRECISION - bits) for side in (lower, upper))
-    if not ((lo >= 0) & (lo < hi) & (hi <= _WHOLE)).all():
-        raise ValueError(f"intervals must be non-empty and within 0..2^{bits}")
+    if not ((lo >= 0) & (lo < hi) & (hi <= _WHOLE) & (hi - lo < _WHOLE)).all():
+        raise ValueError(f"intervals must be some, but not all of 0..2^{bits}")
     encoder = constriction.stream.queue.RangeEncoder()
     if len(lo):
         encoder.encode(*_three_symbols(lo, hi))
