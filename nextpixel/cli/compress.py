@@ -43,9 +43,9 @@ def run(args: Any) -> None:
     if out.is_dir():
         raise InputError(f"-o {out} is a folder: expected the name of a file")
     model = load(args.run)
-    names, images = _read(args.images, model)
+    names, found = _read(args.images, model)
     settings = Settings(args.mode, args.lanes, tile, args.embed, not args.no_verify)
-    writer = Writer(model, images, names, _cond(args.label, len(images), model, args.run), settings)
+    writer = Writer(model, found, names, _cond(args.label, len(found), model, args.run), settings)
     journal = Journal(out, writer.work())
     try:
         with rows_bar("compressing", writer.rows(finished=len(journal.groups))) as progress:
@@ -69,9 +69,19 @@ def summary(archive: Any, size: int) -> str:
     corrections = sum(tile.corrections for entry in archive.entries for tile in entry.tiles)
     rest = size - streams - archive.embedded
     return (
-        f"{len(archive)} images in {streams} bytes, {8 * streams / symbols:.4f} bits/dim ({corrections} bytes of it are "
+        f"{images(len(archive))} in {streams} bytes, {8 * streams / symbols:.4f} bits/dim ({corrections} bytes of it are "
         f"corrections); model {archive.embedded} bytes, header and index {rest} bytes; file {size} bytes"
     )
+
+
+def images(number: int) -> str:
+    """How many, in words.
+
+    Example:
+        >>> images(1), images(2)
+        ('1 image', '2 images')
+    """
+    return f"{number} image" if number == 1 else f"{number} images"
 
 
 def _read(files: list[str], model: "AutoregressiveModel") -> tuple[list[str], list[Any]]:
@@ -82,7 +92,7 @@ def _read(files: list[str], model: "AutoregressiveModel") -> tuple[list[str], li
     return [name for name, _ in found], [x for _, x in found]
 
 
-def _cond(labels: list[int] | None, images: int, model: "AutoregressiveModel", run: str) -> Any:
+def _cond(labels: list[int] | None, number: int, model: "AutoregressiveModel", run: str) -> Any:
     """The classes as the model takes them.
 
     Raises:
@@ -94,6 +104,6 @@ def _cond(labels: list[int] | None, images: int, model: "AutoregressiveModel", r
         return None
     if not isinstance(model.condition, Labels):
         raise InputError(f"--label {labels[0]}: the model in {run} is not class-conditional")
-    if len(labels) not in (1, images):
-        raise InputError(f"--label gives {len(labels)} classes for {images} images: expected one for all, or one for each")
+    if len(labels) not in (1, number):
+        raise InputError(f"--label gives {len(labels)} classes for {images(number)}: expected one for all, or one for each")
     return labels[0] if len(labels) == 1 else labels

@@ -18,6 +18,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run(args: Any) -> None:
     """Decode to a folder, and print its path and how many images it holds."""
+    from nextpixel.cli.compress import images
     from nextpixel.coding.archive import Archive
     from nextpixel.coding.pictures import write_image
     from nextpixel.files import folder_aside
@@ -33,4 +34,4 @@ def run(args: Any) -> None:
             for name, x in archive.images(args.only, progress):
                 write_image(x, aside / name, archive.model)
                 written += 1
-    print(f"{out}: {written} images")
+    print(f"{out}: {images(written)}")

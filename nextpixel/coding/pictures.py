@@ -29,8 +29,9 @@ def read_images(path: str, model: AutoregressiveModel) -> list[tuple[str, Tensor
     """The images of a file with their names: (C, H, W) symbols of this model.
 
     A picture (PNG, WebP, TIFF, PGM, PPM and what else Pillow reads, 8 bits, grey or RGB) is one image, turned as its EXIF data
-    say. A palette becomes RGB: pixels keep their colours, the palette is not kept. A .npy array of integers is one image (H, W),
-    or many, as in training: (N, H, W), (N, C, H, W) or (N, H, W, C).
+    say. Grey becomes RGB by repetition, RGB becomes grey only if it is grey already, and a palette becomes RGB: pixels keep their
+    colours, the palette is not kept. A .npy array of integers is one image (H, W), or many, as in training: (N, H, W),
+    (N, C, H, W) or (N, H, W, C).
 
     Raises:
         InputError: unreadable, transparent, of more than 8 bits, or not of this model's channels and levels.
@@ -40,8 +41,8 @@ def read_images(path: str, model: AutoregressiveModel) -> list[tuple[str, Tensor
         arrays = _read_array(path)
         digits = len(str(len(arrays) - 1))
         names = [stem] if len(arrays) == 1 else [f"{stem}-{n:0{digits}d}" for n in range(len(arrays))]
-        for x in arrays:
-            _check_channels(x, path, model)
+        if arrays.shape[1] != model.shape[0]:
+            raise InputError(f"{path} has {arrays.shape[1]} channels, but this model's images have {model.shape[0]}")
         return [(name, torch.from_numpy(x.astype(np.int64))) for name, x in zip(names, arrays, strict=True)]
     if not is_picture(model):
         kind = "codes" if model.codes else f"{model.shape[0]} channels of {model.levels} levels"
@@ -51,8 +52,7 @@ def read_images(path: str, model: AutoregressiveModel) -> list[tuple[str, Tensor
             x = read_picture(file, path, DataSettings())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    _check_channels(x, path, model)
-    return [(stem, torch.from_numpy(_symbols(x, path, model.levels)))]
+    return [(stem, torch.from_numpy(_symbols(_in_channels(x, path, model.shape[0]), path, model.levels)))]
 
 
 def write_image(x: Tensor, path: Path, model: AutoregressiveModel) -> Path:
@@ -85,11 +85,13 @@ def _read_array(path: str) -> np.ndarray:
     return as_images(array[None] if array.ndim == 2 else array, path, DataSettings())
 
 
-def _check_channels(x: np.ndarray, path: str, model: AutoregressiveModel) -> None:
-    if len(x) != model.shape[0]:
-        kinds = {1: "1 channel (grey)", 3: "3 channels (RGB)"}
-        found, wanted = (kinds.get(n, f"{n} channels") for n in (len(x), model.shape[0]))
-        raise InputError(f"{path} has {found}, but this model's images have {wanted}: convert it first")
+def _in_channels(x: np.ndarray, path: str, channels: int) -> np.ndarray:
+    """A picture (1 or 3, H, W) with this many channels."""
+    if len(x) < channels:
+        return x.repeat(channels, axis=0)
+    if len(x) > channels and (x != x[:1]).any():
+        raise InputError(f"{path} is a colour picture, but this model's are grey: convert it first")
+    return x[:channels]
 
 
 def _symbols(x: np.ndarray, path: str, levels: int) -> np.ndarray:
