@@ -62,7 +62,7 @@ def table_of(cdf, bits, corrections):
     steps = (2**bits - levels) // 32
     table = [0]
     for k in range(1, levels):
-        exact = min(cdf[k - 1], 1.0) * steps
+        exact = cdf[k - 1] * steps
         nearest = round(exact)
         if k in corrections and nearest % 2 != corrections[k]:
             nearest += 1 if exact > nearest else -1

@@ -10,7 +10,7 @@ from slow_decoder import RangeDecoder
 from tiny import CONDITIONS, images, random_cond, tiny_model
 
 import nextpixel
-from nextpixel.coding import coder, margins, tables
+from nextpixel.coding import choosers, coder, margins, tables
 from nextpixel.coding.choosers import Decode, Encode, Stream
 from nextpixel.coding.lanes import LaneCoder
 from nextpixel.coding.perturbation import Perturbed
@@ -108,7 +108,11 @@ def test_all_decoders_of_the_format_find_the_intervals(data):
     bits = data.draw(any_bits)
     lanes = [data.draw(intervals(bits)) for _ in range(data.draw(st.integers(1, 3)))]
     sides = [np.array(lane).reshape(-1, 2).T for lane in lanes]
-    payloads = [coder.encode(*pair, bits) for pair in sides]
+    encoders = [coder.Encoder(bits) for _ in lanes]
+    for encoder, pair in zip(encoders, sides, strict=True):
+        for part in np.array_split(pair, data.draw(st.integers(1, 3)), axis=1):
+            encoder.add(*part)
+    payloads = [encoder.payload() for encoder in encoders]
     for payload, lane in zip(payloads, lanes, strict=True):
         assert not payload.endswith(b"\0")
         cost = -sum(np.log2((hi - lo) / 2**bits) for lo, hi in lane)
@@ -133,7 +137,7 @@ def test_all_decoders_of_the_format_find_the_intervals(data):
 @pytest.mark.parametrize("interval", [(5, 5), (6, 5), (-1, 3), (9, 2**16 + 1), (0, 2**16)])
 def test_an_interval_that_no_decoder_could_find_is_not_encoded(interval):
     with pytest.raises(ValueError, match="some, but not all"):
-        coder.encode(np.array([0, interval[0]]), np.array([9, interval[1]]), bits=16)
+        coder.Encoder(bits=16).add(np.array([0, interval[0]]), np.array([9, interval[1]]))
 
 
 # --- round trips ---------------------------------------------------------------------------------------------------------
@@ -191,6 +195,18 @@ def test_the_model_is_not_changed():
     lanes.encode(images(model))
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_streams_do_not_hang_on_how_much_is_encoded_at_once(monkeypatch):
+    model = tiny_model("pixelcnn", (2, 5, 5), 17)
+    x = images(model, 16)
+    lanes = LaneCoder(model, epsilon=2.0**-13)
+    streams = lanes.encode(x)
+    assert sum(len(stream.corrections) for stream in streams) > 20
+    for at_once in (1, 7, 50):
+        monkeypatch.setattr(choosers, "AT_ONCE", at_once)
+        assert lanes.encode(x) == streams
+    assert torch.equal(lanes.decode(streams, (5, 5)), x)
 
 
 @each_model
@@ -361,7 +377,7 @@ def test_encode_flags_only_boundaries_that_hang_by_a_hair():
     for shift, flagged in ((0.0, True), (0.1, False)):
         p = (1000.5 + shift) / steps
         logit = torch.tensor([[np.log((1 - p) / p)]])
-        choose = Encode(law, 16, 1e-8)
+        choose = Encode(law, 16, 1e-8, images=1)
         x = torch.zeros(1, 1, 1, 1, dtype=torch.long)
         choose(logit, x, 0, 0, 0)
         (stream,) = choose.streams()

@@ -15,6 +15,9 @@ from nextpixel.coding.tables import STEP, boundaries, in_steps
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import Likelihood
 
+# Symbols of each image that are encoded at once: enough for large operations, few enough for the memory.
+AT_ONCE = 2048
+
 
 class Stream(NamedTuple):
     """The code of one scanned image, or tile: what the range coder wrote, and the corrections of its tables (`margins.pack`)."""
@@ -44,11 +47,15 @@ class Encode(_Laws):
         likelihood: the law of a place.
         bits: of the tables.
         epsilon: the error bound of the margins; None for no corrections, if the same machine decodes.
+        images: in the batch.
     """
 
-    def __init__(self, likelihood: Likelihood, bits: int, epsilon: float | None) -> None:
+    def __init__(self, likelihood: Likelihood, bits: int, epsilon: float | None, images: int) -> None:
         super().__init__(likelihood, bits)
         self.epsilon = epsilon
+        self.encoders = [coder.Encoder(bits) for _ in range(images)]
+        self.corrections: list[list[Correction]] = [[] for _ in range(images)]
+        self.turn = 0  # of the first symbol that is noted, but not encoded
         self._symbols: list[Tensor] = []
         self._ends: list[Tensor] = []
 
@@ -57,14 +64,23 @@ class Encode(_Laws):
         ends = torch.stack([(symbol - 1).clamp_(min=0), symbol], 1)
         self._symbols.append(symbol)
         self._ends.append(self.cdf(params, x, i, j, c).gather(1, ends))
+        if len(self._symbols) == AT_ONCE:
+            self._encode()
         return symbol
 
     def streams(self) -> list[Stream]:
-        """The code of each image, from few large operations.
+        """The code of each image.
 
         Raises:
             InputError: the model gave no probabilities somewhere.
         """
+        if self._symbols:
+            self._encode()
+        packed = (pack(corrections, self.levels) for corrections in self.corrections)
+        return [Stream(encoder.payload(), of_image) for encoder, of_image in zip(self.encoders, packed, strict=True)]
+
+    def _encode(self) -> None:
+        """Encode what is noted, in few large operations."""
         symbols = torch.stack(self._symbols, 1).cpu().numpy()  # (B, n)
         cdf = torch.stack(self._ends, 1).cpu().numpy()  # (B, n, 2)
         if not np.isfinite(cdf).all():
@@ -73,12 +89,16 @@ class Encode(_Laws):
         inner = (k > 0) & (k < self.levels)  # the outermost boundaries stand fast
         steps = np.rint(in_steps(cdf, self.levels, self.bits)).astype(np.int64)
         found = np.where(inner, k + STEP * steps, np.where(k > 0, 2**self.bits, 0))
-        flags = np.zeros_like(inner) if self.epsilon is None else inner & ambiguous(cdf, self.levels, self.bits, self.epsilon)
-        return [self._stream(*of_image) for of_image in zip(found, k, steps, flags, strict=True)]
-
-    def _stream(self, found: np.ndarray, k: np.ndarray, steps: np.ndarray, flags: np.ndarray) -> Stream:
-        corrections = [Correction(int(t), int(k[t, side]), int(steps[t, side] % 2)) for t, side in np.argwhere(flags)]
-        return Stream(coder.encode(found[:, 0], found[:, 1], self.bits), pack(corrections, self.levels))
+        for encoder, of_image in zip(self.encoders, found, strict=True):
+            encoder.add(of_image[:, 0], of_image[:, 1])
+        if self.epsilon is not None:
+            for image, turn, side in np.argwhere(inner & ambiguous(cdf, self.levels, self.bits, self.epsilon)):
+                place = image, turn, side
+                correction = Correction(self.turn + int(turn), int(k[place]), int(steps[place] % 2))
+                self.corrections[image].append(correction)
+        self.turn += len(self._symbols)
+        self._symbols.clear()
+        self._ends.clear()
 
 
 class Decode(_Laws):

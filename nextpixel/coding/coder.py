@@ -7,7 +7,7 @@ bits, probabilities of 24 bits.
     for each interval [lo, hi) of 2^24:   scale = range >> 24;  lower += scale lo;  range = scale (hi - lo)
                                           if range < 2^32: write the upper word of lower; shift both by one word
 
-Encoding is one call of constriction for a whole image. Decoding one symbol at a time through its interface would cost a call
+Encoding is a call of constriction for some thousand symbols. Decoding one symbol at a time by it would cost a call
 for each lane and symbol, and building a model of 256 symbols each time: with the offset of the code point from `lower`, which
 is all that a decoder must know, the same arithmetic is a dozen vector operations for all lanes.
 
@@ -24,23 +24,45 @@ _WHOLE = 2**PRECISION
 _model = constriction.stream.model.Categorical(perfect=False)
 
 
-def encode(lower: np.ndarray, upper: np.ndarray, bits: int) -> bytes:
-    """The payload of a sequence of intervals [lower, upper) of 2^bits, integers (n,).
+class Encoder:
+    """Encodes the intervals of one image, in as many calls as may be.
 
-    Raises:
-        ValueError: an interval is empty or not within 0 .. 2^bits, so that no decoder could find it; or it is the whole.
+    Args:
+        bits: of the tables.
 
     Example:
-        >>> encode(np.array([0, 16384]), np.array([16384, 65536]), bits=16).hex()
+        >>> encoder = Encoder(bits=16)
+        >>> encoder.add(np.array([0, 16384]), np.array([16384, 65536]))
+        >>> encoder.payload().hex()
         '10'
     """
-    lo, hi = (np.asarray(side, dtype=np.int64) << (PRECISION - bits) for side in (lower, upper))
-    if not ((lo >= 0) & (lo < hi) & (hi <= _WHOLE) & (hi - lo < _WHOLE)).all():
-        raise ValueError(f"intervals must be some, but not all of 0..2^{bits}")
-    encoder = constriction.stream.queue.RangeEncoder()
-    if len(lo):
-        encoder.encode(*_three_symbols(lo, hi))
-    return _shorten(encoder)
+
+    def __init__(self, bits: int) -> None:
+        self.bits, self.coder = bits, constriction.stream.queue.RangeEncoder()
+
+    def add(self, lower: np.ndarray, upper: np.ndarray) -> None:
+        """Encode a sequence of intervals [lower, upper) of 2^bits, integers (n,).
+
+        Raises:
+            ValueError: an interval is empty or not within 0 .. 2^bits, so that no decoder could find it; or it is the whole.
+        """
+        lo, hi = (np.asarray(side, dtype=np.int64) << (PRECISION - self.bits) for side in (lower, upper))
+        if not ((lo >= 0) & (lo < hi) & (hi <= _WHOLE) & (hi - lo < _WHOLE)).all():
+            raise ValueError(f"intervals must be some, but not all of 0..2^{self.bits}")
+        self.coder.encode(*_three_symbols(lo, hi))
+
+    def payload(self) -> bytes:
+        """What is encoded so far: the number in the last interval that ends in most zeros."""
+        words = self.coder.get_compressed()
+        if not len(words):
+            return b""
+        position, (lower, size) = self.coder.pos()
+        chosen = (lower + 2**_WORD - 1) >> _WORD << _WORD  # constriction's choice, whose upper word stands at `position`
+        zeros = next(s for s in range(_STATE, -1, -8) if -(-lower >> s) << s < lower + size)
+        shortest = -(-lower >> zeros) << zeros
+        # As one number that ends with the two words of the state, so that a carry runs through all words.
+        number = int.from_bytes(words.astype(">u4").tobytes(), "big") << _WORD * (position + 2 - len(words))
+        return (number + shortest - chosen).to_bytes(4 * (position + 2), "big").rstrip(b"\0")
 
 
 def _three_symbols(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, object, np.ndarray]:
@@ -58,20 +80,6 @@ def _three_symbols(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, object, 
     return symbols, _model, shares
 
 
-def _shorten(encoder: constriction.stream.queue.RangeEncoder) -> bytes:
-    """What the encoder holds, with the number in its last interval that ends in most zeros."""
-    words = encoder.get_compressed()
-    if not len(words):
-        return b""
-    position, (lower, size) = encoder.pos()
-    chosen = (lower + 2**_WORD - 1) >> _WORD << _WORD  # constriction's choice, whose upper word stands at `position`
-    zeros = next(s for s in range(_STATE, -1, -8) if -(-lower >> s) << s < lower + size)
-    shortest = -(-lower >> zeros) << zeros
-    # As one number that ends with the two words of the state, so that a carry runs through all words.
-    number = int.from_bytes(words.astype(">u4").tobytes(), "big") << _WORD * (position + 2 - len(words))
-    return (number + shortest - chosen).to_bytes(4 * (position + 2), "big").rstrip(b"\0")
-
-
 class LaneDecoder:
     """Decodes as many payloads side by side, symbol by symbol: `quantiles`, then `advance` with the intervals that hold them.
 
@@ -80,7 +88,9 @@ class LaneDecoder:
         bits: of the tables.
 
     Example:
-        >>> decoder = LaneDecoder([encode(np.array([5]), np.array([9]), bits=16)], bits=16)
+        >>> encoder = Encoder(bits=16)
+        >>> encoder.add(np.array([5]), np.array([9]))
+        >>> decoder = LaneDecoder([encoder.payload()], bits=16)
         >>> bool(5 <= decoder.quantiles()[0] < 9)
         True
     """

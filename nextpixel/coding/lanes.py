@@ -87,7 +87,7 @@ class LaneCoder:
         """
         if self.mode == "float64" and self.epsilon is None:
             raise ValueError("measure() the error bound before encoding")
-        choose = Encode(self.model.likelihood, self.bits, self.epsilon)
+        choose = Encode(self.model.likelihood, self.bits, self.epsilon, images=self._width(len(x)))
         raster(self.model, self._filled(x.long()), choose, self._filled(h), progress)
         return choose.streams()[: len(x)]
 

@@ -40,7 +40,7 @@ def in_steps(cdf: np.ndarray, levels: int, bits: int) -> np.ndarray:
         >>> in_steps(np.array([0.0, 0.25]), levels=2, bits=16)
         array([  0.  , 511.75])
     """
-    return np.minimum(cdf, 1.0) * ((2**bits - levels) // STEP)
+    return cdf * ((2**bits - levels) // STEP)
 
 
 def boundaries(cdf: np.ndarray, bits: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def boundaries_ref(cdf: list[float], bits: int) -> list[int]:
     """
     levels = len(cdf)
     steps = (2**bits - levels) // STEP
-    return [0, *(k + STEP * round(Fraction(min(p, 1.0) * steps)) for k, p in enumerate(cdf[:-1], start=1)), 2**bits]
+    return [0, *(k + STEP * round(Fraction(p * steps)) for k, p in enumerate(cdf[:-1], start=1)), 2**bits]
 
 
 def least_cost(levels: int, bits: int) -> float:

@@ -111,7 +111,7 @@ class Writer:
         """
         done = list(journal.groups) if journal else []
         self.coder.epsilon = journal.epsilon if journal else None
-        if not done:
+        if self.coder.epsilon is None:
             self._measure()
         if journal:
             journal.begin(self.coder.epsilon)
