@@ -155,6 +155,7 @@ def test_round_trip_at_the_rate_of_the_likelihood(name, likelihood, shape, level
     assert torch.equal(lanes.decode(streams, shape[1:]), x)
     rate = -model.log_prob(x).detach().numpy() / np.log(2) / 8
     assert (bytes_of(streams) <= 1.005 * rate + 8).all()
+    assert bytes_of(streams).sum() <= 1.005 * rate.sum() + 1.5 * len(x)
     assert (bytes_of(streams) >= rate - 1).all()
 
 
@@ -193,6 +194,7 @@ def test_the_model_is_not_changed():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     lanes, _ = lane_coder(model, images(model))
     lanes.encode(images(model))
+    assert {p.dtype for p in lanes.model.parameters()} == {torch.float64}
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -233,8 +235,22 @@ def test_streams_do_not_hang_on_threads():
         torch.set_num_threads(1)
 
 
+@each_likelihood
+def test_laws_are_of_the_newest_params_and_in_float64(likelihood):
+    """A network with colour groups gives params for each channel, and fast mode gives them in float32."""
+    law = make_likelihood(likelihood, 2, 300, mixtures=2)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(3, law.params, generator=generator) for _ in range(2))
+    x = torch.randint(300, (3, 2, 1, 1), generator=generator)
+    choose = Encode(law, 18, 1e-8, images=3)
+    newest = second if law.colours > 1 else first
+    for c, params in enumerate((first, newest)):
+        expected = law.at(params.double()).cdf(x[:, :, 0, 0], c)
+        assert torch.equal(choose.cdf(params, x, 0, 0, c), expected)
+
+
 def test_fast_groups_always_have_the_same_width(monkeypatch):
-    model = tiny_model("pixelcnn").float()
+    model = tiny_model("pixelcnn")
     x, widths = images(model, 3), []
     lanes, _ = lane_coder(model, x, "fast", lanes=4)
     start = lanes.model.start

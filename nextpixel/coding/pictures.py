@@ -43,7 +43,9 @@ def read_images(path: str, model: AutoregressiveModel) -> list[tuple[str, Tensor
         names = [stem] if len(arrays) == 1 else [f"{stem}-{n:0{digits}d}" for n in range(len(arrays))]
         if arrays.shape[1] != model.shape[0]:
             raise InputError(f"{path} has {arrays.shape[1]} channels, but this model's images have {model.shape[0]}")
-        return [(name, torch.from_numpy(x.astype(np.int64))) for name, x in zip(names, arrays, strict=True)]
+        # Bytes stay bytes: there may be many images.
+        arrays = np.ascontiguousarray(arrays) if arrays.dtype == np.uint8 else arrays.astype(np.int64)
+        return list(zip(names, torch.from_numpy(arrays), strict=True))
     if not is_picture(model):
         kind = "codes" if model.codes else f"{model.shape[0]} channels of {model.levels} levels"
         raise InputError(f"{path}: this model is of {kind}, which no picture file holds: expected a .npy file of integers")
