@@ -25,11 +25,15 @@ _WHERE = {
     "EmbeddingNetwork": "nextpixel.embedding.network",
     "load": "nextpixel.models.storage",
     "load_embedding": "nextpixel.embedding.storage",
+    "Archive": "nextpixel.coding.archive",
+    "compress": "nextpixel.coding.archive",
+    "decompress": "nextpixel.coding.archive",
     "InputError": "nextpixel.errors",
 }
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
+    from nextpixel.coding.archive import Archive, compress, decompress
     from nextpixel.condition import Combination, Encoded, Labels, SpatialMap, Vector
     from nextpixel.embedding.network import EmbeddingNetwork
     from nextpixel.embedding.storage import load_embedding

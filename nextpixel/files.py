@@ -1,6 +1,7 @@
 """Files are written aside and renamed, so that an error or a lost machine never leaves half of one."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,3 +40,34 @@ def write_aside(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_aside(path: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` to fill; rename it to `path` at the end, remove it if the body raises.
+
+    Raises:
+        InputError: there is something at `path` already, or the folder cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "notes"
+        >>> with folder_aside(folder) as aside:
+        ...     _ = (aside / "note.txt").write_text("all of them or none")
+        >>> [file.name for file in folder.iterdir()]
+        ['note.txt']
+    """
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{path} exists already: expected a folder that is yet to be made")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.mkdir()
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        yield aside
+        aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

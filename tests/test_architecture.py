@@ -25,7 +25,20 @@ CORE = {
     "models": {"grid", "layers", "likelihoods", "condition", "raster", "sweeps", "errors", "files"},
 }
 # The rim in its own order: a part imports only parts to its left, and parts not named here.
-RIM = ("machine", "progress", "pictures", "inspection", "data", "scoring", "embedding", "training", "benchmark", "cli", "studio")
+RIM = (
+    "machine",
+    "progress",
+    "pictures",
+    "inspection",
+    "data",
+    "coding",
+    "scoring",
+    "embedding",
+    "training",
+    "benchmark",
+    "cli",
+    "studio",
+)
 
 # Imports inside a function that may run against the order, each with its reason.
 LAZY = {

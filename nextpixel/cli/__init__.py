@@ -20,6 +20,9 @@ VERBS = {
     "complete": "draw the unknown part of images",
     "interpolate": "draw images that change from one condition to another",
     "inspect": "measure and draw what a pixel depends on (receptive field, blind spot)",
+    "compress": "images to a lossless archive, by the model's likelihood",
+    "decompress": "an archive back to its images",
+    "info": "what an archive holds and how it was made",
     "recipes": "list the recipes",
     "bench": "measure speed on this machine: sampling and training beside what the arithmetic would allow",
 }

@@ -20,6 +20,19 @@ class Place:
         """As `Likelihood.draw`; a channel before the largest c so far must not change in `known` any more."""
         return self.likelihood.draw(self.params, known, c, noise, temperature)
 
+    def cdf(self, known: Tensor, c: int) -> Tensor:
+        """The distribution function of channel c: P(X <= k) for every symbol k, (B, levels).
+
+        It never falls but by rounding errors. A channel before the largest c so far must not change in `known` any more.
+
+        Example:
+            >>> from nextpixel.likelihoods import Categorical
+            >>> law = Categorical(channels=1, levels=4).at(torch.zeros(1, 4))
+            >>> law.cdf(torch.zeros(1, 1), c=0)
+            tensor([[0.2500, 0.5000, 0.7500, 1.0000]])
+        """
+        return self.likelihood.pmf(self.params, known, c).cumsum(-1)
+
 
 class Likelihood(ABC):
     """The law of a place's channels, given what the network says of the place.

@@ -115,6 +115,10 @@ class _MixturePlace(Place):
         cumulative = torch.sub(sides, mean).mul_(rate).sigmoid_().mul_(weights).sum(0, dtype=torch.float64)
         return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).add_(group, alpha=len(ends))
 
+    def cdf(self, known: Tensor, c: int) -> Tensor:
+        logits, mean, rate = self.given(known, c)
+        return torch.sub(self.tables[0][0], mean).mul_(rate).sigmoid_().mul_(logits.softmax(0)).sum(0)
+
     def given(self, known: Tensor, c: int) -> tuple[Tensor, Tensor, Tensor]:
         """The weights' logits, the means and 1 / s of channel c given those before it."""
         for channel in range(len(self.logits) - 1, c):

@@ -74,14 +74,18 @@ def write_folder(model: Storable, folder: str | Path, card: str) -> None:
         InputError: the folder cannot be written to.
     """
     folder = Path(folder)
-    config = {"model": model.name, **model.config}
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    config, weights = parts(model)
     with write_aside(folder / WEIGHTS) as path:
         safetensors.torch.save_file(weights, path, metadata={"format": "pt", "model": model.name})
     with write_aside(folder / CONFIG) as path:
         path.write_text(json.dumps(config, indent=2) + "\n")
     with write_aside(folder / CARD) as path:
         path.write_text(card)
+
+
+def parts(model: Storable) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What is stored of a model, and `build` builds it from: its configuration and its weights."""
+    return {"model": model.name, **model.config}, {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 
 def load(folder_or_hub_id: str | Path) -> AutoregressiveModel:
@@ -110,24 +114,41 @@ def read_folder(folder_or_hub_id: str | Path, models: dict[str, type[Stored]]) -
     """
     folder = _find(folder_or_hub_id)
     config = _read_config(folder / CONFIG)
-    name = config.pop("model", None)
-    if name not in models:
-        raise InputError(f"{folder / CONFIG} is a {name!r} model: expected one of {', '.join(models)}")
     try:
-        model = models[name](**{**config, "shape": tuple(config["shape"])})
         weights = safetensors.torch.load_file(folder / WEIGHTS)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / CONFIG} does not describe a {name} of this version: {error}") from error
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read {folder / WEIGHTS}: {error}") from error
+    return build(config, weights, models, folder / CONFIG, folder / WEIGHTS)
+
+
+def build(
+    config: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+    models: dict[str, type[Stored]],
+    of_config: str | Path,
+    of_weights: str | Path,
+) -> Stored:
+    """The model of a configuration and weights, in eval mode and in the type of the weights; `of_...` say where they are from.
+
+    Raises:
+        InputError: an unknown model, or one that does not take this configuration or these weights.
+    """
+    settings = dict(config)
+    name = settings.pop("model", None)
+    if name not in models:
+        raise InputError(f"{of_config} is a {name!r} model: expected one of {', '.join(models)}")
+    try:
+        model = models[name](**{**settings, "shape": tuple(settings["shape"])})
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{of_config} does not describe a {name} of this version: {error}") from error
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
         model.to(dtypes.pop())
-    load_weights(model, weights, folder / WEIGHTS)
+    load_weights(model, weights, of_weights)
     return model.eval()
 
 
-def load_weights(model: Storable, weights: dict[str, torch.Tensor], source: Path) -> None:
+def load_weights(model: Storable, weights: dict[str, torch.Tensor], source: str | Path) -> None:
     """Put weights into a model.
 
     Raises:

@@ -1,0 +1,111 @@
+"""The codec: rate beside PNG, WebP and JPEG XL at their best settings, speed beside a forward pass, on the same images.
+
+    python benchmarks/codec.py RUN DATA [--split test] [--images 64] [--lanes 64] [--mode float64] [--threads 2]
+
+RUN is a run or model folder, DATA what `nextpixel train --data` takes, quantised to the model's levels. All is timed in one
+run: a forward pass of all images in float64 (log_prob), encoding and decoding; archives are not verified while timed, and every
+image is compared at the end. JPEG XL wants the extra `bench`; without it its line says so.
+"""
+
+import argparse
+import math
+import time
+
+import numpy as np
+import torch
+
+import nextpixel
+from nextpixel.coding.conditions import labels_of
+from nextpixel.coding.writer import Settings, Writer
+from nextpixel.condition.registry import cond_of
+from nextpixel.data.images import Images
+from nextpixel.data.settings import DataSettings
+from nextpixel.data.splits import load as load_data
+from nextpixel.scoring.baselines import png, webp
+
+
+def timed(function) -> tuple[float, object]:
+    begin = time.perf_counter()
+    result = function()
+    return time.perf_counter() - begin, result
+
+
+def jpeg_xl(x: np.ndarray, levels: int) -> float:
+    """Bits per dim of lossless JPEG XL at effort 9, a file per image (H, W) or (H, W, 3), stretched over 0..255 or not."""
+    import imagecodecs
+
+    stretch = np.rint(np.arange(levels) * 255 / (levels - 1)).astype(np.uint8)
+    totals = []
+    for values in (np.arange(levels, dtype=np.uint8), stretch):
+        files = [imagecodecs.jpegxl_encode(np.squeeze(values[image]), lossless=True, effort=9) for image in x]
+        totals.append(sum(map(len, files)))
+    return 8 * min(totals) / x.size
+
+
+def chosen(images: Images, number: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """As many images, evenly over a set that may be sorted, and their labels."""
+    places = [k * len(images) // number for k in range(min(number, len(images)))]
+    x = images.__getitems__(places)[0]
+    return x, None if images.labels is None else torch.as_tensor(images.labels)[places]
+
+
+def rates(x: torch.Tensor, model, settings: DataSettings, nats: torch.Tensor, archive) -> None:
+    dims, bits = x.numel(), -nats.sum().item() / math.log(2)
+    streams = 8 * sum(entry.stored for entry in archive.entries)
+    corrections = 8 * sum(tile.corrections for entry in archive.entries for tile in entry.tiles)
+    excess = [8 * entry.stored + nat / math.log(2) for entry, nat in zip(archive.entries, nats.tolist(), strict=True)]
+    print(f"model's log_prob       {bits / dims:.4f} bits/dim")
+    print(f"streams                {streams / dims:.4f} bits/dim, {100 * (streams / bits - 1):.2f} % above, ", end="")
+    print(f"{sum(excess) / 8 / len(x):.2f} bytes per image (at most {max(excess) / 8:.2f}); corrections {corrections / dims:.5f}")
+    if model.levels > 256 or model.shape[0] not in (1, 3) or model.codes:
+        return
+    from nextpixel.data.raw import RawImages
+
+    same = Images(RawImages(x.numpy().astype(np.uint8), None, None, model.levels), settings)
+    for baseline in [*png(same), *webp(same)]:
+        print(f"{baseline.name:23s}{baseline.bits_per_dim:.4f} bits/dim")
+    try:
+        print(f"JPEG XL, a file each   {jpeg_xl(x.numpy().astype(np.uint8).transpose(0, 2, 3, 1), model.levels):.4f} bits/dim")
+    except ImportError:
+        print("JPEG XL                not measured: install the extra bench")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run")
+    parser.add_argument("data")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--lanes", type=int, default=64)
+    parser.add_argument("--mode", default="float64")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = nextpixel.load(args.run)
+    settings = DataSettings(source=args.data, levels=model.levels)
+    x, labels = chosen(load_data(settings)[args.split], args.images)
+    cond = cond_of(model.condition, x, labels)
+    writer = Writer(model, list(x), [str(n) for n in range(len(x))], cond, Settings(args.mode, args.lanes, verify=False))
+    with torch.no_grad():
+        exact = writer.coder.model.double()
+        exact.log_prob(x[:2], cond if cond is None else cond[:2])  # the first call allocates
+        forward, nats = timed(lambda: exact.log_prob(x, cond))
+    writer.coder.model.to(writer.coder.dtype)
+    measuring, _ = timed(writer._measure)
+    encoding, data = timed(writer.write)
+    encoding -= measuring  # once for each archive, however many images it holds
+    labelled = labels_of(writer.coder, cond, len(x)) is not None
+    archive = nextpixel.Archive(data, model, None if labelled else cond)
+    decoding, found = timed(lambda: dict(archive.images()))
+    assert all(torch.equal(found[str(n)].long(), image) for n, image in enumerate(x))
+    print(f"{model.name}, {model.likelihood.name}, {args.mode}, {len(x)} images {tuple(x.shape[1:])}, {args.threads} threads")
+    kilobytes = x.numel() / 1000
+    print(f"forward, float64       {forward:.2f} s; the error bound {measuring:.2f} s for each archive")
+    for verb, seconds in (("encode", encoding), ("decode", decoding)):
+        speed = f"{len(x) / seconds:.2f} images/s, {kilobytes / seconds:.2f} thousand symbols/s"
+        print(f"{verb}                 {seconds:.2f} s, {seconds / forward:.2f} forward passes, {speed}")
+    rates(x, model, settings, nats, archive)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""Archives as Python sees them: `compress`, `decompress`, and `Archive`, which reads one image without decoding the others."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextpixel.coding.choosers import Stream
+from nextpixel.coding.conditions import Conditions
+from nextpixel.coding.container import split
+from nextpixel.coding.embedded import fingerprint, unpack_model
+from nextpixel.coding.index import Entry, checksum
+from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows
+from nextpixel.coding.plan import Part, groups
+from nextpixel.coding.writer import Settings, Writer
+from nextpixel.condition import Labels
+from nextpixel.errors import InputError
+from nextpixel.models import AutoregressiveModel
+from nextpixel.raster import Progress
+
+
+def compress(
+    model: AutoregressiveModel,
+    x: Tensor | Sequence[Tensor],
+    cond: Any = None,
+    *,
+    names: Sequence[str] | None = None,
+    mode: Mode = "float64",
+    lanes: int = LANES,
+    tile: tuple[int, int] | None = None,
+    embed: bool = False,
+    verify: bool = True,
+    progress: Progress | None = None,
+) -> bytes:
+    """Images as an archive, of about `model.bits_per_dim` bits for each of their numbers, that `decompress` restores exactly.
+
+    Args:
+        model: any model whose condition does not see the image.
+        x: (N, C, H, W) integers, or N images (C, H, W) of any sizes.
+        cond: the condition, for one image or for all. An archive holds labels; any other condition must be given again.
+        names: of the images, plain file names without ending; by default their numbers.
+        mode: "float64" decodes on other machines too; "fast" (float32) only on this one, with the same versions.
+        lanes: images coded side by side.
+        tile: (height, width): larger images are cut into tiles, which are coded side by side and know nothing of each other.
+        embed: put the model into the archive.
+        verify: decode everything again before it counts as done.
+        progress: called after each row of each scan.
+
+    Raises:
+        InputError: images, names, condition or settings that cannot be used, or a model that cannot compress.
+
+    Example:
+        >>> import nextpixel
+        >>> model = nextpixel.PixelCNN(shape=(1, 8, 8), levels=4, features=4, blocks=1)
+        >>> x = torch.randint(4, (3, 1, 8, 8))
+        >>> data = nextpixel.compress(model, x)
+        >>> torch.equal(nextpixel.decompress(model, data), x)
+        True
+    """
+    names = [str(n) for n in range(len(x))] if names is None else names
+    if len(names) != len(x):
+        raise InputError(f"{len(x)} images need as many names, not {len(names)}")
+    return Writer(model, list(x), names, cond, Settings(mode, lanes, tile, embed, verify)).write(progress)
+
+
+def decompress(model: AutoregressiveModel | None, data: bytes, cond: Any = None) -> Tensor | list[Tensor]:
+    """The images of an archive: (N, C, H, W) if they have one size, else a list; uint8 up to 256 levels and int64 above.
+
+    Args:
+        model: that they were compressed with; None if the archive holds it.
+        data: from `compress`, or an archive's bytes.
+        cond: as for `compress`, but for labels, which are in the archive.
+
+    Raises:
+        InputError: no archive, a damaged one, one of another version, model or machine, or images that do not decode to
+            the pixels that were encoded.
+    """
+    with Archive(data, model, cond) as archive:
+        found = dict(archive)
+        images = [found[name] for name in archive.names]
+    return torch.stack(images) if len({x.shape for x in images}) == 1 else images
+
+
+class Archive:
+    """An open archive; its images are decoded when they are read.
+
+    Args:
+        data: its bytes.
+        model: that it was made with; None if the archive holds it, or for a look at its header and index.
+        cond: as for `compress`, but for labels.
+        where: what messages call it.
+
+    Attributes:
+        header: how it was made.
+        entries: of each image, what the index says.
+        names: of the images.
+
+    Raises:
+        InputError: as `decompress`.
+
+    Example:
+        >>> import nextpixel
+        >>> model = nextpixel.PixelCNN(shape=(1, 8, 8), levels=4, features=4, blocks=1)
+        >>> data = nextpixel.compress(model, torch.zeros(2, 1, 8, 8, dtype=torch.long), names=["night", "fog"], embed=True)
+        >>> with Archive(data) as archive:
+        ...     archive.names, archive.read("fog").shape
+        (['night', 'fog'], torch.Size([1, 8, 8]))
+    """
+
+    def __init__(
+        self, data: bytes, model: AutoregressiveModel | None = None, cond: Any = None, where: str = "the archive"
+    ) -> None:
+        contents = split(data, where)
+        self.where, self.cond = where, cond
+        self.header, self.entries = contents.header, contents.entries
+        self._streams, self._packed = contents.streams, contents.model
+        self.names = [entry.name for entry in self.entries]
+        self._numbers = {name: n for n, name in enumerate(self.names)}
+        self._given, self._coder = model, None
+
+    @classmethod
+    def open(cls, path: str | Path, model: AutoregressiveModel | None = None, cond: Any = None) -> "Archive":
+        """The archive in a file.
+
+        Raises:
+            InputError: as `Archive`, or the file cannot be read.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        return cls(data, model, cond, str(path))
+
+    def __enter__(self) -> "Archive":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the bytes and the model; the header and the index stay readable."""
+        self._streams, self._packed, self._given, self._coder = None, b"", None, None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._numbers
+
+    @property
+    def model(self) -> AutoregressiveModel:
+        """The model that it decodes with, in its arithmetic.
+
+        Raises:
+            InputError: it is not the one that the archive was made with, or missing, or this machine is another.
+        """
+        return self._model_coder().model
+
+    @property
+    def embedded(self) -> int:
+        """Bytes of the model that the archive holds; 0 if it holds none."""
+        return len(self._packed)
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, image) of all images, each as soon as it is whole: images of one size come in groups."""
+        yield from self.images()
+
+    def rows(self, names: Sequence[str] | None = None) -> int:
+        """How often `images` reports progress."""
+        return scan_rows(self._model_coder(), self._groups(names))
+
+    def read(self, name: str) -> Tensor:
+        """One image, (C, H, W); in float64 mode no other is decoded.
+
+        Raises:
+            InputError: there is no such image, or as `decompress`.
+        """
+        return next(x for found, x in self.images([name]) if found == name)
+
+    def images(self, names: Sequence[str] | None = None, progress: Progress | None = None) -> Iterator[tuple[str, Tensor]]:
+        """(name, image) of these or of all images, each as soon as it is whole.
+
+        Raises:
+            InputError: there is no such image, or as `decompress`.
+        """
+        coder, plan = self._model_coder(), self._groups(names)
+        conditions = Conditions(coder, self._cond(), [entry.size for entry in self.entries])
+        wanted = set(self.names if names is None else names)
+        missing = {n: len(entry.tiles) for n, entry in enumerate(self.entries)}
+        pieces: dict[int, Tensor] = {}
+        for group in plan:
+            with _threads(self.header.made["threads"] if self.header.mode == "fast" else None):
+                streams = [self._stream(part) for part in group]
+                tiles = coder.decode(streams, group[0].size, conditions.of(group), progress).cpu()
+            for part, tile in zip(group, tiles, strict=True):
+                entry = self.entries[part.image]
+                if entry.name not in wanted:
+                    continue
+                x = pieces.setdefault(part.image, torch.empty(self.header.channels, *entry.size, dtype=self._dtype))
+                x[:, slice(*part.rows), slice(*part.columns)] = tile
+                missing[part.image] -= 1
+                if not missing[part.image]:
+                    yield entry.name, self._checked(entry, pieces.pop(part.image))
+
+    def _groups(self, names: Sequence[str] | None) -> list[list[Part]]:
+        for name in names or ():
+            if name not in self._numbers:
+                raise InputError(f"{self.where} has no image {name!r}: it has {_some(self.names)}")
+        sizes = [entry.size for entry in self.entries]
+        plan = groups(sizes, self.header.tile, self.header.lanes)
+        if names is None:
+            return plan
+        wanted = {self._numbers[name] for name in names}
+        if self.header.mode == "fast":  # as they were encoded
+            return [group for group in plan if any(part.image in wanted for part in group)]
+        return [mine for group in plan if (mine := [part for part in group if part.image in wanted])]
+
+    def _stream(self, part: Part) -> Stream:
+        tile = self.entries[part.image].tiles[part.tile]
+        middle = tile.offset + tile.corrections
+        return Stream(bytes(self._streams[middle : middle + tile.payload]), bytes(self._streams[tile.offset : middle]))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.uint8 if self.header.levels <= 256 else torch.int64
+
+    def _checked(self, entry: Entry, x: Tensor) -> Tensor:
+        if checksum(x.numpy(), self.header.levels) != entry.crc:
+            raise InputError(
+                f"{self.where}: {entry.name} did not decode to the pixels that were encoded; it was made with "
+                f"{', '.join(f'{name} {value}' for name, value in self.header.made.items())}"
+            )
+        return x
+
+    def _cond(self) -> Any:
+        coder = self._model_coder()
+        if not isinstance(coder.model.condition, Labels):
+            return self.cond
+        if self.cond is not None:
+            raise InputError(f"{self.where} holds the labels of its images: no condition must be given")
+        labels = [entry.label for entry in self.entries]
+        if None in labels:
+            raise InputError(f"{self.where} is of a class-conditional model, but does not hold the labels of all its images")
+        return torch.tensor(labels)
+
+    def _model_coder(self) -> LaneCoder:
+        if self._coder is None:
+            if self._streams is None:
+                raise ValueError("this archive is closed")
+            self.header.check_machine(self.where)
+            model = self._given or self._unpacked()
+            own = fingerprint(model)
+            if own != self.header.fingerprint:
+                raise InputError(
+                    f"{self.where} was made with another model: a {self.header.model} with fingerprint "
+                    f"{self.header.fingerprint[:16]}, not this {model.name} with {own[:16]}"
+                )
+            if (model.shape[0], model.levels) != (self.header.channels, self.header.levels):
+                raise InputError(f"{self.where} is of images with other channels or levels than its model's")
+            self._coder = LaneCoder(model, self.header.mode, self.header.lanes, self.header.epsilon)
+            if self._coder.bits != self.header.bits:
+                raise InputError(f"{self.where} has tables of {self.header.bits} bits: expected {self._coder.bits}")
+        return self._coder
+
+    def _unpacked(self) -> AutoregressiveModel:
+        if not self._packed:
+            raise InputError(f"{self.where} does not hold its model, a {self.header.model}: give the one it was made with")
+        return unpack_model(self._packed, self.where)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """With as many threads, since sums of other shares have other last digits."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

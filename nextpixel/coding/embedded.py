@@ -1,0 +1,72 @@
+"""Which model an archive needs: its fingerprint, and the model itself as bytes, for archives that carry it."""
+
+import hashlib
+import json
+import struct
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from nextpixel.errors import InputError
+from nextpixel.models import MODELS, AutoregressiveModel
+from nextpixel.models.storage import build, parts
+
+_SIZE = struct.Struct("<I")
+
+
+def fingerprint(model: AutoregressiveModel) -> str:
+    """SHA-256 of a model: its configuration as canonical JSON, then of each weight, by name, name, type, shape and bytes.
+
+    Example:
+        >>> import nextpixel
+        >>> models = [nextpixel.PixelCNN(shape=(1, 8, 8), levels=2, features=4, blocks=1) for _ in range(2)]
+        >>> fingerprint(models[0]) == fingerprint(models[0]), fingerprint(models[0]) == fingerprint(models[1])
+        (True, False)
+    """
+    config, weights = parts(model)
+    found = hashlib.sha256(_canonical(config))
+    for name in sorted(weights):
+        tensor = weights[name].cpu()
+        found.update(_canonical([name, str(tensor.dtype), list(tensor.shape)]))
+        found.update(tensor.flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def pack_model(model: AutoregressiveModel) -> bytes:
+    """A model as bytes: the size of its configuration, the configuration, and its weights in the safetensors format."""
+    config, weights = parts(model)
+    text = _canonical(config)
+    return _SIZE.pack(len(text)) + text + safetensors.torch.save({name: weight.cpu() for name, weight in weights.items()})
+
+
+def unpack_model(data: bytes, where: str) -> AutoregressiveModel:
+    """What `pack_model` packed.
+
+    Raises:
+        InputError: it is no model that this version can read.
+    """
+    try:
+        (size,) = _SIZE.unpack_from(data)
+        config = json.loads(data[_SIZE.size : _SIZE.size + size])
+        weights = safetensors.torch.load(data[_SIZE.size + size :])
+        # A configuration alone may ask for any amount of memory; that of the weights is that of the file.
+        with torch.device("meta"):
+            described = build_empty(config)
+    except (struct.error, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{where} holds a model that cannot be read: {' '.join(str(error).split())}") from error
+    for name, tensor in described.state_dict().items():
+        if name not in weights or weights[name].shape != tensor.shape:
+            raise InputError(f"{where} holds a model whose weights do not fit its configuration: {name}")
+    return build(config, weights, MODELS, where, where)
+
+
+def build_empty(config: dict[str, Any]) -> AutoregressiveModel:
+    """A model of a configuration on the current device."""
+    settings = dict(config)
+    return MODELS[settings.pop("model")](**{**settings, "shape": tuple(settings["shape"])})
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")

@@ -1,0 +1,169 @@
+"""The index of an archive: name, size, class, checksum and streams of every image, which makes each of them readable alone."""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from nextpixel.coding.header import MOST_SIDE, Header
+from nextpixel.coding.margins import leb128
+from nextpixel.coding.plan import parts_of
+from nextpixel.coding.tables import least_cost
+from nextpixel.errors import InputError
+
+MOST_SYMBOLS = 2**28  # of one image
+LONGEST_NAME = 200  # bytes, so that an ending and a prefix fit into a file's name
+LONGEST_NUMBER = 10  # bytes of a LEB128 number
+# A range coder's last interval may hold this much less than the costs of its symbols.
+SLACK_BITS = 72
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Where a stream lies among all streams: `corrections` bytes from `offset`, then `payload` bytes."""
+
+    offset: int
+    corrections: int
+    payload: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the index says of an image.
+
+    Attributes:
+        name: a plain file name without its ending.
+        size: (H, W).
+        label: its class, for a class-conditional model.
+        crc: its `checksum`.
+        tiles: the stream of each of its tiles.
+    """
+
+    name: str
+    size: tuple[int, int]
+    label: int | None
+    crc: int
+    tiles: tuple[Tile, ...]
+
+    @property
+    def stored(self) -> int:
+        """Bytes of its streams."""
+        return sum(tile.corrections + tile.payload for tile in self.tiles)
+
+
+def checksum(x: np.ndarray, levels: int) -> int:
+    """CRC-32 of an image's symbols (C, H, W), each in one byte up to 256 levels and in two, little-endian, above.
+
+    Example:
+        >>> checksum(np.zeros((1, 2, 2), dtype=np.int64), levels=2)
+        558161692
+    """
+    return zlib.crc32(np.ascontiguousarray(x, dtype="u1" if levels <= 256 else "<u2"))
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no plain file name: nothing may be written beside the folder that images are decoded to.
+
+    Raises:
+        InputError: a path, a hidden name, or characters that some file system does not take.
+
+    Example:
+        >>> check_name("../image")
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: '../image' is no plain file name
+    """
+    plain = name and name.isprintable() and not set(name) & set('/\\:*?"<>|') and name == name.strip() and name[0] != "."
+    if not plain or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise InputError(f"{name[:LONGEST_NAME]!r} is no plain file name")
+
+
+def check_size(size: tuple[int, int], channels: int) -> None:
+    """Refuse images beyond the format's limits.
+
+    Raises:
+        InputError: more than 2^28 symbols or a side beyond 2^24.
+    """
+    if max(size) > MOST_SIDE or size[0] * size[1] * channels > MOST_SYMBOLS:
+        raise InputError(f"an image of {channels} x {size[0]} x {size[1]} symbols is beyond the limit of {MOST_SYMBOLS}")
+
+
+def pack_index(entries: list[Entry]) -> bytes:
+    """The entries, one after the other, in LEB128 numbers but for the names and checksums."""
+    found = bytearray(leb128(len(entries)))
+    for entry in entries:
+        name = entry.name.encode()
+        found += leb128(len(name)) + name
+        for number in (*entry.size, 0 if entry.label is None else entry.label + 1):
+            found += leb128(number)
+        found += entry.crc.to_bytes(4, "little")
+        for tile in entry.tiles:
+            found += leb128(tile.corrections) + leb128(tile.payload)
+    return bytes(found)
+
+
+def unpack_index(header: Header, index: bytes, streams: int, where: str) -> list[Entry]:
+    """What `pack_index` packed, checked; `streams` is how many bytes of streams there are.
+
+    Raises:
+        InputError: it does not fit its file, or declares what cannot be or is beyond the limits.
+    """
+    try:
+        reader = Reader(index)
+        number, entries, offset = reader.number(), [], 0
+        for _ in range(number):
+            entry = _entry(reader, header, offset)
+            offset += entry.stored
+            entries.append(entry)
+        if reader.at != len(index) or offset != streams:
+            raise InputError("it does not fill the file")
+        if len({entry.name for entry in entries}) != number:
+            raise InputError("it has one name twice")
+    except InputError as error:
+        raise InputError(f"{where} has an index that cannot be right: {error}") from error
+    return entries
+
+
+def _entry(reader: "Reader", header: Header, offset: int) -> Entry:
+    try:
+        name = reader.bytes(reader.number()).decode()
+    except UnicodeDecodeError:
+        raise InputError("a name is no text") from None
+    check_name(name)
+    size = reader.number(), reader.number()
+    if min(size) < 1:
+        raise InputError(f"{name} has no pixels")
+    check_size(size, header.channels)
+    label, crc, tiles = reader.number(), int.from_bytes(reader.bytes(4), "little"), []
+    # Two bytes at least for each tile: so the list of them cannot be longer than the index.
+    if header.tile and 2 * -(-size[0] // header.tile[0]) * -(-size[1] // header.tile[1]) > len(reader.data):
+        raise InputError(f"{name} declares more tiles than there are")
+    for part in parts_of(0, size, header.tile):
+        corrections, payload = reader.number(), reader.number()
+        symbols = part.size[0] * part.size[1] * header.channels
+        if symbols * least_cost(header.levels, header.bits) > 8 * payload + SLACK_BITS:
+            raise InputError(f"{name} declares {symbols} symbols, more than {payload} bytes can hold")
+        tiles.append(Tile(offset, corrections, payload))
+        offset += corrections + payload
+    return Entry(name, size, label - 1 if label else None, crc, tuple(tiles))
+
+
+class Reader:
+    """Takes bytes and LEB128 numbers from a string of bytes, one after the other."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def bytes(self, count: int) -> bytes:
+        if self.at + count > len(self.data):
+            raise InputError("it is cut off")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self) -> int:
+        found = 0
+        for k in range(LONGEST_NUMBER):
+            byte = self.bytes(1)[0]
+            found |= (byte & 127) << 7 * k
+            if byte < 128:
+                return found
+        raise InputError("a number is too long")

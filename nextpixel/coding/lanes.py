@@ -1,0 +1,117 @@
+"""A group of images of one size, coded side by side: lanes of one scan.
+
+Each lane has its own stream, so an image can be decoded without the others. In float64 with corrections its code does not
+hang on its neighbours, nor on how many there are. In "fast" mode, float32 without corrections, it may: groups are then always
+of the same width, filled up with copies of the last image, and decoded as they were encoded.
+"""
+
+import copy
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from nextpixel.coding.choosers import Decode, Encode, Stream
+from nextpixel.coding.margins import measured_epsilon
+from nextpixel.coding.plan import Part
+from nextpixel.coding.tables import table_bits
+from nextpixel.condition import encoder_of
+from nextpixel.errors import InputError
+from nextpixel.models.base import AutoregressiveModel
+from nextpixel.raster import Progress, raster
+
+Mode = Literal["float64", "fast"]
+LANES = 64
+MOST_LANES = 4096
+# Images, and rows and columns of each, that the error bound is measured on.
+MEASURED_IMAGES, MEASURED_SIDE = 4, 32
+
+
+class LaneCoder:
+    """A model in the arithmetic of a mode, which encodes and decodes groups.
+
+    Args:
+        model: any model whose condition does not see the image; it is copied, not changed.
+        mode: "float64", or "fast" for float32.
+        lanes: images in a group.
+        epsilon: the error bound of the margins; None until `measure` has found it, and in fast mode.
+
+    Raises:
+        InputError: what is no model, or sees the image that it scores; a mode or number of lanes that makes no sense.
+
+    Example:
+        >>> import nextpixel
+        >>> model = nextpixel.PixelCNN(shape=(1, 8, 8), levels=4, features=4, blocks=1)
+        >>> coder, x = LaneCoder(model), torch.randint(4, (5, 1, 8, 8))
+        >>> coder.measure(x)
+        >>> torch.equal(coder.decode(coder.encode(x), size=(8, 8)), x)
+        True
+    """
+
+    def __init__(
+        self, model: AutoregressiveModel, mode: Mode = "float64", lanes: int = LANES, epsilon: float | None = None
+    ) -> None:
+        if not isinstance(model, AutoregressiveModel):
+            raise InputError(f"a codec needs an autoregressive image model, not {type(model).__name__}")
+        if encoder_of(model.condition) is not None:
+            raise InputError("a model with an encoder cannot compress: its condition is the image itself, which a decoder lacks")
+        if mode not in get_args(Mode):
+            raise InputError(f"mode must be {' or '.join(map(repr, get_args(Mode)))}, not {mode!r}")
+        if not 1 <= lanes <= MOST_LANES:
+            raise InputError(f"lanes must be from 1 to {MOST_LANES}, not {lanes}")
+        self.mode, self.lanes, self.epsilon = mode, lanes, epsilon
+        self.dtype = torch.float64 if mode == "float64" else torch.float32
+        self.model = copy.deepcopy(model).to(self.dtype).eval()
+        self.bits = table_bits(model.levels)
+
+    def measure(self, x: Tensor, h: Tensor | None = None) -> None:
+        """Find the error bound, in float64, on some images (B, C, H, W) with their encoded condition."""
+        if self.mode == "float64":
+            corner = slice(MEASURED_IMAGES), slice(None), slice(MEASURED_SIDE), slice(MEASURED_SIDE)
+            self.epsilon = measured_epsilon(self.model, x[corner].long(), None if h is None else h[corner], self.bits)
+
+    @torch.no_grad()
+    def condition(self, cond: Any, batch: int, height: int, width: int) -> Tensor | None:
+        """The encoded condition of images, in the arithmetic of this mode.
+
+        Raises:
+            InputError: as `model.encode_condition`.
+        """
+        return self.model.encode_condition(cond, batch, height, width)
+
+    def encode(self, x: Tensor, h: Tensor | None = None, progress: Progress | None = None) -> list[Stream]:
+        """The streams of images (B, C, H, W).
+
+        Raises:
+            InputError: the model gave no probabilities.
+        """
+        if self.mode == "float64" and self.epsilon is None:
+            raise ValueError("measure() the error bound before encoding")
+        choose = Encode(self.model.likelihood, self.bits, self.epsilon, images=self._width(len(x)))
+        raster(self.model, self._filled(x.long()), choose, self._filled(h), progress)
+        return choose.streams()[: len(x)]
+
+    def decode(
+        self, streams: list[Stream], size: tuple[int, int], h: Tensor | None = None, progress: Progress | None = None
+    ) -> Tensor:
+        """The images of streams, int64 (B, C, H, W). What no encoder has written gives wrong images, not an error.
+
+        Raises:
+            InputError: a list of corrections is damaged.
+        """
+        n, width = len(streams), self._width(len(streams))
+        x = torch.zeros(width, self.model.shape[0], *size, dtype=torch.long, device=self.model.device)
+        choose = Decode(self.model.likelihood, self.bits, [*streams, *streams[-1:] * (width - n)])
+        return raster(self.model, x, choose, self._filled(h), progress)[:n]
+
+    def _width(self, n: int) -> int:
+        return n if self.mode == "float64" else self.lanes
+
+    def _filled(self, t: Tensor | None) -> Tensor | None:
+        """A batch brought to the width of a group, its own memory."""
+        return None if t is None else torch.cat([t, t[-1:].expand(self._width(len(t)) - len(t), *t.shape[1:])])
+
+
+def scan_rows(coder: LaneCoder, groups: list[list[Part]]) -> int:
+    """How many rows the scans of these groups have, over all passes."""
+    return sum(-(-group[0].size[0] // stride) for group in groups for stride in coder.model.strides)

@@ -1,0 +1,175 @@
+"""Compressing images to an archive, group by group; each group is decoded again at once, before it counts as done."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextpixel.coding.choosers import Stream
+from nextpixel.coding.conditions import Conditions, labels_of
+from nextpixel.coding.container import Contents, join
+from nextpixel.coding.embedded import fingerprint, pack_model
+from nextpixel.coding.header import Header
+from nextpixel.coding.index import Entry, Tile, check_name, check_size, checksum, pack_index
+from nextpixel.coding.journal import Journal
+from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows
+from nextpixel.coding.plan import Part, check_tile, groups
+from nextpixel.errors import InputError
+from nextpixel.models import AutoregressiveModel
+from nextpixel.raster import Progress
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an archive is made.
+
+    Args:
+        mode: "float64" decodes on other machines too; "fast" (float32) only where it was made.
+        lanes: images coded side by side.
+        tile: (height, width): larger images are cut into tiles, which are coded side by side and know nothing of each other.
+        embed: put the model into the archive.
+        verify: decode everything again before it is written.
+    """
+
+    mode: Mode = "float64"
+    lanes: int = LANES
+    tile: tuple[int, int] | None = None
+    embed: bool = False
+    verify: bool = True
+
+
+class Writer:
+    """Makes the archive of some images.
+
+    Args:
+        model: whose law they are coded with; not changed.
+        images: (C, H, W) integers each, of any sizes.
+        names: of the images, plain and different.
+        cond: their condition, for one or for all, as `model.log_prob` takes it.
+        settings: how.
+
+    Raises:
+        InputError: no images, or images, names, condition or settings that cannot be used; and what `LaneCoder` refuses.
+    """
+
+    def __init__(
+        self,
+        model: AutoregressiveModel,
+        images: Sequence[Tensor],
+        names: Sequence[str],
+        cond: Any = None,
+        settings: Settings = Settings(),
+    ) -> None:
+        check_tile(settings.tile)
+        self.settings, self.coder = settings, LaneCoder(model, settings.mode, settings.lanes)
+        if not len(images):
+            raise InputError("there are no images to compress")
+        _check_names(names)
+        self.images = [_checked(model, x, name) for x, name in zip(images, names, strict=True)]
+        sizes = [tuple(x.shape[1:]) for x in self.images]
+        self.groups = groups(sizes, settings.tile, settings.lanes)
+        self.conditions = Conditions(self.coder, cond, sizes)
+        labels = labels_of(self.coder, cond, len(sizes)) or [None] * len(sizes)
+        crcs = [checksum(x.numpy(), model.levels) for x in self.images]
+        self.entries = [Entry(*of_image, ()) for of_image in zip(names, sizes, labels, crcs, strict=True)]
+        self.model = pack_model(model) if settings.embed else b""
+        self.header = Header(
+            model=model.name,
+            fingerprint=fingerprint(model),
+            channels=model.shape[0],
+            levels=model.levels,
+            mode=settings.mode,
+            lanes=settings.lanes,
+            tile=settings.tile,
+            bits=self.coder.bits,
+            epsilon=None,
+        )
+
+    def rows(self, finished: int = 0) -> int:
+        """How often `write` reports progress, if so many groups are finished already."""
+        scans = 2 if self.settings.verify else 1
+        return scans * scan_rows(self.coder, self.groups[finished:])
+
+    def work(self) -> bytes:
+        """SHA-256 of all that decides what will be written, but for the error bound, which is measured."""
+        settings = repr((self.settings.verify, self.settings.embed))
+        return hashlib.sha256(b"\0".join([self.header.to_json(), pack_index(self.entries), settings.encode()])).digest()
+
+    def write(self, progress: Progress | None = None, journal: Journal | None = None) -> bytes:
+        """The archive.
+
+        Args:
+            progress: called after each row of each scan.
+            journal: of an interrupted `write` of the same `work`: what it holds is not done again. New groups are noted in it.
+
+        Raises:
+            InputError: the model gives no probabilities, or decoding gives other pixels.
+        """
+        done = list(journal.groups) if journal else []
+        self.coder.epsilon = journal.epsilon if journal else None
+        if self.coder.epsilon is None:
+            self._measure()
+        if journal:
+            journal.begin(self.coder.epsilon)
+        found: dict[tuple[int, int], Stream] = {}
+        for number, group in enumerate(self.groups):
+            if number < len(done):
+                streams = done[number]
+            else:
+                streams = self._code(group, progress)
+                if journal:
+                    journal.add(streams)
+            found |= {(part.image, part.tile): stream for part, stream in zip(group, streams, strict=True)}
+        return self._join([found[place] for place in sorted(found)], sorted(found))
+
+    def _measure(self) -> None:
+        group = self.groups[0]
+        self.coder.measure(self._batch(group), self.conditions.of(group))
+
+    def _code(self, group: list[Part], progress: Progress | None) -> list[Stream]:
+        x, h = self._batch(group), self.conditions.of(group)
+        streams = self.coder.encode(x, h, progress)
+        if self.settings.verify:
+            wrong = (self.coder.decode(streams, group[0].size, h, progress) != x).flatten(1).any(1)
+            if wrong.any():
+                name = self.entries[group[int(wrong.int().argmax())].image].name
+                raise InputError(f"{name} was decoded to other pixels: this machine does not compute the same thing twice")
+        return streams
+
+    def _batch(self, group: list[Part]) -> Tensor:
+        tiles = [self.images[part.image][:, slice(*part.rows), slice(*part.columns)] for part in group]
+        return torch.stack(tiles).long().to(self.coder.model.device)
+
+    def _join(self, streams: list[Stream], places: list[tuple[int, int]]) -> bytes:
+        ends = accumulate((len(s.corrections) + len(s.payload) for s in streams), initial=0)
+        tiles: list[list[Tile]] = [[] for _ in self.entries]
+        for (image, _), stream, offset in zip(places, streams, ends, strict=False):
+            tiles[image].append(Tile(offset, len(stream.corrections), len(stream.payload)))
+        entries = [replace(entry, tiles=tuple(of_image)) for entry, of_image in zip(self.entries, tiles, strict=True)]
+        joined = b"".join(part for stream in streams for part in (stream.corrections, stream.payload))
+        return join(Contents(replace(self.header, epsilon=self.coder.epsilon), self.model, entries, joined))
+
+
+def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
+    if not isinstance(x, torch.Tensor) or x.dim() != 3:
+        raise InputError(f"{name}: an image must be (C, H, W) integers, not {getattr(x, 'shape', type(x).__name__)}")
+    try:
+        checked = model.check_images(x[None])[0]
+        check_size(tuple(checked.shape[1:]), checked.shape[0])
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    # As small as can be: all images are held until the archive is written.
+    return checked.to("cpu", torch.uint8 if model.levels <= 256 else torch.int16)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    seen = set()
+    for name in names:
+        check_name(name)
+        if name in seen:
+            raise InputError(f"two images are called {name!r}: an archive needs different names")
+        seen.add(name)

@@ -1,0 +1,400 @@
+"""Coding in the scan: exact tables, a coder that agrees with others of its format, streams that decode whatever the rounding."""
+
+import constriction
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from slow_decoder import RangeDecoder
+from tiny import CONDITIONS, images, random_cond, tiny_model
+
+import nextpixel
+from nextpixel.coding import choosers, coder, margins, tables
+from nextpixel.coding.choosers import Decode, Encode, Stream
+from nextpixel.coding.lanes import LaneCoder
+from nextpixel.coding.perturbation import Perturbed
+from nextpixel.errors import InputError
+from nextpixel.likelihoods import LIKELIHOODS, make_likelihood
+from nextpixel.raster import raster
+
+each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
+each_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
+any_bits = st.integers(tables.LEAST_BITS, tables.MOST_BITS)
+quick = settings(deadline=None, max_examples=50)
+
+
+def lane_coder(model, x, mode="float64", cond=None, lanes=8):
+    """A coder that has measured its error bound, and the encoded condition."""
+    coder = LaneCoder(model, mode, lanes)
+    h = coder.condition(cond, len(x), *x.shape[2:])
+    coder.measure(x, h)
+    return coder, h
+
+
+def bytes_of(streams):
+    return np.array([len(payload) + len(corrections) for payload, corrections in streams])
+
+
+# --- tables --------------------------------------------------------------------------------------------------------------
+
+weights = st.lists(st.one_of(st.just(0.0), st.floats(1e-30, 1)), min_size=2, max_size=40).filter(any)
+
+
+@quick
+@given(weights, any_bits)
+def test_tables_are_those_of_exact_arithmetic(p, bits):
+    cdf = (np.cumsum(p) / np.sum(p))[None]
+    found = tables.boundaries(cdf, bits)[0].tolist()
+    assert found == tables.boundaries_ref(cdf[0].tolist(), bits)
+    assert found[0] == 0
+    assert found[-1] == 2**bits
+    assert min(np.diff(found)) >= 1
+
+
+@quick
+@given(st.integers(0, 2**15), st.sampled_from([2, 3, 17]))
+def test_tables_round_the_middle_to_even(odd, levels):
+    steps = (2**16 - levels) // tables.STEP
+    cdf = [min((2 * (odd % steps) + 1) / (2 * steps), 1.0)] * (levels - 1) + [1.0]
+    assert tables.boundaries(np.array([cdf]), 16)[0].tolist() == tables.boundaries_ref(cdf, 16)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256, 257, 8192])
+def test_tables_lose_little_rate(levels):
+    logits = torch.randn(40, levels, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    p = logits.softmax(1).numpy()
+    bits = tables.table_bits(levels)
+    coded = np.diff(tables.boundaries(p.cumsum(1), bits)) / 2**bits
+    entropy = -(p * np.log2(p)).sum()
+    assert entropy < -(p * np.log2(coded)).sum() < entropy * (1.005 if levels <= 256 else 1.01)
+    assert -np.log2(coded).max() >= tables.least_cost(levels, bits)
+
+
+@each_likelihood
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_the_distribution_function_is_the_sum_of_the_law(likelihood, levels):
+    law = make_likelihood(likelihood, 3, levels, mixtures=3)
+    generator = torch.Generator().manual_seed(levels)
+    params = torch.randn(5, law.params, generator=generator, dtype=torch.float64)
+    known = torch.randint(levels, (5, 3), generator=generator)
+    place = law.at(params)
+    for c in range(3):
+        cdf = place.cdf(known, c)
+        torch.testing.assert_close(cdf, law.pmf(params, known, c).cumsum(1), atol=1e-12, rtol=0)
+        # What the sampler draws at a symbol's share of the noise is that symbol.
+        symbol = known[:, c]
+        upper = cdf.gather(1, symbol[:, None]).squeeze(1)
+        lower = torch.where(symbol > 0, cdf.gather(1, (symbol - 1).clamp(min=0)[:, None]).squeeze(1), 0)
+        seen = upper - lower > 1e-9
+        assert torch.equal(law.draw(params, known, c, (lower + upper) / 2)[seen], symbol[seen])
+
+
+# --- the range coder -----------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def intervals(draw, bits):
+    """Sequences of intervals, with many that are as small, as large, or as far to one side as can be."""
+    top = 2**bits
+    side = st.one_of(st.integers(0, top), st.sampled_from([0, 1, top // 2, top // 2 + 1, top - 1, top]))
+    pairs = st.tuples(side, side).map(lambda ends: (min(ends), max(ends)))
+    return draw(st.lists(pairs.filter(lambda ends: 0 < ends[1] - ends[0] < top), max_size=30))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_all_decoders_of_the_format_find_the_intervals(data):
+    bits = data.draw(any_bits)
+    lanes = [data.draw(intervals(bits)) for _ in range(data.draw(st.integers(1, 3)))]
+    sides = [np.array(lane).reshape(-1, 2).T for lane in lanes]
+    encoders = [coder.Encoder(bits) for _ in lanes]
+    for encoder, pair in zip(encoders, sides, strict=True):
+        for part in np.array_split(pair, data.draw(st.integers(1, 3)), axis=1):
+            encoder.add(*part)
+    payloads = [encoder.payload() for encoder in encoders]
+    for payload, lane in zip(payloads, lanes, strict=True):
+        assert not payload.endswith(b"\0")
+        cost = -sum(np.log2((hi - lo) / 2**bits) for lo, hi in lane)
+        assert 8 * len(payload) <= cost + 9
+        slow, words = RangeDecoder(payload), np.frombuffer(payload + bytes(-len(payload) % 4), ">u4").astype(np.uint32)
+        theirs = constriction.stream.queue.RangeDecoder(words)
+        for lo, hi in lane:
+            table = sorted({0, lo << 24 - bits, hi << 24 - bits, 2**24})
+            symbol = table.index(lo << 24 - bits)
+            assert slow.decode(table) == symbol
+            law = constriction.stream.model.Categorical((np.diff(table) - 1).astype(np.float32), lazy=True)
+            assert theirs.decode(law) == symbol
+    # Side by side, as long as all have symbols.
+    decoder = coder.LaneDecoder(payloads, bits)
+    for turn in range(min(map(len, lanes))):
+        lower, upper = (np.array([lane[turn][side] for lane in lanes]) for side in (0, 1))
+        quantiles = decoder.quantiles()
+        assert ((lower <= quantiles) & (quantiles < upper)).all()
+        decoder.advance(lower, upper)
+
+
+@pytest.mark.parametrize("interval", [(5, 5), (6, 5), (-1, 3), (9, 2**16 + 1), (0, 2**16)])
+def test_an_interval_that_no_decoder_could_find_is_not_encoded(interval):
+    with pytest.raises(ValueError, match="some, but not all"):
+        coder.Encoder(bits=16).add(np.array([0, interval[0]]), np.array([9, interval[1]]))
+
+
+# --- round trips ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["float64", "fast"])
+@pytest.mark.parametrize(("shape", "levels"), [((1, 1, 1), 256), ((1, 3, 5), 2), ((3, 4, 3), 17)], ids=str)
+@each_likelihood
+@each_model
+def test_round_trip_at_the_rate_of_the_likelihood(name, likelihood, shape, levels, mode):
+    model = tiny_model(name, shape, levels, likelihood=likelihood)
+    x = images(model, 5)
+    lanes, _ = lane_coder(model, x, mode)
+    streams = lanes.encode(x)
+    assert torch.equal(lanes.decode(streams, shape[1:]), x)
+    rate = -model.log_prob(x).detach().numpy() / np.log(2) / 8
+    assert (bytes_of(streams) <= 1.005 * rate + 8).all()
+    assert bytes_of(streams).sum() <= 1.005 * rate.sum() + 1.5 * len(x)
+    assert (bytes_of(streams) >= rate - 1).all()
+
+
+@pytest.mark.parametrize("condition", CONDITIONS[1:-1])
+@pytest.mark.parametrize("name", ["gated-pixelcnn", "multiscale"])
+def test_round_trip_under_a_condition(name, condition):
+    model = tiny_model(name, (1, 3, 4), condition=condition)
+    x, cond = images(model, 3), random_cond(model, 3)
+    lanes, h = lane_coder(model, x, cond=cond)
+    streams = lanes.encode(x, h)
+    assert torch.equal(lanes.decode(streams, (3, 4), h), x)
+    assert not torch.equal(lanes.decode(streams, (3, 4), h.flip(0)), x)
+
+
+@pytest.mark.parametrize("levels", [3, 300])
+def test_round_trip_of_codes(levels):
+    model = tiny_model("pixelcnn", (2, 3, 4), levels, inputs="embedding", embedding_features=3)
+    x = images(model, 3)
+    lanes, _ = lane_coder(model, x)
+    assert torch.equal(lanes.decode(lanes.encode(x), (3, 4)), x)
+
+
+@each_model
+def test_the_encoder_runs_the_steps_of_the_decoder_and_no_forward_pass(name, monkeypatch):
+    model = tiny_model(name)
+    x = images(model)
+    lanes, _ = lane_coder(model, x)
+    for part in lanes.model.modules():
+        if isinstance(part, nextpixel.AutoregressiveModel):
+            monkeypatch.setattr(part, "network", lambda *_: pytest.fail("a forward pass"))
+    assert torch.equal(lanes.decode(lanes.encode(x), x.shape[2:]), x)
+
+
+def test_the_model_is_not_changed():
+    model = tiny_model("pixelcnn").float().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lanes, _ = lane_coder(model, images(model))
+    lanes.encode(images(model))
+    assert {p.dtype for p in lanes.model.parameters()} == {torch.float64}
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_streams_do_not_hang_on_how_much_is_encoded_at_once(monkeypatch):
+    model = tiny_model("pixelcnn", (2, 5, 5), 17)
+    x = images(model, 16)
+    lanes = LaneCoder(model, epsilon=2.0**-13)
+    streams = lanes.encode(x)
+    assert sum(len(stream.corrections) for stream in streams) > 20
+    for at_once in (1, 7, 50):
+        monkeypatch.setattr(choosers, "AT_ONCE", at_once)
+        assert lanes.encode(x) == streams
+    assert torch.equal(lanes.decode(streams, (5, 5)), x)
+
+
+@each_model
+def test_streams_do_not_hang_on_neighbours(name):
+    model = tiny_model(name, (1, 3, 4))
+    x = images(model, 5)
+    lanes, _ = lane_coder(model, x)
+    streams = lanes.encode(x)
+    assert lanes.encode(x.flip(0))[::-1] == streams
+    assert [lanes.encode(one[None])[0] for one in x] == streams
+    assert torch.equal(lanes.decode(streams[2:3], (3, 4)), x[2:3])
+
+
+def test_streams_do_not_hang_on_threads():
+    model = tiny_model("gated-pixelcnn", (1, 4, 4), features=32)
+    x = images(model, 64)
+    lanes, _ = lane_coder(model, x)
+    streams = lanes.encode(x)
+    torch.set_num_threads(2)
+    try:
+        assert lanes.encode(x) == streams
+        assert torch.equal(lanes.decode(streams, (4, 4)), x)
+    finally:
+        torch.set_num_threads(1)
+
+
+@each_likelihood
+def test_laws_are_of_the_newest_params_and_in_float64(likelihood):
+    """A network with colour groups gives params for each channel, and fast mode gives them in float32."""
+    law = make_likelihood(likelihood, 2, 300, mixtures=2)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(3, law.params, generator=generator) for _ in range(2))
+    x = torch.randint(300, (3, 2, 1, 1), generator=generator)
+    choose = Encode(law, 18, 1e-8, images=3)
+    newest = second if law.colours > 1 else first
+    for c, params in enumerate((first, newest)):
+        expected = law.at(params.double()).cdf(x[:, :, 0, 0], c)
+        assert torch.equal(choose.cdf(params, x, 0, 0, c), expected)
+
+
+def test_fast_groups_always_have_the_same_width(monkeypatch):
+    model = tiny_model("pixelcnn")
+    x, widths = images(model, 3), []
+    lanes, _ = lane_coder(model, x, "fast", lanes=4)
+    start = lanes.model.start
+    monkeypatch.setattr(lanes.model, "start", lambda batch, *rest: widths.append(batch) or start(batch, *rest))
+    streams = lanes.encode(x)
+    assert torch.equal(lanes.decode(streams, (3, 4)), x)
+    assert widths == [4, 4]
+    assert lanes.model.start(1, None, (3, 4)) is not None
+    assert next(lanes.model.parameters()).dtype == torch.float32
+
+
+def test_what_cannot_be_coded_is_refused():
+    model = tiny_model("pixelcnn")
+    with pytest.raises(InputError, match="with an encoder cannot compress"):
+        LaneCoder(tiny_model("pixelcnn", condition="encoded"))
+    with pytest.raises(InputError, match="not Linear"):
+        LaneCoder(torch.nn.Linear(2, 2))
+    with pytest.raises(InputError, match="mode must be 'float64' or 'fast', not 'float16'"):
+        LaneCoder(model, "float16")
+    with pytest.raises(InputError, match="lanes must be from 1 to 4096, not 0"):
+        LaneCoder(model, lanes=0)
+    with pytest.raises(ValueError, match="measure"):
+        LaneCoder(model).encode(images(model))
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    with pytest.raises(InputError, match="not finite"):
+        LaneCoder(model, "fast").encode(images(model))
+
+
+# --- margins -------------------------------------------------------------------------------------------------------------
+
+
+class OnAnotherMachine:
+    """A model whose steps compute under noise, as `raster` sees it."""
+
+    def __init__(self, model, noise, seed=0):
+        self.model, self.likelihood, self.strides, self.noise = model, model.likelihood, model.strides, Perturbed(noise, seed)
+
+    def parts(self, x, h=None):
+        with self.noise:
+            parts = list(self.model.parts(x, h)) if len(self.strides) == 1 else self.model.parts(x, h)
+        for part, part_h in parts:
+            yield _NoisyPart(part, self.noise), part_h
+
+
+class _NoisyPart:
+    def __init__(self, part, noise):
+        self.part, self.noise = part, noise
+
+    def __getattr__(self, name):
+        def method(*args):
+            with self.noise:
+                return getattr(self.part, name)(*args)
+
+        return method
+
+
+def decode_elsewhere(lanes, streams, size, noise, seed=0):
+    x = torch.zeros(len(streams), lanes.model.shape[0], *size, dtype=torch.long)
+    return raster(OnAnotherMachine(lanes.model, noise, seed), x, Decode(lanes.model.likelihood, lanes.bits, streams))
+
+
+@each_likelihood
+@each_model
+def test_archives_decode_where_every_operation_is_wrong_by_1e_10(name, likelihood):
+    model = tiny_model(name, (2, 4, 3), 17, likelihood=likelihood)
+    x = images(model, 4)
+    lanes, _ = lane_coder(model, x)
+    assert torch.equal(decode_elsewhere(lanes, lanes.encode(x), (4, 3), 1e-10), x)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_corrections_are_what_makes_that_so(likelihood):
+    """The same with noise so large that tables do differ."""
+    model, noise = tiny_model("gated-pixelcnn", (1, 6, 6), 17, likelihood=likelihood), 1e-6
+    x = images(model, 32)
+    lanes = LaneCoder(model)
+    lanes.epsilon = margins.measured_epsilon(lanes.model, x, None, lanes.bits, noise)
+    streams = lanes.encode(x)
+    assert sum(len(stream.corrections) for stream in streams) > 20
+    assert torch.equal(decode_elsewhere(lanes, streams, (6, 6), noise), x)
+    bare = [Stream(stream.payload, b"") for stream in streams]
+    assert torch.equal(lanes.decode(bare, (6, 6)), x)
+    assert not torch.equal(decode_elsewhere(lanes, bare, (6, 6), noise), x)
+
+
+def test_noise_reaches_every_operation_but_views():
+    with Perturbed(1e-3):
+        x = torch.zeros(1000, dtype=torch.float64)
+        x.add_(1)
+        once = x.clone()
+        view = x.view(10, 100)[2:3].t()
+        y = torch.empty(1000, dtype=torch.float64)
+        torch.mul(x, 1, out=y)
+        whole = torch.arange(5)
+    assert torch.equal(view, x.view(10, 100)[2:3].t())
+    assert torch.equal(whole, torch.arange(5))
+    for tensor in (x, y / x, once / x):
+        assert 0.8e-3 < float((tensor - 1).std()) < 1.2e-3
+
+
+def test_a_model_that_magnifies_errors_too_much_is_refused():
+    model = tiny_model("pixelcnn")
+    with pytest.raises(InputError, match=r"turns noise of 0\.1 into errors"):
+        margins.measured_epsilon(model, images(model), None, 16, noise=0.1)
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 16), st.integers(0, 1))))
+def test_corrections_survive_packing(found):
+    corrections = [margins.Correction(*parts) for parts in sorted(found)]
+    assert margins.unpack(margins.pack(corrections, 17), 17) == corrections
+
+
+def test_corrections_that_are_cut_off_are_refused():
+    packed = margins.pack([margins.Correction(10**6, 3, 1)], 17)
+    with pytest.raises(InputError, match="ends within a number"):
+        margins.unpack(packed[:-1], 17)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.floats(0, 1), st.floats(-1, 1), st.sampled_from([2.0**-30, 2.0**-20, 2.0**-12]), st.integers(0, 2000))
+def test_an_error_within_the_bound_is_always_mended(p, error, epsilon, near):
+    """The encoder's P, or one beside the middle of a step, and a decoder's that is wrong by up to the bound."""
+    steps = (2**16 - 2) // tables.STEP
+    for mine in (p, (near + 0.5 + (p - 0.5) * epsilon * steps / 4) / steps):
+        bound = epsilon * mine * (1 - mine)
+        theirs = min(max(mine + 0.99 * error * bound, 0.0), 1.0)
+        encoded = tables.boundaries_ref([mine, 1.0], 16)[1]
+        flagged = bool(margins.ambiguous(np.array(mine), 2, 16, epsilon))
+        if flagged:
+            assert margins.corrected(theirs, 1, (encoded - 1) // tables.STEP % 2, 2, 16) == encoded
+        else:
+            assert tables.boundaries_ref([theirs, 1.0], 16)[1] == encoded
+
+
+def test_encode_flags_only_boundaries_that_hang_by_a_hair():
+    law = make_likelihood("categorical", 1, 2)
+    steps = (2**16 - 2) // tables.STEP
+    for shift, flagged in ((0.0, True), (0.1, False)):
+        p = (1000.5 + shift) / steps
+        logit = torch.tensor([[np.log((1 - p) / p)]])
+        choose = Encode(law, 16, 1e-8, images=1)
+        x = torch.zeros(1, 1, 1, 1, dtype=torch.long)
+        choose(logit, x, 0, 0, 0)
+        (stream,) = choose.streams()
+        assert bool(stream.corrections) == flagged
