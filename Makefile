@@ -23,8 +23,8 @@ lint: $(READY)
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-bench: $(READY)  ## sampling against forward and against the naive sampler
-	$(BIN)/python benchmarks/sampling.py
+bench: $(READY)  ## sampling and training against what this machine's arithmetic would allow
+	$(BIN)/nextpixel bench
 
 # torch first and alone: the plain wheel of this version is the CPU build, and nothing after it may exchange it.
 $(READY): pyproject.toml constraints.txt

@@ -3,9 +3,9 @@
     python benchmarks/training.py --model pixelcnn++ --preset small
     python benchmarks/training.py --model gated-pixelcnn --features 48 --blocks 6 --likelihood categorical logistic-mixture
 
-Every line is measured in a fresh process, so that memory is its own: data-dependent initialisation, warm-up (which compiles),
-then the median of single steps (forward, likelihood, backward, Adam) on random images. FLOPs are those of convolutions and
-matrix products, counted by torch.
+`nextpixel bench` times one step per model; this tells likelihoods, precisions and their memory apart. Every line is measured in
+a fresh process, so that memory is its own: data-dependent initialisation, warm-up (which compiles), then the median of single
+steps (forward, likelihood, backward, Adam) on random images. FLOPs are those of convolutions and matrix products.
 """
 
 import argparse
@@ -17,22 +17,11 @@ import statistics
 import time
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import nextpixel
+from nextpixel.machine import count_flops, peak
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-
-
-def peak(dtype: torch.dtype, n: int = 2048) -> float:
-    """FLOP/s of a square matrix product."""
-    a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
-    seconds = []
-    for _ in range(9):
-        begin = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - begin)
-    return 2 * n**3 / statistics.median(seconds)
 
 
 def measure(name: str, config: dict, precision: str, compiled: bool, batch: int, rounds: int) -> dict[str, float]:
@@ -46,8 +35,7 @@ def measure(name: str, config: dict, precision: str, compiled: bool, batch: int,
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             return -model.likelihood.log_prob(model(x), x).sum() / (x.numel() * math.log(2))
 
-    with FlopCounterMode(display=False) as counter:
-        loss().backward()
+    flops = count_flops(lambda: loss().backward())
     compute = torch.compile(loss) if compiled else loss
     seconds = []
     for k in range(rounds + 4):
@@ -59,7 +47,7 @@ def measure(name: str, config: dict, precision: str, compiled: bool, batch: int,
             seconds.append(time.perf_counter() - begin)
     return {
         "seconds": statistics.median(seconds),
-        "flops": counter.get_total_flops(),
+        "flops": flops,
         "peak": peak(DTYPES[precision]),
         "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -24,6 +24,9 @@ WIDEST = 2000  # wanted limit on the width of a picture, pixels of the file
 # Multiples of these three fill a cube evenly, as many as one may take (Roberts 2018: the sequence R3).
 EVEN = np.array([0.8191725133961645, 0.6710436067037893, 0.5497004779019703])
 
+# What Pillow raises for damaged files, depending on the format and the place of the damage.
+DAMAGED = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
+
 Array = torch.Tensor | np.ndarray
 
 
@@ -139,12 +142,24 @@ def load_image(path: str | Path, levels: int, channels: int) -> torch.Tensor:
     Raises:
         InputError: the file is missing, damaged, transparent, or of another kind than `channels` asks for.
     """
+    return picture_symbols(_read(path).transpose(2, 0, 1), levels, channels, str(path))
+
+
+def picture_symbols(pixels: np.ndarray, levels: int, channels: int, name: str) -> torch.Tensor:
+    """A decoded picture, uint8 (1 or 3, H, W), as symbols like those of `load_image`: int64 (channels, H, W).
+
+    Raises:
+        InputError: neither 1 nor 3 channels are needed, or one is, and the picture is in colour.
+
+    Example:
+        >>> picture_symbols(np.array([[[0, 127, 128, 255]]], dtype=np.uint8), 2, 1, "a.png")
+        tensor([[[0, 0, 1, 1]]])
+    """
     if channels not in (1, 3):
-        raise InputError(f"{path}: a picture file gives 1 or 3 channels, but {channels} are needed")
-    rgb = _read(path)
-    if channels == 1 and (rgb != rgb[..., :1]).any():
-        raise InputError(f"{path} is a colour picture, but 1 channel is needed: convert it to grey first")
-    values = torch.from_numpy(rgb[..., :channels].astype(np.int64)).permute(2, 0, 1)
+        raise InputError(f"{name}: a picture file gives 1 or 3 channels, but {channels} are needed")
+    if channels == 1 and (pixels != pixels[:1]).any():
+        raise InputError(f"{name} is a colour picture, but 1 channel is needed: convert it to grey first")
+    values = torch.from_numpy(pixels.astype(np.int64))[:channels].expand(channels, -1, -1)
     return (values * levels // 256).contiguous()
 
 
@@ -203,13 +218,22 @@ def _read(path: str | Path) -> np.ndarray:
             rgba = np.asarray(picture.convert("RGBA"))
     except InputError:
         raise
-    # What Pillow raises for damaged files, depending on the format and the place of the damage.
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"cannot read the picture {path}: {reason}") from error
+    except DAMAGED as error:
+        raise unreadable(path, error) from error
     if (rgba[..., 3] != 255).any():
         raise InputError(f"{path} is partly transparent: an opaque picture is needed")
     return rgba[..., :3]
+
+
+def unreadable(path: str | Path, error: Exception) -> InputError:
+    """What to raise where a picture is damaged or missing: its name and the reason, in one line.
+
+    Example:
+        >>> unreadable("a.png", FileNotFoundError(2, "No such file or directory", "a.png"))
+        InputError('cannot read the picture a.png: No such file or directory')
+    """
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"cannot read the picture {path}: {reason}")
 
 
 def _symbols(x: Array, levels: int, dimensions: int) -> np.ndarray:

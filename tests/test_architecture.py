@@ -21,10 +21,24 @@ CORE = {
     "likelihoods": {"errors"},
     "condition": {"layers", "errors"},
     "raster": {"likelihoods", "errors"},
-    "models": {"grid", "layers", "likelihoods", "condition", "raster", "errors", "files"},
+    "sweeps": {"raster"},
+    "models": {"grid", "layers", "likelihoods", "condition", "raster", "sweeps", "errors", "files"},
 }
 # The rim in its own order: a part imports only parts to its left, and parts not named here.
-RIM = ("progress", "pictures", "inspection", "data", "coding", "scoring", "embedding", "training", "cli", "studio")
+RIM = (
+    "machine",
+    "progress",
+    "pictures",
+    "inspection",
+    "data",
+    "coding",
+    "scoring",
+    "embedding",
+    "training",
+    "benchmark",
+    "cli",
+    "studio",
+)
 
 # Imports inside a function that may run against the order, each with its reason.
 LAZY = {

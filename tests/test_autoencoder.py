@@ -20,8 +20,10 @@ from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load
 from nextpixel.errors import InputError
 from nextpixel.scoring.autoencoder import ConvAutoencoder, _batches, squared_error
+from nextpixel.scoring.baselines import PixelMarginal
 from nextpixel.scoring.evaluation import evaluate
 from nextpixel.training.experiment import Experiment
+from nextpixel.training.reconstruction import Reconstruction, reconstruct, reconstruction_section, what_it_means
 from nextpixel.training.run import CODE, build, train
 from nextpixel.training.settings import TrainingSettings
 
@@ -56,6 +58,18 @@ def test_every_symbol_of_an_image_reaches_every_number_of_its_code(shape):
         codes = model.condition.encode(torch.cat([x, changed.view(-1, *shape)]))
     assert codes.shape == (1 + x.numel(), 5)
     assert (codes[1:] - codes[0]).abs().amin() > 1e-9
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 11), (1, 3, 4)], ids=str)
+@torch.no_grad()
+def test_a_code_is_what_the_docstring_says(shape):
+    condition = tiny_model("pixelcnn", shape, levels=5, condition="encoded").condition
+    weights = list(condition.parameters())
+    x = images(tiny_model("pixelcnn", shape, levels=5), 3)
+    y = x / 2.0 - 1  # intensities: 0..4 as -1..1
+    for stride, weight, bias in zip([1, *halvings(shape[1:])[0]], weights[:-2:2], weights[1:-2:2], strict=True):
+        y = torch.nn.functional.conv2d(y.double(), weight, bias, stride, padding=1).clamp(min=0)
+    torch.testing.assert_close(condition.encode(x), y.flatten(1) @ weights[-2].T + weights[-1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 11), (1, 17, 6)], ids=str)
@@ -145,6 +159,8 @@ ONES = torch.ones(2, 1, 9, 6, dtype=torch.long)
             lambda m: nextpixel.PixelCNN((1, 8, 8), levels=2, condition=m.condition),
             r"of \(1, 9, 6\) images with 3 levels: it cannot also serve \(1, 8, 8\) images with 2",
         ),
+        (lambda m: nextpixel.PixelCNN((1, 9, 6), levels=2, condition=m.condition), r"serve \(1, 9, 6\) images with 2"),
+        (lambda m: nextpixel.PixelCNN((1, 8, 6), levels=3, condition=m.condition), r"serve \(1, 8, 6\) images with 3"),
     ],
 )
 def test_bad_input_is_named_in_one_line(call, message):
@@ -214,6 +230,10 @@ def test_the_plain_decoder_answers_every_pixel(shape):
     assert y.shape == x.shape
     squared_error(y, x, 5).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+    ups = [layer for layer in model.upsampler.modules() if isinstance(layer, torch.nn.ConvTranspose2d)]
+    assert [up.stride for up in ups] == (halvings(shape[1:])[0][::-1] or [(1, 1)])
+    maps = model.first[0](model.encoder.encode(x)).relu().view(2, 4, *model.encoder.smallest)
+    assert torch.equal(y, model.last[-1](model.upsampler(maps, shape[1:]).relu()))
     # Through the code alone: the same code, the same answer.
     model.encoder.encode = lambda x: torch.zeros(len(x), 3)
     y = model(x)
@@ -234,6 +254,23 @@ def test_the_plain_autoencoder_learns(digits):
         assert error < 0.7 * squared_error(model(x.roll(1, 0)), x, 2).mean()
 
 
+def test_the_plain_autoencoder_is_fitted_by_adam_along_a_cosine(digits):
+    model = ConvAutoencoder.fit(digits.train, dim=3, maps=4, steps=5, batch_size=20, lr=0.02, seed=7, progress=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        twin, batches = ConvAutoencoder((1, 8, 8), 2, 3, 4), list(_batches(len(digits.train), 20, 5))
+    optimizer = torch.optim.Adam(twin.parameters())
+    for t, batch in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 + math.cos(math.pi * t / 5)) / 2
+        optimizer.zero_grad()
+        x = digits.train.tensor(batch)
+        (twin(x) - x).square().mean().backward()
+        optimizer.step()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    assert not model.training
+
+
 def test_squared_error_is_that_of_brightness():
     x, brightness = torch.tensor([[[[0, 4]]], [[[2, 2]]]]), torch.tensor([[[[0.5, 1.0]]], [[[0.5, 0.0]]]])
     assert squared_error(brightness, x, levels=5).tolist() == [0.125, 0.125]
@@ -246,6 +283,45 @@ def test_batches_take_every_image_once_before_any_twice():
         assert len({k for batch in batches[first : first + 3] for k in batch}) == 9
     assert [sorted(batch) for batch in _batches(2, 3, 2)] == [[0, 1]] * 2
     assert list(_batches(2, 3, 0)) == []
+    torch.manual_seed(0)
+    first, second = _batches(60, 60, 2)
+    assert first != second
+    assert first != sorted(first)
+
+
+# --- reconstructions -------------------------------------------------------------------------------------------------------
+
+
+def test_reconstructions_are_measured_as_their_names_say(digits, tmp_path):
+    model = tiny_model("pixelcnn", (1, 8, 8), levels=4, condition=Combination(Labels(10), Encoded(3, 4))).float()
+    splits = load(DataSettings(source="digits", levels=4))
+    marginal, settings = PixelMarginal.fit(splits.train), TrainingSettings(batch_size=20, lr=0.02, seed=7)
+    found = reconstruct(model, splits, marginal, settings, 5, tmp_path)
+    x, labels = splits.test.__getitems__([k * len(splits.test) // 64 for k in range(64)])
+    own, other = (labels, x), (labels.roll(1, 0), x.roll(1, 0))
+    nothing = torch.tensor(False)
+    drawn, others = (model.complete(x, nothing, 6, cond, 7).view(64, 6, 1, 8, 8).double() for cond in (own, other))
+    plain = ConvAutoencoder.fit(splits.train, 3, 4, 5, 20, 0.02, 7, progress=False)
+    mean = torch.from_numpy(marginal.law @ np.arange(4)).expand(64, 1, 8, 8)
+    with torch.no_grad():
+        answers = 3 * plain(x).double()
+        bits = [model.bits_per_dim(x, own), None, model.bits_per_dim(x, other), None, None]
+    guesses = (drawn, drawn.mean(1, keepdim=True), others, answers[:, None], mean[:, None])
+    for line, guess, nats in zip(found, guesses, bits, strict=True):
+        error = (guess - x[:, None]).div(3).square().mean((1, 2, 3, 4))
+        np.testing.assert_allclose(line.squared_error, error, rtol=1e-4, err_msg=line.name)
+        if nats is None:
+            assert line.bits_per_dim is None
+        else:
+            np.testing.assert_allclose(line.bits_per_dim, nats, rtol=1e-4)
+    report = reconstruction_section(found)
+    for line, short in zip(found, report.lines, strict=True):
+        error = line.squared_error.std(ddof=1) / 8
+        assert f"| {line.name} | {line.squared_error.mean():.4f} ± {error:.4f} |" in report.markdown
+        assert short == f"squared error {line.squared_error.mean():.4f}   {line.name}"
+    assert "| two | 0.5000 ± 0.5000 | n/a |" in reconstruction_section([Reconstruction("two", np.array([0.0, 1.0]))]).markdown
+    assert f"{32 * 3 / 64:.4f} bits/dim" in what_it_means(model)
+    assert what_it_means(tiny_model("pixelcnn", condition="labels")) == ""
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------------
@@ -351,23 +427,16 @@ def test_the_command_line_draws_what_is_like_a_picture(finished, tmp_path, capsy
     assert main(["evaluate", str(out), "--guidance", "0"]) == 0
     assert "no likelihoods" not in capsys.readouterr().out
     for options, message in (
-        (["sample", str(out)], "name one with --like"),
+        (["sample", str(out)], "needs --like\n"),
         (["sample", str(out), "--label", "3"], "is not class-conditional"),
         (
             ["sample", str(out), "--like", str(tmp_path / "narrow.png")],
-            "is 7 x 8 pixels wide and high, but the encoder is for 8 x 8",
+            "is 7 x 8 pixels wide and high, but the model is for 8 x 8",
         ),
         (["sample", str(out), "--like", "/nowhere.png"], "cannot read the picture /nowhere.png"),
-        (command, "needs a condition"),
+        (command, "needs --like\n"),
     ):
         assert main(options) == 2
         err = capsys.readouterr().err
         assert message in err
         assert err.count("\n") == 1
-
-
-def test_a_model_without_an_encoder_draws_nothing_like_a_picture(tmp_path, capsys):
-    tiny_model("pixelcnn", (1, 8, 8), condition="labels").save(tmp_path / "model")
-    Image.new("L", (8, 8)).save(tmp_path / "like.png")
-    assert main(["sample", str(tmp_path / "model"), "--like", str(tmp_path / "like.png")]) == 2
-    assert "has no encoder, which would make a code of a picture\n" in capsys.readouterr().err

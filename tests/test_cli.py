@@ -29,23 +29,6 @@ def run(tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def refuse(capsys):
-    """Run the command line on bad input: status 2 and exactly one line, which is returned."""
-
-    def check(command):
-        capsys.readouterr()
-        status = main(command.split() if isinstance(command, str) else [str(word) for word in command])
-        out, err = capsys.readouterr()
-        assert status == 2, (out, err)
-        assert err.startswith("nextpixel: error: ")
-        assert err.count("\n") == 1, err
-        assert "Traceback" not in err
-        return err
-
-    return check
-
-
 def test_train_prints_the_result_beside_the_baselines(tmp_path, capsys):
     assert main(f"train digits-pixelcnn {TINY} --out {tmp_path / 'run'}".split()) == 0
     out = capsys.readouterr().out

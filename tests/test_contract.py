@@ -16,6 +16,7 @@ from tiny import CONDITIONS, all_images, images, largest_gap, of_images, random_
 
 import nextpixel
 from nextpixel.errors import InputError
+from nextpixel.models.sampling import METHODS
 from nextpixel.raster import Draw, Keep, Naive, Score, raster
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
@@ -221,12 +222,14 @@ def test_images_may_have_any_integer_type(name):
 @each_input
 @each_channels
 @each_model
-def test_cached_and_naive_draw_the_same_images(name, channels, inputs, condition):
+def test_every_method_draws_the_same_images(name, channels, inputs, condition):
     model = tiny_model(name, (channels, 3, 4), condition=condition, inputs=inputs)
     x, known, cond = images(model), images(model, seed=8) == 0, random_cond(model)
-    cached, naive = ({"cond": cond, "seed": 9, "method": method} for method in ("cached", "naive"))
-    assert torch.equal(model.sample(2, **cached), model.sample(2, **naive))
-    assert torch.equal(model.complete(x, known, n=2, **cached), model.complete(x, known, n=2, **naive))
+    cached, *others = ({"cond": cond, "seed": 9, "method": method} for method in METHODS)
+    sampled, completed = model.sample(2, **cached), model.complete(x, known, n=2, **cached)
+    for other in others:
+        assert torch.equal(sampled, model.sample(2, **other))
+        assert torch.equal(completed, model.complete(x, known, n=2, **other))
 
 
 @each_channels
@@ -452,7 +455,7 @@ TRUE = torch.tensor(True)
         ("none", lambda m: m.sample(1, temperature=0), r"temperature must be at least 1e-06, not 0"),
         ("none", lambda m: m.sample(1, temperature=float("nan")), r"temperature must be at least 1e-06, not nan"),
         ("none", lambda m: m.sample(1, temperature=float("inf")), r"temperature must be at least 1e-06, not inf"),
-        ("none", lambda m: m.sample(1, method="magic"), r"'cached' or 'naive', not 'magic'"),
+        ("none", lambda m: m.sample(1, method="magic"), r"'cached', 'naive' or 'fixed-point', not 'magic'"),
         ("none", lambda m: m.sample(1, size=(0, 4)), r"at least 1, not \(0, 4\)"),
         ("none", lambda m: m.complete(ONES, ONES), r"bool mask, not torch\.int64"),
         ("none", lambda m: m.complete(ONES, TRUE.expand(5, 5)), r"known \(5, 5\) does not fit images \(2, 1, 3, 4\)"),

@@ -9,6 +9,7 @@ from PIL import Image, features
 from torch import nn
 
 import nextpixel
+from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.scoring import baselines
 from nextpixel.scoring.baselines import PixelMarginal, all_baselines, png, uniform, webp
@@ -37,6 +38,8 @@ class Fixed:
     def __init__(self, x, levels, labels=None):
         self.x, self.levels, self.labels = x, levels, labels
         self.shape = tuple(x.shape[1:])
+
+    spread = Images.spread
 
     def __len__(self):
         return len(self.x)

@@ -10,6 +10,7 @@ from tiny import CONDITIONS, all_images, images, of_images, random_cond, tiny_mo
 import nextpixel
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import LIKELIHOODS, Guided, make_likelihood
+from nextpixel.models.sampling import METHODS
 from nextpixel.raster import Draw, Keep, Naive, Score, raster
 
 KINDS = CONDITIONS[1:]
@@ -108,13 +109,14 @@ def test_the_guided_likelihood_has_a_gradient(likelihood):
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
 @each_kind
 @each_model
-def test_cached_and_naive_draw_the_same_images(name, kind, guidance):
+def test_every_method_draws_the_same_images(name, kind, guidance):
     model = tiny_model(name, (3, 3, 4), condition=kind)
     x, known, cond = images(model), images(model, seed=8) == 0, random_cond(model)
-    cached, naive = ({"cond": cond, "seed": 9, "method": method, "guidance": guidance} for method in ("cached", "naive"))
-    assert torch.equal(model.sample(2, **cached), model.sample(2, **naive))
-    completed = model.complete(x, known, n=2, **cached)
-    assert torch.equal(completed, model.complete(x, known, n=2, **naive))
+    cached, *others = ({"cond": cond, "seed": 9, "method": method, "guidance": guidance} for method in METHODS)
+    sampled, completed = model.sample(2, **cached), model.complete(x, known, n=2, **cached)
+    for other in others:
+        assert torch.equal(sampled, model.sample(2, **other))
+        assert torch.equal(completed, model.complete(x, known, n=2, **other))
     both = known.repeat_interleave(2, 0)
     assert torch.equal(completed[both], x.repeat_interleave(2, 0)[both].to(completed.dtype))
 

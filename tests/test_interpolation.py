@@ -53,6 +53,29 @@ def test_noise_is_fixed_along_a_row_and_another_in_the_next(name, condition, pat
     assert not torch.equal(rows, model.interpolate(a, a, steps=3, n=4, seed=8, path=path))
 
 
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
+@each_path
+@each_model
+def test_the_ends_under_guidance_are_guided_samples(name, path, guidance):
+    model = tiny_model(name, (3, 3, 4), condition="vector")
+    a, b = ends_for(model, 8)
+    rows = model.interpolate(a, b, steps=3, n=8, seed=7, path=path, guidance=guidance)
+    assert torch.equal(rows[:, 0], model.sample(8, a, seed=7, guidance=guidance))
+    assert torch.equal(rows[:, -1], model.sample(8, b, seed=7, guidance=guidance))
+    assert torch.equal(rows[:, 0], rows[:, -1]) == (guidance == 0)
+    assert not torch.equal(rows, model.interpolate(a, b, steps=3, n=8, seed=7, path=path))
+
+
+@pytest.mark.parametrize("condition", ["vector", "spatial-map"])
+@each_model
+def test_between_the_ends_guidance_is_that_of_the_condition_between(name, condition):
+    model = tiny_model(name, condition=condition)
+    a, b = ends_for(model, 6)
+    middle = model.interpolate(a, b, steps=5, n=6, seed=7, guidance=2.5)[:, 1]
+    assert torch.equal(middle, model.sample(6, 0.75 * a + 0.25 * b, seed=7, guidance=2.5))
+    assert torch.equal(middle, model.sample(6, 0.75 * a + 0.25 * b, seed=7, guidance=2.5, method="naive"))
+
+
 @pytest.mark.parametrize("condition", ["vector", "spatial-map"])
 @each_model
 def test_between_the_ends_it_is_a_sample_under_the_condition_between(name, condition):
@@ -74,6 +97,9 @@ def test_rows_are_scanned_in_lanes_as_a_whole(monkeypatch):
     monkeypatch.setattr(sampling, "LANES", 5)
     assert torch.equal(whole, model.interpolate(a, b, steps=4, n=3, progress=reports.append))
     assert len(reports) == model.scan_rows(12)
+    guided = model.interpolate(a, b, steps=4, n=3, guidance=2.0)
+    monkeypatch.setattr(sampling, "LANES", 256)
+    assert torch.equal(guided, model.interpolate(a, b, steps=4, n=3, guidance=2.0))
 
 
 def test_size_and_temperature_are_those_of_sample():
@@ -121,6 +147,7 @@ ZERO, ONE = torch.zeros(5), torch.ones(5)
         ("labels", lambda m: m.interpolate(0.5, 1), r"integer labels, not torch\.float32"),
         ("labels", lambda m: m.interpolate(None, 1), "needs a condition"),
         ("labels", lambda m: m.interpolate(0, 1, temperature=0), "temperature must be at least"),
+        ("labels", lambda m: m.interpolate(0, 1, guidance=2e6), r"guidance must be from -1e\+06 to 1e\+06, not 2000000\.0"),
         ("vector", lambda m: m.interpolate(ZERO, torch.ones(4)), r"\(5,\) or \(4, 5\), not \(4,\)"),
         ("vector", lambda m: m.interpolate(ZERO, ONE, path="spherical"), "is the zero vector: give path 'linear'"),
         ("vector", lambda m: m.interpolate(ONE, -2 * ONE, path="spherical"), "between opposite vectors"),
@@ -172,25 +199,30 @@ def test_command_with_vectors(tmp_path):
 @pytest.mark.parametrize(
     ("condition", "options", "message"),
     [
-        ("labels", "--from cat --to 3", "--from cat: expected a label (0, 1, ...) or a .npy file"),
+        ("labels", "--from cat --to 3", "--from cat: no such file; expected a label (0, 1, ...), a picture file or a .npy file"),
         ("labels", "--from 1 --to -3", "-3"),
         ("labels", "--from 1 --to 4", "labels must be from 0 to 3, not 4 to 4"),
-        ("labels", "--from 1 --to missing.npy", "--to missing.npy: cannot be read as a .npy array: No such file"),
-        ("labels", "--from 1 --to notes.npy", "--to notes.npy: cannot be read as a .npy array"),
-        ("labels", "--from 1 --to nan.npy", "--to nan.npy holds float64: expected finite numbers"),
+        ("vector", "--from ones.npy --to missing.npy", "--to missing.npy: cannot be read as a .npy array: No such file"),
+        ("vector", "--from ones.npy --to notes.npy", "--to notes.npy: cannot be read as a .npy array"),
+        ("vector", "--from ones.npy --to nan.npy", "--to nan.npy holds float64: expected finite numbers"),
         ("labels", "--from 1", "to"),
         ("labels", "--from 1 --to 2 --steps 1", "steps must be at least 2"),
         ("labels", "--from 1 --to 2 --path round", "round"),
         ("labels", "--from 1 --to 2 --out x.jpg", "--out x.jpg: expected a file that ends in .png or .npy"),
-        ("vector", "--from 1 --to 2", "cond must be (5,) or (4, 5), not ()"),
-        ("none", "--from 1 --to 2", "takes no condition"),
+        ("vector", "--from ones.npy --to four.npy", "cond must be (5,) or (4, 5), not (4,)"),
+        ("vector", "--from 1 --to 2", "--from 1: the model in vector is not class-conditional"),
+        ("none", "--from 1 --to 2", "--from 1: the model in none is not class-conditional"),
+        ("none", "--from ones.npy --to ones.npy", "takes no condition"),
     ],
 )
 def test_bad_commands(condition, options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.npy").write_text("no array")
     np.save("nan.npy", np.full(5, np.nan))
-    assert main(["interpolate", saved(tmp_path, condition), *options.split()]) == 2
+    np.save("ones.npy", np.ones(5))
+    np.save("four.npy", np.ones(4))
+    saved(tmp_path, condition)
+    assert main(["interpolate", condition, *options.split()]) == 2
     err = capsys.readouterr().err
     assert err.startswith("nextpixel: error: ")
     assert err.count("\n") == 1, err

@@ -13,6 +13,7 @@ import nextpixel
 from nextpixel import MODELS, Labels, MultiScale, SpatialMap
 from nextpixel.errors import InputError
 from nextpixel.layers.upsampling import Upsampler
+from nextpixel.models.sampling import METHODS
 from nextpixel.raster import Draw, raster
 
 NAME = MultiScale.name
@@ -74,11 +75,11 @@ def test_step_is_forward(variant, size):
 
 
 @each_variant
-def test_cached_and_naive_draw_the_same_images(variant):
+def test_every_method_draws_the_same_images(variant):
     model = variant_model(variant, (5, 3))
     cond = random_cond(model, 3)
-    cached, naive = (model.sample(3, cond=cond, seed=9, method=method) for method in ("cached", "naive"))
-    assert torch.equal(cached, naive)
+    cached, *others = (model.sample(3, cond=cond, seed=9, method=method) for method in METHODS)
+    assert all(torch.equal(cached, other) for other in others)
     assert len(cached.unique(dim=0)) == 3
 
 

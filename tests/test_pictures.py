@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from nextpixel.data.pictures import read_picture
+from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 from nextpixel.pictures import HIDDEN, LINE, SEPARATOR, load_image, load_mask, save_completions, save_grid
 
@@ -157,7 +159,8 @@ def test_unfit_pictures_are_refused_by_name(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-def test_damaged_files_of_any_format_never_give_a_traceback(tmp_path, format):
+@pytest.mark.parametrize("reader", [lambda path: load_image(path, 256, 3), lambda path: read_picture(path, "p", DataSettings())])
+def test_damaged_files_of_any_format_never_give_a_traceback(tmp_path, format, reader):
     generator = np.random.default_rng(0)
     path = tmp_path / "picture"
     Image.fromarray(generator.integers(256, size=(16, 16, 3), dtype=np.uint8)).save(path, format=format)
@@ -168,7 +171,7 @@ def test_damaged_files_of_any_format_never_give_a_traceback(tmp_path, format):
             damaged[generator.integers(min(len(whole), 120))] = generator.integers(256)
         path.write_bytes(damaged[: generator.integers(1, len(whole) + 1)])
         with contextlib.suppress(InputError):  # any other exception fails the test
-            load_image(path, 256, 3)
+            reader(path)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import signal
+import time
 
 import pytest
 import torch
@@ -14,10 +15,13 @@ from PIL import Image
 from rich.console import Console
 
 import nextpixel
+from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load
+from nextpixel.embedding.images import EmbeddedImages
 from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import dropout
+from nextpixel.machine import count_flops
 from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
 from nextpixel.training.callbacks import EMA
@@ -403,6 +407,62 @@ def test_the_average_follows_its_formula():
     torch.testing.assert_close(callback._average_model.module.weight, expected)
 
 
+def test_accumulated_batches_take_the_steps_of_large_ones(tmp_path):
+    # 1437 images: 22 steps of 64, in one batch or in two.
+    weights = []
+    for size, accumulate in ((64, 1), (32, 2)):
+        out = tmp_path / f"{accumulate}"
+        settings = {"epochs": 1, "batch_size": size, "accumulate": accumulate, "precision": "float32", "lr": 1e-3}
+        train(experiment(**settings), out, console=quiet())
+        weights.append(nextpixel.load(out).state_dict())
+        assert "22 steps of 64 images" in (out / "report.md").read_text()
+    initial = build(experiment(), load(experiment().data).train).state_dict()
+    for name, one in weights[0].items():
+        torch.testing.assert_close(one, weights[1][name], rtol=1e-3, atol=2e-4)
+        assert (one - initial[name]).abs().max() > 2e-3, name
+
+
+def test_the_gradient_is_limited_to_the_norm_that_is_asked_for(tmp_path, monkeypatch):
+    norms = []
+    step = torch.optim.Adam.step
+
+    def spy(self, closure=None):
+        found = step(self, closure)
+        norms.append(torch.stack([p.grad.norm() for group in self.param_groups for p in group["params"]]).norm().item())
+        return found
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    for clip in (0.01, 0.0):
+        norms.clear()
+        train(experiment(epochs=1, batch_size=400, clip=clip), tmp_path / f"{clip}", console=quiet())
+        assert len(norms) == 3
+        assert max(norms) <= 0.01 * (1 + 1e-4) if clip else min(norms) > 0.02
+
+
+def test_the_speed_of_a_run_counts_arithmetic_and_waiting(tmp_path, monkeypatch):
+    slow = Images.__getitems__
+
+    def wait(self, indices):
+        time.sleep(0.05 if self.training else 0)
+        return slow(self, indices)
+
+    monkeypatch.setattr(Images, "__getitems__", wait)
+    monkeypatch.setattr("nextpixel.training.throughput.peak", lambda dtype, device: 1e9)
+    out = tmp_path / "run"
+    train(experiment(epochs=1, batch_size=100), out, console=quiet())
+    report = (out / "report.md").read_text()
+    rate, speed, share, waited = (
+        float(re.search(rf"([\d.e-]+){unit}", report)[1])
+        for unit in (" images per second", " GFLOP/s, ", "% of the 1 GFLOP/s", "% of the time waiting for data")
+    )
+    model = nextpixel.load(out)
+    x = torch.zeros(1, 1, 8, 8, dtype=torch.long)
+    by_hand = count_flops(lambda: model.log_prob(x).sum().backward()) * rate
+    assert speed * 1e9 == pytest.approx(by_hand, rel=0.02)
+    assert share == pytest.approx(100 * speed, rel=0.02)
+    assert 20 < waited <= 100  # of fourteen batches, each of which took 50 ms to load
+
+
 def test_schedules():
     constant = TrainingSettings(schedule="constant", warmup=4)
     assert [learning_rate_factor(constant, step, 100) for step in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
@@ -424,19 +484,25 @@ def test_recipes_build_their_models(name):
     channels = 3 if "cifar" in name or "imagenet" in name else 1
     shape = (channels, 8, 8)
 
-    class Pictures:
-        levels, classes = recipe["data"]["levels"], 10 if name.endswith("-class") else None
+    class Pictures(EmbeddedImages):
+        dim = 64
 
-    Pictures.shape = shape
+        def __init__(self):
+            self.shape, self.levels = shape, recipe["data"]["levels"]
+
+        @property
+        def classes(self):
+            return 10 if name.endswith("-class") else None
+
     whole = make_experiment(recipe)
     whole.data.check()
     whole.training.check()
     with torch.device("meta"):
-        model = (build_embedding if recipe["model"]["name"] == EMBEDDING else build)(whole, Pictures)
+        model = (build_embedding if recipe["model"]["name"] == EMBEDDING else build)(whole, Pictures())
     assert model.shape == shape
     condition = getattr(model, "condition", None)  # an embedding network has none
     found = None if condition is None else condition.name
-    assert found == {"class": "labels", "autoencoder": "encoded"}.get(name.split("-")[-1])
+    assert found == {"class": "labels", "autoencoder": "encoded", "portraits": "vector"}.get(name.split("-")[-1])
     assert recipe["about"].strip().endswith(".")
 
 
@@ -490,7 +556,7 @@ def test_a_compiled_loss_is_the_loss(name):
     for compiled in (False, True):
         module = ImageModule(model, TrainingSettings(compile=compiled))
         model.zero_grad()
-        loss = module._loss((x, None))
+        loss = module.loss((x, None))
         loss.backward()
         found[compiled] = [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
     torch.testing.assert_close(found[True], found[False], rtol=1e-3, atol=1e-5)

@@ -8,12 +8,15 @@ import itertools
 import torch
 
 from nextpixel import MODELS, Combination, Encoded, Labels, SpatialMap, Vector
+from nextpixel.condition import Condition
 
 CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded")
 
 
 def tiny_condition(kind):
-    """A fresh condition: those with weights must not be shared between models."""
+    """A fresh condition by its kind, or the given one: those with weights must not be shared between models."""
+    if isinstance(kind, Condition):
+        return kind
     if kind == "combination":
         return Combination(Labels(3), SpatialMap(2, (1, 2), maps=4), Vector(2))
     kinds = {

@@ -24,6 +24,7 @@ VERBS = {
     "decompress": "an archive back to its images",
     "info": "what an archive holds and how it was made",
     "recipes": "list the recipes",
+    "bench": "measure speed on this machine: sampling and training beside what the arithmetic would allow",
 }
 
 

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.conditions import add_condition, given_condition
-from nextpixel.cli.settings import GUIDANCE, output
+from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output
 from nextpixel.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
         "--keep", default="top:0.5", help="what is known: top:0.5, left:0.3 ..., or a mask picture (white is known)"
     )
     parser.add_argument("-n", type=int, default=5, help="completions per image")
-    add_condition(parser, "the class of the images, for a class-conditional model (default: the labels of a .npz)")
+    add_condition(parser, "the class of the images, for a class-conditional model (default: the labels of a .npz)", LIKE)
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
@@ -31,8 +30,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run(args: Any) -> None:
     """Complete, write, and print the path."""
-    import torch
-
+    from nextpixel.cli.conditions import RunConditions
     from nextpixel.cli.runs import write_images
     from nextpixel.condition import Labels
     from nextpixel.models.storage import load
@@ -41,10 +39,10 @@ def run(args: Any) -> None:
 
     out = output(args.out)
     model = load(args.run)
-    cond = given_condition(model, args.run, args.label, args.like)
     x, labels = _read(args.image, model)
-    if cond is None and isinstance(model.condition, Labels):
-        cond = labels
+    conditions, needed = RunConditions(model, args.run), args.guidance != 0
+    label = labels if args.label is None and needed and conditions.takes(Labels) else args.label
+    cond = conditions.cond(label, args.like, needed=needed)
     height, width = x.shape[2:]
     known = load_mask(args.keep, height, width)
     with rows_bar("completing", model.scan_rows(len(x) * args.n, (height, width))) as progress:
@@ -52,8 +50,7 @@ def run(args: Any) -> None:
     if out.suffix == ".png":
         save_completions(x, known, y.unflatten(0, (len(x), args.n)), model.levels, out, codes=model.codes)
     else:
-        each = cond.repeat_interleave(args.n) if isinstance(cond, torch.Tensor) else cond
-        write_images(y, out, model, each)
+        write_images(y, out, model, cond)
     print(out)
 
 

@@ -26,12 +26,14 @@ def run(args: Any) -> None:
     from rich.console import Console
 
     from nextpixel.cli.runs import open_run
-    from nextpixel.data.splits import load, load_one
+    from nextpixel.data.splits import load_one
+    from nextpixel.embedding.images import EmbeddedImages
     from nextpixel.scoring.baselines import all_baselines
     from nextpixel.scoring.evaluation import evaluate
     from nextpixel.training.experiment import read_experiment
     from nextpixel.training.reconstruction import what_it_means
     from nextpixel.training.report import print_scores
+    from nextpixel.training.run import embedding_network, load_images
 
     config = Path(args.run) / "config.yaml"
     if config.is_file() and read_experiment(config).model.get("name") == EMBEDDING:
@@ -40,7 +42,12 @@ def run(args: Any) -> None:
     opened = open_run(args.run)
     settings, source = opened.experiment.data, args["data"]["source"]
     own = source is None
-    images = load(settings)[args.split] if own else load_one(replace(settings, source=source), args.split)
+    network = embedding_network(opened.experiment, args.run)
+    if own:
+        images = load_images(settings, network)[args.split]
+    else:
+        images = load_one(replace(settings, source=source), args.split)
+        images = images if network is None else EmbeddedImages(images, network, settings.embedding_of)
     if opened.model.codes:
         images.check_codes()
     evaluation = evaluate(opened.model, images, args.batch_size, guidance=args.guidance)

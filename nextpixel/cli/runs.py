@@ -50,12 +50,16 @@ def open_run(folder: str) -> Run:
 def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: Any, columns: int | None = None) -> None:
     """Write images (N, C, H, W) as a .png grid, or their integers to .npy or, with the labels of a class-conditional model, .npz.
 
+    `cond` is one for all images, or B of which each is for N / B images that follow one another.
+
     Raises:
         InputError: the file cannot be written.
     """
     if out.suffix == ".png":
         save_grid(x, model.levels, out, columns, codes=model.codes)
     else:
-        labelled = cond is not None and isinstance(model.condition, Labels)
-        labels = torch.as_tensor(cond).expand(len(x)).cpu().numpy() if labelled else None
+        labels = None
+        if cond is not None and isinstance(model.condition, Labels):
+            each = torch.as_tensor(cond).reshape(-1)
+            labels = each.repeat_interleave(len(x) // len(each)).cpu().numpy()
         save_symbols(x.cpu().numpy(), out, model.levels, model.codes, labels)

@@ -4,25 +4,30 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.conditions import add_condition, given_condition
-from nextpixel.cli.settings import GUIDANCE, output, pair
+from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output, pair
+
+METHOD = (
+    "naive: a forward pass for every place, the slow reference; fixed-point: forward passes over all places until nothing "
+    "changes, and how many it took is printed"
+)
 
 
 def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
     parser.add_argument("-n", type=int, default=64, help="how many images")
-    add_condition(parser, "the class of the images, for a class-conditional model (default: all in turn)")
+    add_condition(parser, "the class of the images, for a class-conditional model (default: all in turn)", LIKE)
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     parser.add_argument("--size", help="HxW, for another size than the training images'")
-    parser.add_argument("--method", type=Literal["cached", "naive"], default="cached", help="naive: the slow reference")
+    parser.add_argument("--method", type=Literal["cached", "naive", "fixed-point"], default="cached", help=METHOD)
     parser.add_argument("--out", default="samples.png", help="a .png grid, or the integers: .npy, or .npz with the labels")
 
 
 def run(args: Any) -> None:
     """Draw, write, and print the path."""
+    from nextpixel.cli.conditions import RunConditions
     from nextpixel.cli.runs import write_images
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
@@ -31,10 +36,19 @@ def run(args: Any) -> None:
     out = output(args.out)
     size = None if args.size is None else pair(args.size)
     model = load(args.run)
-    cond = given_condition(model, args.run, args.label, args.like)
+    cond = RunConditions(model, args.run).cond(args.label, args.like, needed=args.guidance != 0)
     if cond is None and args.guidance != 0:
         cond = class_conditions(model, args.n)
+    sweeps = 0
     with rows_bar("sampling", model.scan_rows(args.n, size)) as progress:
-        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, progress, args.guidance)
+
+        def count(rows: int) -> None:
+            nonlocal sweeps
+            sweeps += 1
+            progress(rows)
+
+        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, count, args.guidance)
     write_images(x, out, model, cond)
+    if args.method == "fixed-point":
+        print(f"{sweeps} sweeps")
     print(out)

@@ -1,4 +1,4 @@
-"""Settings as options: every field of a settings class, or argument of a model's constructor, becomes `--group.name`."""
+"""Options that verbs share, and settings as options: every field of a settings class becomes `--group.name`."""
 
 import inspect
 import re
@@ -10,9 +10,16 @@ from jsonargparse import ArgumentParser
 
 from nextpixel.errors import InputError
 
+LIKE = "a picture file: draw what is like it, given its code or its embedding; it is prepared as the run's data are"
 GUIDANCE = (
-    "s of p(x|label)^s p(x)^(1-s), symbol by symbol: 1 is the model, 0 the unconditional one, above 1 more typical of labels"
+    "s of p(x|condition)^s p(x)^(1-s), symbol by symbol: 1 is the model, 0 the unconditional one, above 1 more typical images"
 )
+
+
+def add_condition(parser: ArgumentParser, label: str, like: str) -> None:
+    """The options --label and --like, with these helps, which `cli.conditions.RunConditions` reads."""
+    parser.add_argument("--label", type=int, help=label)
+    parser.add_argument("--like", help=like)
 
 
 def add_settings(parser: ArgumentParser, group: str, kind: type, skip: tuple[str, ...] = ()) -> None:

@@ -12,8 +12,9 @@ from nextpixel.training.experiment import Experiment, read_config, read_recipe
 from nextpixel.training.settings import EMBEDDING, training_settings
 
 CONDITION = (
-    "labels: images depend on their labels; encoded: on a code of themselves, an autoencoder's of 10 numbers; or a condition's "
-    "config, whose entries are options too: --model.condition.features 100"
+    "labels: images depend on their labels; encoded: on a code of themselves, an autoencoder's of 10 numbers; embedding: on the "
+    "vector of an image of their identity (--data.embedding RUN); or a condition's config, whose entries are options too: "
+    "--model.condition.features 100"
 )
 FROM_DATA = ("shape", "levels", "condition")
 
@@ -124,7 +125,9 @@ def _add_model(parser: ArgumentParser, base: dict[str, Any]) -> list[str]:
     if name not in MODELS:
         raise InputError(f"{base['where']}: unknown model {name!r}, expected one of {', '.join((*MODELS, EMBEDDING))}")
     add_settings(parser, "model", MODELS[name], skip=FROM_DATA)
-    parser.add_argument("--model.condition", type=Literal["labels", "encoded"] | dict[str, Any] | None, help=CONDITION)
+    parser.add_argument(
+        "--model.condition", type=Literal["labels", "encoded", "embedding"] | dict[str, Any] | None, help=CONDITION
+    )
     return ["condition", *(k for k in inspect.signature(MODELS[name]).parameters if k not in FROM_DATA)]
 
 

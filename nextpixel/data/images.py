@@ -83,6 +83,11 @@ class Images(Dataset):
         positions = np.arange(len(self))
         return self._symbols(positions if indices is None else positions[indices])
 
+    def spread(self, most: int) -> list[int]:
+        """Positions of at most so many images, evenly spaced: the split may be sorted by class."""
+        number = min(most, len(self))
+        return [k * len(self) // number for k in range(number)]
+
     def describe_binarisation(self) -> str:
         """Say in one sentence how stored values x become symbols: likelihoods are comparable only where this is the same."""
         source, most, binarize = self.raw.levels, self.raw.levels - 1, self.settings.binarize

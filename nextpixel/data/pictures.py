@@ -1,6 +1,5 @@
 """Picture files decoded by Pillow: gray or RGB, 8 bits, all of one size."""
 
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -11,12 +10,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from nextpixel.data.raw import allocate
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
+from nextpixel.pictures import DAMAGED, unreadable
 from nextpixel.progress import track
 
 # What a mode of Pillow becomes. Palettes become RGB even when all their colours are gray: the mode must not hang on the content.
 MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
-# What Pillow's readers raise for files that are damaged, besides OSError.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def read_picture(file: Path | BinaryIO, name: str, settings: DataSettings) -> np.ndarray:
@@ -32,7 +30,7 @@ def read_picture(file: Path | BinaryIO, name: str, settings: DataSettings) -> np
     except UnidentifiedImageError as error:  # its own message shows the address of a buffer
         raise InputError(f"cannot read the picture {name}: not an image, or its beginning is damaged") from error
     except DAMAGED as error:
-        raise InputError(f"cannot read the picture {name}: {' '.join(str(error).split())}") from error
+        raise unreadable(name, error) from error
     if deep:
         raise InputError(f"{name} has more than 8 bits per channel: convert it to 8 bits")
     if image.mode not in MODES:

@@ -29,6 +29,10 @@ class DataSettings:
         validation: Share of the training images kept for validation where the source brings no such split.
         test: Share of the images kept for testing where the source brings no such split.
         seed: Seed of the splits and of the fixed binarisation.
+        embedding: The run of an embedding network, for --model.condition embedding: images then come with vectors, and splits
+            share no identity.
+        embedding_of: Whose vector comes with an image: that of the image "itself", or, from which a picture cannot be copied, of
+            an "other" image of its identity.
 
     Example:
         >>> DataSettings(source="digits", levels=17).validation
@@ -46,6 +50,8 @@ class DataSettings:
     validation: float = 0.1
     test: float = 0.1
     seed: int = 0
+    embedding: str | None = None
+    embedding_of: Literal["other", "itself"] = "other"
 
     def check(self) -> None:
         """Refuse values that no source can satisfy.
@@ -67,6 +73,8 @@ class DataSettings:
             raise InputError(f"--data.binarize is {self.binarize!r}: expected none, fixed, stochastic or threshold")
         if self.binarize != "none" and self.levels != 2:
             raise InputError(f"--data.binarize {self.binarize} makes 2 levels, but --data.levels is {self.levels}")
+        if self.embedding_of not in ("other", "itself"):
+            raise InputError(f"--data.embedding_of is {self.embedding_of!r}: expected other or itself")
         for name in ("size", "crop"):
             value = getattr(self, name)
             if value is not None and min(value) < 1:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from nextpixel.embedding.network import EmbeddingNetwork
+from nextpixel.errors import InputError
 from nextpixel.models.storage import CONFIG, read_folder, write_folder
 
 # Where the run of a model that is conditioned on embeddings keeps the network that made them.
@@ -63,3 +64,19 @@ def load_embedding(folder_or_hub_id: str | Path) -> EmbeddingNetwork:
     inside = Path(folder_or_hub_id) / INSIDE
     found = inside if (inside / CONFIG).is_file() else folder_or_hub_id
     return read_folder(found, {EmbeddingNetwork.name: EmbeddingNetwork})
+
+
+def kept_embedding(run: str | Path) -> EmbeddingNetwork:
+    """The network that the run of a model conditioned on embeddings keeps.
+
+    Raises:
+        InputError: it keeps none.
+
+    Example:
+        >>> kept_embedding("runs/faces-portraits")
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: runs/faces-portraits keeps no embedding network in runs/faces-portraits/embedding
+    """
+    if not (Path(run) / INSIDE / CONFIG).is_file():
+        raise InputError(f"{run} keeps no embedding network in {Path(run) / INSIDE}")
+    return load_embedding(run)

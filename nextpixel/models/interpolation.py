@@ -35,6 +35,7 @@ class Interpolation:
         temperature: float = 1.0,
         size: tuple[int, int] | None = None,
         progress: Progress | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         r"""Draw n rows of images while the encoded condition h moves from that of `a` to that of `b`: (n, steps, C, H, W).
 
@@ -43,7 +44,7 @@ class Interpolation:
             h_t = \big((1 - t) |h_a| + t |h_b|\big) \frac{\sin((1 - t) \theta) u_a + \sin(t \theta) u_b}{\sin \theta}
 
         for t = 0 ... 1 in equal steps, with u = h / |h| and the angle θ between them. Noise is held fixed along a row, so a row
-        is one image that changes with its condition alone, and its ends are those of `sample` with the same seed.
+        is one image that changes with its condition alone, and its ends are those of `sample` with the same seed and guidance.
 
         Args:
             a, b: conditions as `sample` takes them, each for one image or for all n rows.
@@ -54,6 +55,8 @@ class Interpolation:
                 included, is one vector. Parallel vectors span no circle, and only the norm changes between them.
             temperature, size: as for `sample`.
             progress: as for `sample`, of n * steps images.
+            guidance: as for `sample`: the law of each image lies between, or beyond, that under its own h and the unconditional
+                one. At 0, which depends on no condition, all images of a row are one.
 
         Returns:
             uint8 up to 256 levels and int64 above.
@@ -77,11 +80,13 @@ class Interpolation:
         if path not in PATHS:
             raise InputError(f"path must be 'linear' or 'spherical', not {path!r}")
         height, width = self.check_size(size)
+        law = self.guided_likelihood(guidance)
         with torch.no_grad():
             ends = [self.encode_condition(cond, n, height, width) for cond in (a, b)]
             h = PATHS[path](*ends, steps).flatten(0, 1)
+        h = torch.zeros_like(h) if guidance == 0 else h
         x = torch.zeros(n * steps, self.shape[0], height, width, dtype=torch.long, device=self.device)
-        return self._scan(x, None, h, seed, temperature, "cached", progress, repeats=steps).unflatten(0, (n, steps))
+        return self._scan(x, None, h, seed, temperature, "cached", progress, law, repeats=steps).unflatten(0, (n, steps))
 
 
 def linear(a: Tensor, b: Tensor, steps: int) -> Tensor:

@@ -10,11 +10,13 @@ from nextpixel.errors import InputError
 from nextpixel.likelihoods import Guided, Likelihood
 from nextpixel.models.guidance import twice, with_and_without
 from nextpixel.raster import Draw, Keep, Naive, Progress, raster
+from nextpixel.sweeps import as_places, sweep
 
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel
 
-Method = Literal["cached", "naive"]
+Method = Literal["cached", "naive", "fixed-point"]
+METHODS = ("cached", "naive", "fixed-point")
 # Images scanned side by side: more would only make the caches larger than the processor's.
 LANES = 256
 # Below it logits overflow in float32; the likeliest symbol is drawn long before.
@@ -42,9 +44,10 @@ class Sampling:
             cond: the condition, for one image or for all n.
             seed: of the noise; equal seeds give equal images, whatever the method.
             temperature: below 1 more likely images, above 1 more varied ones; 1 is the model itself.
-            method: "cached" scans at about the cost of one forward pass, "naive" runs one forward pass for every place.
+            method: "cached" scans at about the cost of one forward pass, "naive" runs one forward pass for every place, and
+                "fixed-point" draws all places at once until nothing changes (`sweeps.sweep`).
             size: (H, W), by default that of the training images.
-            progress: called with the number of finished rows, which `scan_rows` counts.
+            progress: called after each row with the number of finished rows, which `scan_rows` counts; or after each sweep.
             guidance: s, draws each symbol from p(. | earlier, h)^s p(. | earlier)^(1 - s), renormalised over the symbols
                 (`likelihoods.Guided`), before the temperature: 1 is the model, 0 the unconditional model, which needs no
                 `cond`; above 1 images are more typical of their condition. Other values scan every image twice, side by side.
@@ -121,15 +124,14 @@ class Sampling:
         temperature: float,
         method: Method,
         progress: Progress | None,
-        law: Likelihood | None = None,
+        law: Likelihood,
         repeats: int = 1,
     ) -> Tensor:
-        """Fill x, by default from the model's own law; each `repeats` images that follow one another share their noise."""
-        law = law or self.likelihood
+        """Fill x from a law, the model's own or a guided one; each `repeats` images that follow one another share their noise."""
         if not (math.isfinite(temperature) and temperature >= LOWEST_TEMPERATURE):
             raise InputError(f"temperature must be at least {LOWEST_TEMPERATURE}, not {temperature}")
-        if method not in ("cached", "naive"):
-            raise InputError(f"method must be 'cached' or 'naive', not {method!r}")
+        if method not in METHODS:
+            raise InputError(f"method must be {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}, not {method!r}")
         # Drawn for all images at once, and always on the CPU: neither lanes nor the device change the pictures.
         generator = torch.Generator().manual_seed(seed)
         shape = (x.shape[0] // repeats, *x.shape[1:])
@@ -144,10 +146,15 @@ class Sampling:
                 if guided:
                     images, *of_lanes = (None if t is None else twice(t) for t in (images, *of_lanes))
                     of_h = with_and_without(of_h)
+                if method == "fixed-point":
+                    of_lanes = [None if t is None else as_places(t) for t in of_lanes]
                 choose = Draw(law, of_lanes[0], temperature)
                 if known is not None:
                     choose = Keep(of_lanes[1], choose)
-                raster(Naive(self) if method == "naive" else self, images, choose, of_h, progress)
+                if method == "fixed-point":
+                    sweep(self, images, choose, of_h, progress)
+                else:
+                    raster(Naive(self) if method == "naive" else self, images, choose, of_h, progress)
                 if guided:
                     x[lanes] = images[: len(images) // 2]
         finally:

@@ -109,7 +109,7 @@ def _batches(number: int, batch_size: int, steps: int) -> Iterator[list[int]]:
     """All images in a new order again and again, without short batches but where there are too few images."""
     order: list[int] = []
     for _ in range(steps):
-        if len(order) < min(batch_size, number):
+        if len(order) < batch_size:
             order = torch.randperm(number).tolist()
         batch, order = order[:batch_size], order[batch_size:]
         yield batch

@@ -170,8 +170,7 @@ def _codec(name: str, encoders: dict[str, Encoder], images: Images) -> list[Base
         return [Baseline(name, None, f"no {name} for {channels} channels")]
     if levels > 256:
         return [Baseline(name, None, f"no {name} for {levels} levels")]
-    # Evenly over the set, because it may be sorted by class.
-    chosen = list(range(number)) if number <= MOST_FILES else [k * number // MOST_FILES for k in range(MOST_FILES)]
+    chosen = images.spread(MOST_FILES)
     pictures = images.__getitems__(chosen)[0].numpy().astype(np.uint8).transpose(0, 2, 3, 1)
     which = f"{len(chosen)} of {number} images, evenly spaced" if len(chosen) < number else f"all {number} images"
     return [

@@ -78,9 +78,14 @@ class Evaluation:
 
 
 def evaluate(
-    model: AutoregressiveModel, images: Images, batch_size: int = 128, progress: bool = True, guidance: float = 1.0
+    model: AutoregressiveModel,
+    images: Images,
+    batch_size: int = 128,
+    progress: bool = True,
+    guidance: float = 1.0,
+    most: int | None = None,
 ) -> Evaluation:
-    """Score every image of a split, in its order, in eval mode and without reduced precision.
+    """Score the images of a split, in its order, in eval mode and without reduced precision.
 
     A conditional model gets the labels as its condition, or the images themselves where it has an encoder: the figure is then
     -log p(x | code(x)), which is no likelihood of x.
@@ -91,10 +96,11 @@ def evaluate(
         batch_size: images per forward pass.
         progress: whether to show a bar, if stderr is a terminal.
         guidance: s, the law that `sample` draws from with this guidance; 0 is the unconditional model, which needs no labels.
+        most: how many images at most, spread over the split; by default every image.
 
     Raises:
-        InputError: there are no images; the model has other channels or levels than they, or needs labels that they lack; or the
-            guidance does not fit the model.
+        InputError: there are no images, or `most` or `batch_size` is below 1; the model has other channels or levels than they,
+            or needs labels that they lack; or the guidance does not fit the model.
 
     Example:
         >>> import nextpixel
@@ -106,8 +112,10 @@ def evaluate(
         >>> evaluate(model, images).nats.shape
         (1797,)
     """
-    number, dims = len(images), math.prod(images.shape)
-    if number == 0:
+    if most is not None and most < 1:
+        raise InputError(f"most must be at least 1, not {most}")
+    dims, chosen = math.prod(images.shape), images.spread(len(images) if most is None else most)
+    if not chosen:
         raise InputError("there are no images to evaluate: the split is empty")
     if images.shape[0] != model.shape[0]:
         raise InputError(f"the model is for images of {model.shape[0]} channels {model.shape}, the data are {images.shape}")
@@ -115,21 +123,18 @@ def evaluate(
         raise InputError(f"the model is for {model.levels} levels, the data have {images.levels}")
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
-    starts = range(0, number, batch_size)
+    starts = range(0, len(chosen), batch_size)
     device = next(model.parameters()).device
-    nats, labels = np.empty(number), []
+    nats = np.empty(len(chosen))
     # A caller's autocast would change the third digit of a likelihood.
     with eval_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for start in track(starts, len(starts), "evaluating", progress):
-            batch = slice(start, min(start + batch_size, number))
-            x, label = images.__getitems__(list(range(batch.start, batch.stop)))
-            if label is not None:
-                labels.append(label.numpy())
-                label = label.to(device)
-            x = x.to(device)
-            cond = cond_of(model.condition, x, label) if guidance != 0 else None
+            batch = slice(start, start + batch_size)
+            x, given = images.__getitems__(chosen[batch])
+            x, given = x.to(device), None if given is None else given.to(device)
+            cond = cond_of(model.condition, x, given) if guidance != 0 else None
             nats[batch] = -model.log_prob(x, cond, guidance).double().cpu().numpy()
-    return Evaluation(nats, dims, np.concatenate(labels) if labels else None)
+    return Evaluation(nats, dims, None if images.labels is None else images.labels[chosen].numpy())
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What happens around the training loop: averaged weights, progress, pictures, and saving on Ctrl-C."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from nextpixel.condition import Labels, cond_of, encoder_of
+from nextpixel.condition import Labels, Vector, cond_of, encoder_of
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.pictures import save_grid
@@ -64,22 +63,22 @@ class SampleGrid(Callback):
 
 
 def class_conditions(model: Any, number: int, images: Images | None = None) -> Any:
-    """Labels 0, 1, 2, ... in turn for a class-conditional model, None for an unconditional one, images for an autoencoder.
+    """Labels 0, 1, 2, ... in turn for a class-conditional model, None for an unconditional one, else what goes with images.
 
     The images are spread over a split, which may be sorted by class; one may come several times.
 
     Raises:
-        InputError: the model's condition is of another kind, or wants images where none are given: nobody can make them up.
+        InputError: the model depends on images, or on their vectors, where none are given: nobody can make them up.
     """
     if model.condition is None:
         return None
-    if images is not None and encoder_of(model.condition) is not None:
+    if isinstance(model.condition, Labels):
+        return torch.arange(number) % model.condition.features
+    if images is not None:
         return cond_of(model.condition, *images.__getitems__([k * len(images) // number for k in range(number)]))
-    if encoder_of(model.condition) is not None:
-        raise InputError("the model draws images like a given one: name one with --like, or in Python, model.sample(n, image)")
-    if not isinstance(model.condition, Labels):
-        raise InputError(f"the model's condition is {model.condition.name}, not labels: give it in Python, model.sample(n, cond)")
-    return torch.arange(number) % model.condition.features
+    if encoder_of(model.condition) is not None or isinstance(model.condition, Vector):
+        raise InputError("the model draws images like a given one: name one with --like, or in Python, model.sample(n, cond)")
+    raise InputError(f"the model's condition is {model.condition.name}, not labels: give it in Python, model.sample(n, cond)")
 
 
 class RunProgress(Callback):
@@ -131,34 +130,3 @@ class RunProgress(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.progress.stop()
-
-
-class Stopwatch(Callback):
-    """Seconds spent in training steps (without validation and pictures) and images seen, over all parts of a resumed run."""
-
-    def __init__(self) -> None:
-        self.seconds, self.images, self._begun = 0.0, 0, 0.0
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.seconds if self.seconds else float("nan")
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begun = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        now = time.perf_counter()
-        self.seconds += now - self._begun
-        self.images += len(batch[0]) * trainer.world_size
-        self._begun = now
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begun = time.perf_counter()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "images": self.images}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds, self.images = state_dict["seconds"], state_dict["images"]

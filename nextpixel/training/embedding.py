@@ -4,7 +4,6 @@ RUN/  config.yaml   metrics.csv   checkpoints/{best,last}.ckpt   tensorboard/   
 """
 
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -19,15 +18,16 @@ from nextpixel.embedding.network import EmbeddingNetwork
 from nextpixel.embedding.triplets import IdentityBatches, TripletLoss
 from nextpixel.embedding.verification import Verification, make_pairs, score
 from nextpixel.errors import InputError
-from nextpixel.training.callbacks import RunProgress, Stopwatch
+from nextpixel.training.callbacks import RunProgress
 from nextpixel.training.embedding_report import finish_embedding
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.module import NonFiniteLossError, make_optimizer
+from nextpixel.training.module import Module, NonFiniteLossError
 from nextpixel.training.settings import TripletSettings
+from nextpixel.training.throughput import Stopwatch
 from nextpixel.training.trainer import check_checkpoint, evaluating, fit, make_trainer, require_empty, whole_batch
 
 
-class TripletModule(pl.LightningModule):
+class TripletModule(Module):
     """Minimises the triplet loss; its validation is the area under the ROC curve of all validation images.
 
     Args:
@@ -36,8 +36,7 @@ class TripletModule(pl.LightningModule):
     """
 
     def __init__(self, model: EmbeddingNetwork, settings: TripletSettings) -> None:
-        super().__init__()
-        self.model, self.settings = model, settings
+        super().__init__(model, settings)
         self.loss = TripletLoss(settings.margin, settings.mining)
         self._seen: list[tuple[Tensor, Tensor]] = []
 
@@ -65,12 +64,6 @@ class TripletModule(pl.LightningModule):
         for name in ("roc_auc", "equal_error_rate"):
             self.log(f"val/{name}", getattr(verification, name), batch_size=1, sync_dist=True)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.log("lr", optimizer.param_groups[0]["lr"])
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        return make_optimizer(self.model, self.settings, int(self.trainer.estimated_stepping_batches))
-
 
 def train_embedding(
     experiment: Experiment, out: str | Path, resume: bool = False, console: Console | None = None
@@ -93,6 +86,8 @@ def train_embedding(
     first = rank_zero_only.rank == 0
     out, console, settings = Path(out), (console or Console(stderr=True)) if first else Console(quiet=True), experiment.training
     settings.check()
+    if experiment.data.embedding is not None:
+        raise InputError(f"--data.embedding {experiment.data.embedding} is for likelihood models: this run trains such a network")
     if not resume and first:
         require_empty(out)
     splits = load_by_identity(experiment.data, progress=first)
@@ -103,7 +98,7 @@ def train_embedding(
     module = TripletModule(network.to(memory_format=torch.channels_last) if settings.channels_last else network, settings)
     stopwatch = Stopwatch()
     progress = RunProgress(console, "val/roc_auc", "triplet loss", "ROC AUC")
-    trainer = make_trainer(settings, out, resume, [stopwatch, progress], len(splits.train), "val/roc_auc", "max")
+    trainer = make_trainer(settings, out, resume, stopwatch, [progress], len(splits.train), "val/roc_auc", "max")
     batches = IdentityBatches(
         splits.train.labels,
         settings.batch_size,

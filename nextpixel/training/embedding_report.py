@@ -13,10 +13,11 @@ from nextpixel.embedding.drawing import draw_neighbours, draw_roc
 from nextpixel.embedding.network import EmbeddingNetwork
 from nextpixel.embedding.storage import save_embedding
 from nextpixel.embedding.verification import RESAMPLES, Verification, embed_images, verify
+from nextpixel.machine import machine_line
 from nextpixel.models.storage import load_weights
-from nextpixel.training.callbacks import Stopwatch
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.report import data_line, machine_line, of_model
+from nextpixel.training.report import data_line, images_per_step, of_model
+from nextpixel.training.throughput import Stopwatch, describe_speed
 
 
 def finish_embedding(
@@ -43,7 +44,10 @@ def finish_embedding(
     draw_roc([own, pixels], out / "samples" / "roc.png")
     draw_neighbours(splits.test, embed_images(network, splits.test), out / "samples" / "neighbours.png")
     figures = _figures(result)
-    report = _report(experiment, result, network, splits, trainer, stopwatch, checkpoint["epoch"] + 1, figures)
+    speed = describe_speed(
+        lambda: network(splits.train.tensor([0, 1]).to(trainer.strategy.root_device)).sum(), 2, stopwatch, trainer
+    )
+    report = _report(experiment, result, network, splits, trainer, stopwatch, checkpoint["epoch"] + 1, figures, speed)
     (out / "report.md").write_text(report)
     save_embedding(network, out / "model", notes=f"## Verification\n\n{figures}\n\nData: {_identities(experiment, splits)}")
     print_verifications("test", result, console)
@@ -92,6 +96,7 @@ def _report(
     stopwatch: Stopwatch,
     epoch: int,
     figures: str,
+    speed: str,
 ) -> str:
     training = experiment.training
     settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
@@ -115,8 +120,8 @@ Test images (grey) and those with the nearest embeddings in the test split: gree
 
 - Data: {_identities(experiment, splits)}.
 - Model: {network.name}, {sum(p.numel() for p in network.parameters()):,} parameters; {settings or "default sizes"}.
-- Training: {trainer.global_step} steps of {training.batch_size} images, at most {training.images_per_identity} of an identity,
-  {training.mining} triplets, margin {training.margin:g}, {stopwatch.seconds / 60:.1f} minutes ({stopwatch.images_per_second:.0f}
-  images per second in the training loop), {trainer.precision}.
+- Training: {trainer.global_step} steps of {images_per_step(training, trainer)} images, at most {training.images_per_identity}
+  of an identity, {training.mining} triplets, margin {training.margin:g}, {trainer.precision},
+  {stopwatch.seconds / 60:.1f} minutes: {speed}.
 - Machine: {machine_line()}.
 """

@@ -17,7 +17,33 @@ class NonFiniteLossError(RuntimeError):
     """The loss is infinite or not a number; raised before the step that would spoil the weights is taken."""
 
 
-class ImageModule(pl.LightningModule):
+class Module(pl.LightningModule):
+    """What the training of every kind of model shares: optimiser, schedule, and the limit on the gradient.
+
+    Args:
+        model: what is trained.
+        settings: how.
+    """
+
+    def __init__(self, model: nn.Module, settings: TrainingSettings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.log("lr", optimizer.param_groups[0]["lr"])
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        # lightning's own refuses fused optimisers, for the sake of a gradient scaler that bf16 does not have.
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return make_optimizer(self.model, self.settings, int(self.trainer.estimated_stepping_batches))
+
+
+class ImageModule(Module):
     """Minimises bits/dim, the mean over images and dimensions.
 
     The loss's scale decides what Adam's epsilon and the gradient's norm mean: it is bits per dimension everywhere, so that one
@@ -34,8 +60,7 @@ class ImageModule(pl.LightningModule):
     """
 
     def __init__(self, model: AutoregressiveModel, settings: TrainingSettings) -> None:
-        super().__init__()
-        self.model, self.settings = model, settings
+        super().__init__(model, settings)
         if settings.condition_dropout and model.condition is None:
             given = f"--training.condition_dropout is {settings.condition_dropout}"
             raise InputError(f"{given}, but this {model.name} has no condition")
@@ -49,7 +74,7 @@ class ImageModule(pl.LightningModule):
                 parameter.requires_grad_(True)
         # Compiled as one: the likelihood of a mixture costs as much in separate calls as a network layer. Validation is not: its
         # own graphs (no gradients, a short last batch) take minutes to compile, and it sees few images.
-        self._loss = torch.compile(self.bits_per_dim) if settings.compile else self.bits_per_dim
+        self.loss = torch.compile(self.bits_per_dim) if settings.compile else self.bits_per_dim
 
     def bits_per_dim(self, batch: tuple[Tensor, Tensor | None], kept: Tensor | None = None) -> Tensor:
         """Mean bits/dim of a batch (images, labels), or the trained stage's share of it, under the caller's precision.
@@ -68,7 +93,7 @@ class ImageModule(pl.LightningModule):
         kept = None
         if self.settings.condition_dropout:  # drawn outside the compiled loss, so that it is the same with and without
             kept = torch.rand(len(batch[0]), device=batch[0].device) >= self.settings.condition_dropout
-        loss = self._loss(batch) if kept is None else self._loss(batch, kept)
+        loss = self.loss(batch) if kept is None else self.loss(batch, kept)
         if not torch.isfinite(loss):
             raise NonFiniteLossError(f"the loss is {loss.item()} at step {self.global_step}")
         self.log("train/bits_per_dim", loss, batch_size=len(batch[0]))
@@ -77,18 +102,12 @@ class ImageModule(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         self.log("val/bits_per_dim", self.bits_per_dim(batch), batch_size=len(batch[0]), sync_dist=True)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.log("lr", optimizer.param_groups[0]["lr"])
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        return make_optimizer(self.model, self.settings, int(self.trainer.estimated_stepping_batches))
-
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings, total: int) -> dict[str, Any]:
     """Optimiser and schedule over `total` steps, in lightning's form; what wants no gradient is left out."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.optimizer == "adam":
-        optimizer = torch.optim.Adam(trained, settings.lr, settings.betas)
+        optimizer = torch.optim.Adam(trained, settings.lr, settings.betas, fused=True)  # one call: a seventh of the time on a CPU
     else:
         optimizer = torch.optim.RMSprop(trained, settings.lr, alpha=0.95)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(settings, step, total))

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from nextpixel.condition import cond_of, encoder_of
-from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits
 from nextpixel.models import AutoregressiveModel
 from nextpixel.pictures import save_grid
 from nextpixel.scoring.autoencoder import ConvAutoencoder, squared_error
 from nextpixel.scoring.baselines import PixelMarginal
+from nextpixel.training.section import Section
 from nextpixel.training.settings import TrainingSettings
 
 RECONSTRUCTED, SHOWN, DRAWN = 64, 8, 6  # images that are measured, and drawn; samples of each
@@ -46,7 +46,7 @@ def reconstruct(
     encoder = encoder_of(model.condition)
     sizes = encoder.given, encoder.maps, steps, settings.batch_size, settings.lr, settings.seed
     plain = ConvAutoencoder.fit(splits.train, *sizes, device=model.device)
-    x, labels = _spread(splits.test, RECONSTRUCTED)
+    x, labels = splits.test.__getitems__(splits.test.spread(RECONSTRUCTED))
     x = x.to(model.device)
     cond = cond_of(model.condition, x, labels)
     other = cond_of(model.condition, x.roll(1, 0), None if labels is None else labels.roll(1, 0))
@@ -86,14 +86,14 @@ def what_it_means(model: AutoregressiveModel) -> str:
     )
 
 
-def section(found: list[Reconstruction]) -> str:
-    """The part of report.md, in Markdown."""
+def reconstruction_section(found: list[Reconstruction]) -> Section:
+    """The part of the report."""
     rows = ["| | squared error | bits/dim given the code |", "|---|---|---|"]
     for line in found:
         bits = "n/a" if line.bits_per_dim is None else _with_error(line.bits_per_dim)
         rows.append(f"| {line.name} | {_with_error(line.squared_error)} | {bits} |")
     table = "\n".join(rows)
-    return f"""
+    markdown = f"""
 ## Reconstructions
 
 ![reconstructions]({PICTURE.as_posix()})
@@ -107,12 +107,7 @@ On {len(found[0].squared_error)} test images; brightness from 0 to 1, squared er
 what the convolutional decoder minimises, by answering with the mean of all images that have this code; a sample is one of them,
 so even a perfect decoder's samples have about twice the error of that mean. The mean of several samples compares more fairly.
 """
-
-
-def _spread(images: Images, number: int) -> tuple[Tensor, Tensor | None]:
-    """Images from all over a split, which may be sorted by class."""
-    number = min(number, len(images))
-    return images.__getitems__([k * len(images) // number for k in range(number)])
+    return Section(markdown, [f"squared error {line.squared_error.mean():.4f}   {line.name}" for line in found], [PICTURE])
 
 
 def _draw(original: Tensor, answers: Tensor, drawn: Tensor, path: Path) -> None:

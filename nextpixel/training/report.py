@@ -1,6 +1,6 @@
 """The end of a run: the best weights as a model folder, the pictures, and report.md with the result beside its baselines."""
 
-import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,23 +8,33 @@ import lightning.pytorch as pl
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-import nextpixel
-from nextpixel.condition import cond_of, encoder_of
+from nextpixel.condition import Labels, cond_of, encoder_of
 from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits
+from nextpixel.embedding.images import EmbeddedImages
+from nextpixel.embedding.likeness import Portraits
+from nextpixel.embedding.network import EmbeddingNetwork
+from nextpixel.machine import machine_line
 from nextpixel.models import AutoregressiveModel
 from nextpixel.models.storage import load_weights, save
 from nextpixel.pictures import save_completions, save_grid
 from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines
 from nextpixel.scoring.evaluation import Evaluation, evaluate
-from nextpixel.training.callbacks import Stopwatch, class_conditions
+from nextpixel.training.callbacks import class_conditions
+from nextpixel.training.classes import Classes, judge_classes
 from nextpixel.training.curve import draw_curve
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.reconstruction import PICTURE, Reconstruction, reconstruct, section, what_it_means
+from nextpixel.training.module import ImageModule
+from nextpixel.training.portraits import portrait_section, portray
+from nextpixel.training.reconstruction import Reconstruction, reconstruct, reconstruction_section, what_it_means
+from nextpixel.training.section import Section
 from nextpixel.training.settings import TrainingSettings
+from nextpixel.training.throughput import Stopwatch, describe_speed
 
 SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
+COUNTED = 2  # images whose arithmetic is counted
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ class Result:
         baselines: what it must beat.
         out: the run folder.
         reconstructions: of an autoencoder, beside a plain one.
+        portraits: of a model conditioned on embeddings, and how like they are.
+        classes: of a class-conditional model, what a classifier sees in its samples; None too where none can be trained.
     """
 
     test: Evaluation
@@ -44,6 +56,8 @@ class Result:
     baselines: list[Baseline]
     out: Path
     reconstructions: list[Reconstruction] | None = None
+    portraits: Portraits | None = None
+    classes: Classes | None = None
 
 
 def finish(
@@ -55,6 +69,7 @@ def finish(
     trainer: pl.Trainer,
     stopwatch: Stopwatch,
     console: Console,
+    network: EmbeddingNetwork | None = None,
 ) -> Result:
     """Evaluate the best checkpoint, save it as RUN/model, write the pictures and the report, and print the figures."""
     # A fresh copy: the trained one may be compiled for training batches, and lightning has taken it off its device.
@@ -71,20 +86,29 @@ def finish(
     baselines = all_baselines(marginal, splits.test, model.codes)
     draw_pictures(model, splits.test, out, experiment.training.seed)
     draw_curve(out / "metrics.csv", out / "samples" / "curve.png")
-    reconstructions = None
+    reconstructions, portraits, classes, sections = None, None, None, []
     if encoder_of(model.condition) is not None:
         steps = trainer.global_step
         console.print(f"training a plain autoencoder for {steps} steps, to compare reconstructions", highlight=False)
-        settings = replace(experiment.training, batch_size=experiment.training.batch_size * trainer.world_size)
+        settings = replace(experiment.training, batch_size=images_per_step(experiment.training, trainer))
         reconstructions = reconstruct(model, splits, marginal, settings, steps, out)
-    result = Result(test, unaveraged, baselines, out, reconstructions)
+        sections.append(reconstruction_section(reconstructions))
+    if network is not None:
+        portraits = portray(model, network, splits.test, experiment.training.seed, out)
+        sections.append(portrait_section(portraits))
+    if isinstance(model.condition, Labels) and not model.codes:
+        classes, part = judge_classes(model, splits, experiment.training, out)
+        sections.append(part)
+    speed = describe_speed(_loss(model, splits.train, experiment.training), COUNTED, stopwatch, trainer)
+    result = Result(test, unaveraged, baselines, out, reconstructions, portraits, classes)
     epoch = checkpoint["epoch"] + 1
     figures = _figures(result)
-    if reconstructions is not None:
-        figures += f"\n\n{what_it_means(model)}"
-    (out / "report.md").write_text(_report(experiment, result, model, splits, trainer, stopwatch, epoch, figures))
+    if meaning := what_it_means(model):
+        figures += f"\n\n{meaning}"
+    (out / "report.md").write_text(_report(experiment, model, splits, trainer, stopwatch, epoch, figures, sections, speed))
     save(model, out / "model", notes=f"## Result\n\n{figures}\n\nData: {data_line(experiment, splits)}")
-    _print_result(result, model, console)
+    _print_result(result, model, sections, console)
+    console.print(speed, highlight=False, soft_wrap=True)
     return result
 
 
@@ -92,16 +116,13 @@ def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: i
     """samples/samples.png, and samples/completions.png: the lower half of test images drawn from the upper one."""
     x = model.sample(SAMPLES, cond=class_conditions(model, SAMPLES, images), seed=seed)
     save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes)
-    number = min(COMPLETED, len(images))
-    # Spread over the split, which may be sorted by class.
-    chosen = [k * len(images) // number for k in range(number)]
-    original, labels = images.__getitems__(chosen)
+    original, labels = images.__getitems__(images.spread(COMPLETED))
     known = torch.zeros(1, 1, *images.shape[1:], dtype=torch.bool)
     known[:, :, : (images.shape[1] + 1) // 2] = True
     cond = cond_of(model.condition, original, labels)
     completions = model.complete(original, known, n=COMPLETIONS, cond=cond, seed=seed)
     path = out / "samples" / "completions.png"
-    completions = completions.unflatten(0, (number, COMPLETIONS))
+    completions = completions.unflatten(0, (len(original), COMPLETIONS))
     save_completions(original, known, completions, model.levels, path, codes=model.codes)
 
 
@@ -118,17 +139,14 @@ def print_scores(name: str, evaluation: Evaluation, baselines: list[Baseline], c
     console.print(table)
 
 
-def _print_result(result: Result, model: AutoregressiveModel, console: Console) -> None:
+def _print_result(result: Result, model: AutoregressiveModel, sections: list[Section], console: Console) -> None:
     print_scores("test", result.test, result.baselines, console)
-    reconstructions = []
-    if result.reconstructions is not None:
-        console.print(what_it_means(model), highlight=False, soft_wrap=True)
-        for line in result.reconstructions:
-            console.print(f"squared error {line.squared_error.mean():.4f}   {line.name}", highlight=False, soft_wrap=True)
-        reconstructions = [PICTURE]
-    names = ("samples/samples.png", "samples/completions.png", *reconstructions, "samples/curve.png", "report.md")
-    for name in names:
-        console.print(str(result.out / name), highlight=False, soft_wrap=True)
+    further = [str(picture) for part in sections for picture in part.pictures]
+    lines = [what_it_means(model)] if what_it_means(model) else []
+    lines += [line for part in sections for line in part.lines]
+    names = ("samples/samples.png", "samples/completions.png", *further, "samples/curve.png", "report.md")
+    for line in (*lines, *(str(result.out / name) for name in names)):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def of_model(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -165,18 +183,20 @@ def _figures(result: Result) -> str:
 
 def _report(
     experiment: Experiment,
-    result: Result,
     model: AutoregressiveModel,
     splits: Splits,
     trainer: pl.Trainer,
     stopwatch: Stopwatch,
     epoch: int,
     figures: str,
+    sections: list[Section],
+    speed: str,
 ) -> str:
     training = experiment.training
     settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
     colours = " Each code has a colour of its own; like colours mean nothing." if model.codes else ""
-    coded = result.reconstructions is not None
+    coded = encoder_of(model.condition) is not None
+    given = "code" if coded else "vector" if isinstance(splits.test, EmbeddedImages) else ""
     return f"""# {experiment.recipe}: {model.name}
 
 {experiment.about.strip()}
@@ -188,20 +208,33 @@ def _report(
 
 ![samples](samples/samples.png)
 
-Samples, temperature 1, seed {training.seed}{", each given the code of a test image" if coded else ""}.{colours}
+Samples, temperature 1, seed {training.seed}{f", each given the {given} of a test image" if given else ""}.{colours}
 
 ![completions](samples/completions.png)
 
 The original, its known half, and {COMPLETIONS} completions{" given its code, which knows the rest too" if coded else ""}.
-{section(result.reconstructions) if coded else ""}
+{"".join(part.markdown for part in sections)}
 ![curve](samples/curve.png)
 
 - Data: {data_line(experiment, splits)}.
 - Model: {model.name}, {sum(p.numel() for p in model.parameters()):,} parameters; {settings or "default sizes"}.
-- Training: {_begin(training)}{trainer.global_step} steps of {training.batch_size} images, {stopwatch.seconds / 60:.1f} minutes
-  ({stopwatch.images_per_second:.0f} images per second in the training loop), {trainer.precision}.
+- Training: {_begin(training)}{trainer.global_step} steps of {images_per_step(training, trainer)} images, {trainer.precision},
+  {stopwatch.seconds / 60:.1f} minutes: {speed}.
 - Machine: {machine_line()}.
 """
+
+
+def images_per_step(training: TrainingSettings, trainer: pl.Trainer) -> int:
+    """Images of one optimiser step, on all devices."""
+    return training.batch_size * training.accumulate * trainer.world_size
+
+
+def _loss(model: AutoregressiveModel, images: Images, training: TrainingSettings) -> Callable[[], Tensor]:
+    """The loss of the first training images, by a copy of the model: nothing but its arithmetic matters."""
+    module = ImageModule(type(model)(**model.config).to(model.device), replace(training, compile=False))
+    x, given = images.__getitems__(range(min(COUNTED, len(images))))
+    batch = x.to(model.device), None if given is None else given.to(model.device)
+    return lambda: module.bits_per_dim(batch)
 
 
 def _begin(training: TrainingSettings) -> str:
@@ -209,10 +242,3 @@ def _begin(training: TrainingSettings) -> str:
     stage = "" if training.stage is None else f"stage {training.stage} alone, "
     stage += f"condition dropout {training.condition_dropout}, " if training.condition_dropout else ""
     return stage + ("" if training.start is None else f"beginning with the weights of {training.start}, ")
-
-
-def machine_line() -> str:
-    """Processor, threads and versions, in one line."""
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, nextpixel {nextpixel.__version__}"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}; {versions}"

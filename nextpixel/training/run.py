@@ -1,7 +1,7 @@
 """One run, from an experiment to a folder with a trained model, pictures and an honest report.
 
 RUN/  config.yaml   metrics.csv   checkpoints/{best,last}.ckpt   tensorboard/
-      model/        samples/*.png   marginal.npz   report.md
+      model/        samples/*.png   marginal.npz   report.md   embedding/ (the network whose vectors a model is conditioned on)
 """
 
 import shutil
@@ -13,19 +13,24 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch.utils.data import DataLoader, DistributedSampler
 
-from nextpixel.condition import Encoded, Labels, cond_of
+from nextpixel.condition import Encoded, Labels, Vector, cond_of
 from nextpixel.data.images import Images
-from nextpixel.data.splits import load
+from nextpixel.data.settings import DataSettings
+from nextpixel.data.splits import Splits, load
+from nextpixel.embedding.images import EmbeddedImages, load_embedded
+from nextpixel.embedding.network import EmbeddingNetwork
+from nextpixel.embedding.storage import INSIDE, kept_embedding, load_embedding, save_embedding
 from nextpixel.errors import InputError
 from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights
 from nextpixel.scoring.baselines import PixelMarginal
-from nextpixel.training.callbacks import RunProgress, SampleGrid, Stopwatch
-from nextpixel.training.experiment import Experiment
+from nextpixel.training.callbacks import RunProgress, SampleGrid
+from nextpixel.training.experiment import Experiment, read_experiment
 from nextpixel.training.module import ImageModule
 from nextpixel.training.report import Result, finish
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.training.settings import EMBEDDING, TrainingSettings
+from nextpixel.training.throughput import Stopwatch
 from nextpixel.training.trainer import check_checkpoint, evaluating, fit, make_trainer, require_empty, whole_batch
 
 INITIAL_IMAGES = 64  # of a data-dependent initialisation
@@ -56,7 +61,8 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
         _require_compiler()
     if not resume and first:
         require_empty(out)
-    splits = load(experiment.data, progress=first)
+    network = embedding_network(experiment, out if resume else None)
+    splits = load_images(experiment.data, network, progress=first)
     pl.seed_everything(settings.seed, verbose=False)
     model = build(experiment, splits.train)
     if model.codes:
@@ -72,10 +78,12 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     if first:
         experiment.save(out / "config.yaml")
         marginal.save(out / "marginal.npz")
+        if network is not None:
+            save_embedding(network, out / INSIDE)
 
     stopwatch = Stopwatch()
     grid = SampleGrid(out / "samples", settings.sample_every, settings.samples, settings.seed)
-    trainer = make_trainer(settings, out, resume, [stopwatch, RunProgress(console), grid], len(splits.train))
+    trainer = make_trainer(settings, out, resume, stopwatch, [RunProgress(console), grid], len(splits.train))
     what = model.name if settings.stage is None else f"stage {settings.stage} of {model.name}"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(f"training {what} ({trained:,} parameters) on {len(splits.train)} images")
@@ -83,13 +91,58 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     if not first:
         return None
     with evaluating(out):
-        return finish(experiment, out, model, splits, marginal, trainer, stopwatch, console)
+        return finish(experiment, out, model, splits, marginal, trainer, stopwatch, console, network)
+
+
+def embedding_network(experiment: Experiment, run: str | Path | None = None) -> EmbeddingNetwork | None:
+    """The network whose vectors the experiment's model is conditioned on: the one that `run` keeps, else the one it names.
+
+    Raises:
+        InputError: it names none and needs one, or names one that nothing is conditioned on, or there is none there.
+    """
+    wanted, named = experiment.model.get("condition") == EMBEDDING, experiment.data.embedding
+    if wanted and named is None:
+        raise InputError(f"--model.condition {EMBEDDING} needs a trained embedding network: give its run as --data.embedding RUN")
+    if not wanted and named is not None:
+        raise InputError(
+            f"--data.embedding {named} makes vectors that nothing is conditioned on: give --model.condition {EMBEDDING}"
+        )
+    if not wanted:
+        return None
+    if run is not None:
+        return kept_embedding(run)
+    _require_same_identities(experiment.data, Path(named) / "config.yaml")
+    return load_embedding(named)
+
+
+def _require_same_identities(data: DataSettings, config: Path) -> None:
+    """Raise InputError where an embedding network was trained on the same data, and on identities that this run sets aside."""
+    theirs = read_experiment(config).data if config.is_file() else None
+    if theirs is None or theirs.source != data.source:
+        return
+    for name in ("seed", "validation", "test"):
+        mine, other = getattr(data, name), getattr(theirs, name)
+        if mine != other:
+            split = f"so identities that are tested here may have been learned there: give --data.{name} {other}"
+            raise InputError(
+                f"--data.embedding {config.parent} was trained with --data.{name} {other}, this run has {mine}, {split}"
+            )
+
+
+def load_images(data: DataSettings, network: EmbeddingNetwork | None, progress: bool = True) -> Splits:
+    """The splits of a run: with vectors, and by identity, where there is a network that makes them.
+
+    Raises:
+        InputError: as `splits.load` or `load_embedded`.
+    """
+    return load(data, progress) if network is None else load_embedded(data, network, progress)
 
 
 def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
     """The experiment's untrained model; shape, levels and number of classes come from the images.
 
-    Its condition is "labels", "encoded" (a code of 10 numbers), or a condition's config.
+    Its condition is "labels", "encoded" (a code of 10 numbers), "embedding" (the vectors of `EmbeddedImages`), or a condition's
+    config.
 
     Raises:
         InputError: an unknown architecture or settings that it does not take.
@@ -104,6 +157,10 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
         settings["condition"] = Labels(images.classes)
     elif settings.get("condition") == Encoded.name:
         settings["condition"] = Encoded(CODE)
+    elif settings.get("condition") == EMBEDDING:
+        if not isinstance(images, EmbeddedImages):
+            raise InputError(f"--model.condition {EMBEDDING} needs images with vectors, but {experiment.data.source} has none")
+        settings["condition"] = Vector(images.dim)
     try:
         return MODELS[name](shape=images.shape, levels=images.levels, **settings)
     except (TypeError, ValueError) as error:
@@ -129,8 +186,7 @@ def begin_with(model: AutoregressiveModel, start: str) -> None:
 
 def _initialise(model: AutoregressiveModel, images: Images) -> None:
     """Data-dependent initialisation, the same in the process of every device; spread over a split that may be sorted by class."""
-    number = min(INITIAL_IMAGES, len(images))
-    x, labels = images.__getitems__([k * len(images) // number for k in range(number)])
+    x, labels = images.__getitems__(images.spread(INITIAL_IMAGES))
     model.initialise(x, cond_of(model.condition, x, labels))
 
 

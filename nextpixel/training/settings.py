@@ -14,7 +14,8 @@ class TrainingSettings:
 
     Args:
         epochs: Passes over the training images.
-        batch_size: Images per optimiser step (on each device).
+        batch_size: Images that pass through the network at once (on each device).
+        accumulate: Batches whose mean gradient makes one optimiser step, where more would not fit into memory.
         optimizer: "adam", or "rmsprop" as in the PixelRNN paper.
         lr: Largest learning rate.
         betas: Adam's averaging factors.
@@ -43,6 +44,7 @@ class TrainingSettings:
 
     epochs: int = 20
     batch_size: int = 32
+    accumulate: int = 1
     optimizer: Literal["adam", "rmsprop"] = "adam"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -76,7 +78,7 @@ class TrainingSettings:
             Traceback (most recent call last):
             nextpixel.errors.InputError: --training.epochs is 0: expected at least 1
         """
-        for name in ("epochs", "batch_size", "eval_every", "samples", "nodes"):
+        for name in ("epochs", "batch_size", "accumulate", "eval_every", "samples", "nodes"):
             if getattr(self, name) < 1:
                 raise InputError(f"--training.{name} is {getattr(self, name)}: expected at least 1")
         for name in ("warmup", "sample_every", "workers", "clip"):

@@ -20,6 +20,7 @@ from nextpixel.models.storage import Storable, load_weights
 from nextpixel.training.callbacks import EMA, SaveOnInterrupt
 from nextpixel.training.module import NonFiniteLossError
 from nextpixel.training.settings import TrainingSettings
+from nextpixel.training.throughput import LoadingTime, Stopwatch
 
 
 class Interrupted(Exception):
@@ -30,6 +31,7 @@ def make_trainer(
     settings: TrainingSettings,
     out: Path,
     resume: bool,
+    stopwatch: Stopwatch,
     callbacks: list[pl.Callback],
     images: int,
     monitor: str = "val/bits_per_dim",
@@ -55,14 +57,16 @@ def make_trainer(
         num_nodes=settings.nodes,
         precision=precision(settings),
         gradient_clip_val=settings.clip or None,
+        accumulate_grad_batches=settings.accumulate,
         check_val_every_n_epoch=settings.eval_every,
         # A run of a few steps has a curve too.
         log_every_n_steps=min(10, settings.epochs * max(1, images // settings.batch_size)),
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        callbacks=[*callbacks, *averaging, SaveOnInterrupt(out / "checkpoints" / "last.ckpt"), checkpoints],
+        callbacks=[stopwatch, *callbacks, *averaging, SaveOnInterrupt(out / "checkpoints" / "last.ckpt"), checkpoints],
         logger=_loggers(out, resume) if rank_zero_only.rank == 0 else False,
         default_root_dir=out,
+        profiler=LoadingTime(stopwatch),
         enable_progress_bar=False,
         enable_model_summary=False,
     )

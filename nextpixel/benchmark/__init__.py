@@ -1,0 +1,1 @@
+"""How fast each architecture is on this machine, beside what its arithmetic would allow: the verb `nextpixel bench`."""
