@@ -72,7 +72,7 @@ def table_of(cdf, bits, corrections):
         if k in corrections and n % 2 != corrections[k]:
             n += 1 if side / spacing > n else -1
         rounded = 1 - n * spacing if p > 0.5 else n * spacing
-        table.append(k + math.floor(rounded * (2**bits - levels)))
+        table.append(k + round(rounded * (2**bits - levels)))
     return [boundary << (24 - bits) for boundary in (*table, 2**bits)]
 
 

@@ -69,7 +69,7 @@ def test_tables_do_not_jump_where_the_spacing_changes(levels):
         laws[:, 0] = edge + np.array([-1e-12, 0, 1e-12])
         below, at, above = tables.boundaries(laws, bits)[:, 1]
         assert below == at == above
-        assert at == 1 + int(edge * (2**bits - levels))
+        assert at == 1 + round(edge * (2**bits - levels))
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256, 257, 8192])

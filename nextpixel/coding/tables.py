@@ -1,15 +1,15 @@
 r"""Integer frequency tables: from the distribution function of a symbol to the intervals that a range coder works with.
 
-.. math:: F_k = k + \lfloor (2^{bits} - K) \cdot \mathrm{round}(P(X < k)) \rfloor, \qquad F_0 = 0, \quad F_K = 2^{bits}
+.. math:: F_k = k + \mathrm{round}((2^{bits} - K) \cdot \mathrm{grid}(P(X < k))), \qquad F_0 = 0, \quad F_K = 2^{bits}
 
 Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model says, and
-the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. P is rounded to 7-13
+the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to 13
 binary digits of its distance from 0 or from 1, whichever is nearer, but no finer than 2^-bits:
 
     s = min(P, 1 - P),    2^(e-1) <= s < 2^e,    spacing = 2^max(e - digits, -bits),    n = s / spacing, rounded half to even
 
-and n spacing, or 1 minus it, is the rounded P. Everything after this one rounding is exact in float64, so that equal numbers give
-equal tables everywhere.
+and n spacing, or 1 minus it, is grid(P). What follows this one rounding is exact in float64 (halves go to the even number), so
+that equal numbers give equal tables everywhere.
 
 Why so coarsely: where P is so near the middle between two neighbours of this grid that another processor might round it to the
 other side, the encoder must store a correction (`nextpixel.coding.margins`), and a coarse grid has few middles. What it costs in
@@ -67,7 +67,7 @@ def counts(cdf: np.ndarray, n: np.ndarray, spacing: np.ndarray, levels: int, bit
         array([19711, 59006])
     """
     side = n * spacing
-    return np.floor(np.where(cdf > 0.5, 1 - side, side) * (2**bits - levels)).astype(np.int64)
+    return np.rint(np.where(cdf > 0.5, 1 - side, side) * (2**bits - levels)).astype(np.int64)
 
 
 def boundaries(cdf: np.ndarray, bits: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def boundaries(cdf: np.ndarray, bits: int) -> np.ndarray:
 
     Example:
         >>> boundaries(np.array([[0.25, 0.75, 1.0]]), bits=16)
-        array([[    0, 16384, 49151, 65536]])
+        array([[    0, 16384, 49152, 65536]])
     """
     batch, levels = cdf.shape
     inner = cdf[:, :-1]
@@ -92,7 +92,7 @@ def boundaries_ref(cdf: list[float], bits: int) -> list[int]:
 
     Example:
         >>> boundaries_ref([0.25, 0.75, 1.0], bits=16)
-        [0, 16384, 49151, 65536]
+        [0, 16384, 49152, 65536]
     """
     levels, found = len(cdf), [0]
     for k, p in enumerate(cdf[:-1], start=1):
@@ -101,7 +101,7 @@ def boundaries_ref(cdf: list[float], bits: int) -> list[int]:
         while side >= spacing * 2 ** digits(levels):
             spacing *= 2
         rounded = round(side / spacing) * spacing
-        found.append(k + math.floor((1 - rounded if p > 0.5 else rounded) * (2**bits - levels)))
+        found.append(k + round((1 - rounded if p > 0.5 else rounded) * (2**bits - levels)))
     return [*found, 2**bits]
 
 
