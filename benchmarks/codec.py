@@ -9,7 +9,6 @@ image is compared at the end. JPEG XL wants the extra `bench`; without it its li
 
 import argparse
 import math
-import time
 
 import numpy as np
 import torch
@@ -21,13 +20,8 @@ from nextpixel.condition.registry import cond_of
 from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load as load_data
+from nextpixel.machine import machine_line, timed
 from nextpixel.scoring.baselines import png, webp
-
-
-def timed(function) -> tuple[float, object]:
-    begin = time.perf_counter()
-    result = function()
-    return time.perf_counter() - begin, result
 
 
 def jpeg_xl(x: np.ndarray, levels: int) -> float:
@@ -86,25 +80,26 @@ def main() -> None:
     x, labels = chosen(load_data(settings)[args.split], args.images)
     cond = cond_of(model.condition, x, labels)
     writer = Writer(model, list(x), [str(n) for n in range(len(x))], cond, Settings(args.mode, args.lanes, verify=False))
+    results = {}
     with torch.no_grad():
         exact = writer.coder.model.double()
         exact.log_prob(x[:2], cond if cond is None else cond[:2])  # the first call allocates
-        forward, nats = timed(lambda: exact.log_prob(x, cond))
+        forward = timed(lambda: results.update(nats=exact.log_prob(x, cond)))
     writer.coder.model.to(writer.coder.dtype)
-    measuring, _ = timed(writer._measure)
-    encoding, data = timed(writer.write)
-    encoding -= measuring  # once for each archive, however many images it holds
+    measuring = timed(writer.measure)
+    encoding = timed(lambda: results.update(data=writer.write()))
     labelled = labels_of(writer.coder, cond, len(x)) is not None
-    archive = nextpixel.Archive(data, model, None if labelled else cond)
-    decoding, found = timed(lambda: dict(archive.images()))
-    assert all(torch.equal(found[str(n)].long(), image) for n, image in enumerate(x))
-    print(f"{model.name}, {model.likelihood.name}, {args.mode}, {len(x)} images {tuple(x.shape[1:])}, {args.threads} threads")
-    kilobytes = x.numel() / 1000
+    archive = nextpixel.Archive(results["data"], model, None if labelled else cond)
+    decoding = timed(lambda: results.update(images=dict(archive.images())))
+    assert all(torch.equal(results["images"][str(n)].long(), image) for n, image in enumerate(x))
+    print(machine_line())
+    print(f"{model.name}, {model.likelihood.name}, {args.mode}, {len(x)} images {tuple(x.shape[1:])}")
+    kilobytes = x.numel() * math.log2(model.levels) / 8000  # as they are, without any header
     print(f"forward, float64       {forward:.2f} s; the error bound {measuring:.2f} s for each archive")
     for verb, seconds in (("encode", encoding), ("decode", decoding)):
-        speed = f"{len(x) / seconds:.2f} images/s, {kilobytes / seconds:.2f} thousand symbols/s"
+        speed = f"{len(x) / seconds:.2f} images/s, {kilobytes / seconds:.2f} kB/s"
         print(f"{verb}                 {seconds:.2f} s, {seconds / forward:.2f} forward passes, {speed}")
-    rates(x, model, settings, nats, archive)
+    rates(x, model, settings, results["nats"], archive)
 
 
 if __name__ == "__main__":

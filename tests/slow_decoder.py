@@ -5,8 +5,10 @@ It shares no code with `nextpixel.coding`. Of the library it takes the models: a
 
 import hashlib
 import json
+import math
 import struct
 import zlib
+from fractions import Fraction
 
 import safetensors.torch
 import torch
@@ -59,14 +61,18 @@ class Bytes:
 def table_of(cdf, bits, corrections):
     """The boundaries of all symbols, in 2^24, from P(X <= k)."""
     levels = len(cdf)
-    steps = (2**bits - levels) // 32
+    digits = 7 + math.ceil(math.log2(levels)) // 2
     table = [0]
     for k in range(1, levels):
-        exact = cdf[k - 1] * steps
-        nearest = round(exact)
-        if k in corrections and nearest % 2 != corrections[k]:
-            nearest += 1 if exact > nearest else -1
-        table.append(k + 32 * nearest)
+        p = cdf[k - 1]
+        side, spacing = Fraction(min(p, 1 - p)), Fraction(1, 2**bits)
+        while side >= spacing * 2**digits:
+            spacing *= 2
+        n = round(side / spacing)
+        if k in corrections and n % 2 != corrections[k]:
+            n += 1 if side / spacing > n else -1
+        rounded = 1 - n * spacing if p > 0.5 else n * spacing
+        table.append(k + round(rounded * (2**bits - levels)))
     return [boundary << (24 - bits) for boundary in (*table, 2**bits)]
 
 

@@ -18,12 +18,14 @@ from tiny import images, random_cond, tiny_model
 import nextpixel
 from nextpixel import Archive, InputError, compress, decompress
 from nextpixel.coding import archive as archives
+from nextpixel.coding.conditions import Conditions
 from nextpixel.coding.container import join, split
 from nextpixel.coding.embedded import pack_model, unpack_model
 from nextpixel.coding.header import Header
 from nextpixel.coding.index import check_name, pack_index
 from nextpixel.coding.journal import Journal
 from nextpixel.coding.lanes import LaneCoder
+from nextpixel.coding.plan import Part
 from nextpixel.coding.writer import Settings, Writer
 
 small = {"features": 4, "blocks": 1, "head_features": 4}
@@ -135,6 +137,16 @@ def test_labels_are_in_the_archive_and_other_conditions_are_not():
         decompress(mapped, data)
     with pytest.raises(InputError, match="did not decode to the pixels"):
         decompress(mapped, data, maps.flip(0))
+
+
+def test_each_tile_gets_the_condition_of_its_image():
+    model = tiny_model("pixelcnn", (1, 9, 10), condition="combination")
+    cond, coder = random_cond(model, 3), LaneCoder(model)
+    group = [Part(2, 0, (0, 8), (0, 8)), Part(0, 1, (1, 9), (2, 10)), Part(1, 0, (0, 8), (1, 9))]
+    h = coder.condition(cond, 3, 9, 10)
+    expected = [h[part.image, :, slice(*part.rows), slice(*part.columns)] for part in group]
+    assert torch.equal(Conditions(coder, cond, [(9, 10)] * 3).of(group), torch.stack(expected))
+    assert Conditions(LaneCoder(tiny_model("pixelcnn")), None, [(9, 10)] * 3).of(group) is None
 
 
 def test_one_image_is_read_without_the_others(model, whole, monkeypatch):
@@ -460,6 +472,7 @@ def test_a_journal_spares_what_is_finished(model, tmp_path, monkeypatch):
     path = interrupted(model, out, 2, x, settings)
     encoded, encode = [], LaneCoder.encode
     monkeypatch.setattr(LaneCoder, "encode", lambda self, x, *rest: encoded.append(len(x)) or encode(self, x, *rest))
+    monkeypatch.setattr(LaneCoder, "measure", lambda *_: pytest.fail("the error bound is in the journal"))
     made = Writer(model, x, [str(n) for n in range(7)], settings=settings)
     journal = Journal(out, made.work())
     assert len(journal.groups) == 2
@@ -469,6 +482,7 @@ def test_a_journal_spares_what_is_finished(model, tmp_path, monkeypatch):
     assert encoded == [2, 1]
     assert not path.exists()
     assert torch.equal(decompress(model, data), x)
+    monkeypatch.undo()
     assert data == compress(model, x, lanes=2)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nextpixel.coding import coder
 from nextpixel.coding.margins import Correction, ambiguous, corrected, pack, unpack
-from nextpixel.coding.tables import STEP, boundaries, in_steps
+from nextpixel.coding.tables import boundaries, counts, on_grid
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import Likelihood
 
@@ -87,14 +87,15 @@ class Encode(_Laws):
             raise InputError("the model gives no probabilities: its weights, or what it makes of these images, are not finite")
         k = symbols[:, :, None] + np.arange(2)
         inner = (k > 0) & (k < self.levels)  # the outermost boundaries stand fast
-        steps = np.rint(in_steps(cdf, self.levels, self.bits)).astype(np.int64)
-        found = np.where(inner, k + STEP * steps, np.where(k > 0, 2**self.bits, 0))
+        n, spacing = on_grid(cdf, self.levels, self.bits)
+        n = np.rint(n)
+        found = np.where(inner, k + counts(cdf, n, spacing, self.levels, self.bits), np.where(k > 0, 2**self.bits, 0))
         for encoder, of_image in zip(self.encoders, found, strict=True):
             encoder.add(of_image[:, 0], of_image[:, 1])
         if self.epsilon is not None:
             for image, turn, side in np.argwhere(inner & ambiguous(cdf, self.levels, self.bits, self.epsilon)):
                 place = image, turn, side
-                correction = Correction(self.turn + int(turn), int(k[place]), int(steps[place] % 2))
+                correction = Correction(self.turn + int(turn), int(k[place]), int(n[place] % 2))
                 self.corrections[image].append(correction)
         self.turn += len(self._symbols)
         self._symbols.clear()

@@ -94,7 +94,6 @@ class Header:
             and whole(self.lanes, 1, MOST_LANES)
             and (self.tile is None or (len(self.tile) == 2 and all(whole(side, 1, MOST_SIDE) for side in self.tile)))
             and whole(self.bits, LEAST_BITS, MOST_BITS)
-            and self.levels < 2**self.bits
             and (type(self.epsilon) is float and 0 < self.epsilon < 1 if self.mode == "float64" else self.epsilon is None)
             and isinstance(self.made, dict)
             and self.made.keys() == this_machine().keys()

@@ -1,17 +1,20 @@
 r"""Integer frequency tables: from the distribution function of a symbol to the intervals that a range coder works with.
 
-.. math:: F_k = k + 32 \, \mathrm{round}(T \cdot P(X < k)), \quad T = \lfloor (2^{bits} - K) / 32 \rfloor,
-    \qquad F_0 = 0, \quad F_K = 2^{bits}
+.. math:: F_k = k + \mathrm{round}((2^{bits} - K) \cdot \mathrm{grid}(P(X < k))), \qquad F_0 = 0, \quad F_K = 2^{bits}
 
-Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model says,
-and the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. One rounding
-per boundary (half to even) of one product in float64 is all the arithmetic there is, so that equal numbers give equal tables
-everywhere.
+Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model says, and
+the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to 13
+binary digits of its distance from 0 or from 1, whichever is nearer, but no finer than 2^-bits:
 
-Why in steps of 32 counts: two things cost rate, and they want different resolutions. The one count that each symbol has for
-certain costs K / 2^bits, which wants many bits; rounding the rest costs hardly anything until a step is as large as a usual
-symbol's share; and every boundary that lies so near the middle between two steps that another processor might round it
-differently costs a correction (`nextpixel.coding.margins`), which wants few, large steps. docs/codec.md has the figures.
+    s = min(P, 1 - P),    2^(e-1) <= s < 2^e,    spacing = 2^max(e - digits, -bits),    n = s / spacing, rounded half to even
+
+and n spacing, or 1 minus it, is grid(P). What follows this one rounding is exact in float64 (halves go to the even number), so
+that equal numbers give equal tables everywhere.
+
+Why so coarsely: where P is so near the middle between two neighbours of this grid that another processor might round it to the
+other side, the encoder must store a correction (`nextpixel.coding.margins`), and a coarse grid has few middles. What it costs in
+rate is far less, as long as its spacing is small beside a usual symbol's share, and beside P where P is small: so an unlikely
+symbol at the end of a law keeps its digits. docs/codec.md has the figures.
 """
 
 import math
@@ -20,27 +23,51 @@ from fractions import Fraction
 import numpy as np
 
 LEAST_BITS, MOST_BITS = 16, 20
-STEP = 32
+LEAST_DIGITS = 7
 
 
 def table_bits(levels: int) -> int:
-    """How fine the tables for so many levels are: 9 bits below a uniform law over them, but from 16 to 20 bits.
+    """How fine the tables for so many levels are: 12 bits below a uniform law over them, but from 16 to 20 bits.
 
     Example:
-        >>> [table_bits(levels) for levels in (2, 128, 256, 2048, 8192)]
-        [16, 16, 17, 20, 20]
+        >>> [table_bits(levels) for levels in (2, 32, 256, 8192)]
+        [16, 17, 20, 20]
     """
-    return min(MOST_BITS, max(LEAST_BITS, (levels - 1).bit_length() + 9))
+    return min(MOST_BITS, max(LEAST_BITS, (levels - 1).bit_length() + 12))
 
 
-def in_steps(cdf: np.ndarray, levels: int, bits: int) -> np.ndarray:
-    """T P(X < k), not yet rounded, from values of the distribution function of K = `levels` symbols, float64 of any shape.
+def digits(levels: int) -> int:
+    """How many binary digits of P count.
 
     Example:
-        >>> in_steps(np.array([0.0, 0.25]), levels=2, bits=16)
-        array([  0.  , 511.75])
+        >>> [digits(levels) for levels in (2, 32, 256, 8192)]
+        [7, 9, 11, 13]
     """
-    return cdf * ((2**bits - levels) // STEP)
+    return LEAST_DIGITS + (levels - 1).bit_length() // 2
+
+
+def on_grid(cdf: np.ndarray, levels: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where values of a distribution function lie on the grid: n, not yet rounded, and the spacing there, float64 as `cdf`.
+
+    Example:
+        >>> n, spacing = on_grid(np.array([0.3, 0.9, 1e-6]), levels=2, bits=16)
+        >>> n.round(3).tolist(), np.log2(spacing).tolist()
+        ([76.8, 102.4, 0.066], [-8.0, -10.0, -16.0])
+    """
+    side = np.minimum(cdf, 1 - cdf)
+    spacing = np.ldexp(1.0, np.maximum(np.frexp(side)[1] - digits(levels), -bits))
+    return side / spacing, spacing
+
+
+def counts(cdf: np.ndarray, n: np.ndarray, spacing: np.ndarray, levels: int, bits: int) -> np.ndarray:
+    """F_k - k, int64, where P(X < k), on this side of one half, is rounded to n spacings.
+
+    Example:
+        >>> counts(np.array([0.3, 0.9]), np.array([77, 102]), np.array([2**-8, 2**-10]), levels=2, bits=16)
+        array([19711, 59006])
+    """
+    side = n * spacing
+    return np.rint(np.where(cdf > 0.5, 1 - side, side) * (2**bits - levels)).astype(np.int64)
 
 
 def boundaries(cdf: np.ndarray, bits: int) -> np.ndarray:
@@ -48,32 +75,41 @@ def boundaries(cdf: np.ndarray, bits: int) -> np.ndarray:
 
     Example:
         >>> boundaries(np.array([[0.25, 0.75, 1.0]]), bits=16)
-        array([[    0, 16385, 49122, 65536]])
+        array([[    0, 16384, 49152, 65536]])
     """
     batch, levels = cdf.shape
+    inner = cdf[:, :-1]
+    n, spacing = on_grid(inner, levels, bits)
     found = np.empty((batch, levels + 1), dtype=np.int64)
-    found[:, 1:-1] = np.rint(in_steps(cdf[:, :-1], levels, bits)) * STEP + np.arange(1, levels)
+    found[:, 1:-1] = counts(inner, np.rint(n), spacing, levels, bits)
+    found[:, 1:-1] += np.arange(1, levels)
     found[:, 0], found[:, -1] = 0, 2**bits
     return found
 
 
 def boundaries_ref(cdf: list[float], bits: int) -> list[int]:
-    """What `boundaries` computes, for one law, in whole numbers after the one product.
+    """What `boundaries` computes, for one law, in fractions.
 
     Example:
         >>> boundaries_ref([0.25, 0.75, 1.0], bits=16)
-        [0, 16385, 49122, 65536]
+        [0, 16384, 49152, 65536]
     """
-    levels = len(cdf)
-    steps = (2**bits - levels) // STEP
-    return [0, *(k + STEP * round(Fraction(p * steps)) for k, p in enumerate(cdf[:-1], start=1)), 2**bits]
+    levels, found = len(cdf), [0]
+    for k, p in enumerate(cdf[:-1], start=1):
+        side = Fraction(min(p, 1 - p))
+        spacing = Fraction(1, 2**bits)
+        while side >= spacing * 2 ** digits(levels):
+            spacing *= 2
+        rounded = round(side / spacing) * spacing
+        found.append(k + round((1 - rounded if p > 0.5 else rounded) * (2**bits - levels)))
+    return [*found, 2**bits]
 
 
 def least_cost(levels: int, bits: int) -> float:
     """The fewest bits that any symbol can cost, which is when all others have one count.
 
     Example:
-        >>> round(least_cost(levels=256, bits=17), 5)
-        0.00281
+        >>> round(least_cost(levels=256, bits=20), 6)
+        0.000351
     """
     return -math.log2(1 - (levels - 1) / 2**bits)

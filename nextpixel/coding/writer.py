@@ -110,9 +110,10 @@ class Writer:
             InputError: the model gives no probabilities, or decoding gives other pixels.
         """
         done = list(journal.groups) if journal else []
-        self.coder.epsilon = journal.epsilon if journal else None
+        if journal and journal.epsilon:
+            self.coder.epsilon = journal.epsilon
         if self.coder.epsilon is None:
-            self._measure()
+            self.measure()
         if journal:
             journal.begin(self.coder.epsilon)
         found: dict[tuple[int, int], Stream] = {}
@@ -126,7 +127,8 @@ class Writer:
             found |= {(part.image, part.tile): stream for part, stream in zip(group, streams, strict=True)}
         return self._join([found[place] for place in sorted(found)], sorted(found))
 
-    def _measure(self) -> None:
+    def measure(self) -> None:
+        """Find the error bound, as `write` does where nobody has done it."""
         group = self.groups[0]
         self.coder.measure(self._batch(group), self.conditions.of(group))
 
