@@ -60,6 +60,14 @@ def test_tables_round_the_middle_to_even(odd, shift, levels):
         assert tables.boundaries(np.array([cdf]), 17)[0].tolist() == tables.boundaries_ref(cdf, 17)
 
 
+def test_the_grid_is_no_finer_than_a_count():
+    p = 2.5 * 2.0**-16
+    n, spacing = tables.on_grid(np.array([p, 1 - p]), 2, 16)
+    assert n.tolist() == [2.5, 2.5]
+    assert spacing.tolist() == [2.0**-16, 2.0**-16]
+    assert margins.ambiguous(np.array([p, 1 - p]), 2, 16, epsilon=1e-8).all()
+
+
 @pytest.mark.parametrize("levels", [2, 256])
 def test_tables_do_not_jump_where_the_spacing_changes(levels):
     """Just below and just above each power of two, and one half, P is rounded to it."""
