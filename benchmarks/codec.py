@@ -21,6 +21,7 @@ from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load as load_data
 from nextpixel.machine import machine_line, timed
+from nextpixel.palette import brightness
 from nextpixel.scoring.baselines import png, webp
 
 
@@ -28,7 +29,7 @@ def jpeg_xl(x: np.ndarray, levels: int) -> float:
     """Bits per dim of lossless JPEG XL at effort 9, a file per image (H, W) or (H, W, 3), stretched over 0..255 or not."""
     import imagecodecs
 
-    stretch = np.rint(np.arange(levels) * 255 / (levels - 1)).astype(np.uint8)
+    stretch = brightness(levels)
     totals = []
     for values in (np.arange(levels, dtype=np.uint8), stretch):
         files = [imagecodecs.jpegxl_encode(np.squeeze(values[image]), lossless=True, effort=9) for image in x]

@@ -9,7 +9,6 @@ losses are compared before anything is timed. Then the share of the parts of our
 import argparse
 import copy
 import statistics
-import time
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from torch.profiler import profile
 import nextpixel
 from nextpixel.layers.diagonal_lstm import DiagonalBiLSTMLayer
 from nextpixel.layers.lstm import RowLSTMLayer
+from nextpixel.machine import timed
 
 PRESETS = {"row-lstm": ["mnist"], "diagonal-bilstm": ["mnist", "mnist-1x32"]}
 PARTS = {"_Run": "recurrence, forward", "_Gradient": "recurrence, gradient"}
@@ -97,12 +97,6 @@ def step(model: nn.Module, x: Tensor, precision: str) -> float:
     model.zero_grad()
     loss.backward()
     return loss.item()
-
-
-def timed(function) -> float:
-    begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
 
 
 def main() -> None:

@@ -14,12 +14,11 @@ import math
 import multiprocessing
 import resource
 import statistics
-import time
 
 import torch
 
 import nextpixel
-from nextpixel.machine import count_flops, peak
+from nextpixel.machine import count_flops, peak, timed
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -37,16 +36,14 @@ def measure(name: str, config: dict, precision: str, compiled: bool, batch: int,
 
     flops = count_flops(lambda: loss().backward())
     compute = torch.compile(loss) if compiled else loss
-    seconds = []
-    for k in range(rounds + 4):
-        begin = time.perf_counter()
+
+    def step() -> None:
         optimizer.zero_grad()
         compute().backward()
         optimizer.step()
-        if k >= 4:
-            seconds.append(time.perf_counter() - begin)
+
     return {
-        "seconds": statistics.median(seconds),
+        "seconds": statistics.median([timed(step) for _ in range(rounds + 4)][4:]),
         "flops": flops,
         "peak": peak(DTYPES[precision]),
         "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,

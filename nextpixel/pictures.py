@@ -1,6 +1,5 @@
 """Images of symbols as picture files and back: grids and completions to look at, one image or one mask to start from."""
 
-import colorsys
 import math
 import re
 import struct
@@ -12,6 +11,7 @@ from PIL import Image
 
 from nextpixel.errors import InputError
 from nextpixel.files import write_aside
+from nextpixel.palette import brightness, code_colours
 
 SEPARATOR = (128, 128, 128)
 HIDDEN = (74, 105, 160)  # blue: no grey image holds it
@@ -20,9 +20,6 @@ KNOWN_SHARE = 0.35
 LINE = 2  # width of a separator, pixels of the file
 VISIBLE = 64  # wanted size of one image's larger side, pixels of the file
 WIDEST = 2000  # wanted limit on the width of a picture, pixels of the file
-
-# Multiples of these three fill a cube evenly, as many as one may take (Roberts 2018: the sequence R3).
-EVEN = np.array([0.8191725133961645, 0.6710436067037893, 0.5497004779019703])
 
 # What Pillow raises for damaged files, depending on the format and the place of the damage.
 DAMAGED = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
@@ -111,19 +108,6 @@ def save_completions(
     last = _tiles(filled.reshape(-1, *given.shape[1:]), levels, codes).reshape(*filled.shape[:2], *first.shape[1:])
     rows = np.concatenate([first[:, None], masked[:, None], last], axis=1)
     _save(rows.reshape(-1, *first.shape[1:]), rows.shape[1], scale, path)
-
-
-def code_colours(levels: int) -> np.ndarray:
-    """A colour for each code, uint8 (levels, 3), far from those of the others and never grey; near codes are not alike.
-
-    Hue, saturation and value of code s are the fractional parts of (s + 1) times `EVEN`.
-
-    Example:
-        >>> code_colours(3).tolist()
-        [[179, 38, 192], [51, 64, 129], [122, 206, 184]]
-    """
-    cube = np.arange(1, levels + 1)[:, None] * EVEN % 1 * (1, 0.6, 0.55) + (0, 0.4, 0.45)
-    return np.rint(255 * np.array([colorsys.hsv_to_rgb(*colour) for colour in cube])).astype(np.uint8)
 
 
 def load_image(path: str | Path, levels: int, channels: int) -> torch.Tensor:
@@ -252,7 +236,7 @@ def _tiles(x: np.ndarray, levels: int, codes: bool) -> np.ndarray:
     """Images (N, C, H, W) of symbols -> uint8 RGB (N, H, W or C * W, 3)."""
     if codes:
         return code_colours(levels)[_side_by_side(x)]
-    return _layout(np.rint(x * 255 / (levels - 1)).astype(np.uint8))
+    return _layout(brightness(levels)[x])
 
 
 def _known_places(known: Array, shape: tuple[int, ...], codes: bool) -> np.ndarray:

@@ -21,13 +21,14 @@ CORE = {
     "likelihoods": {"errors"},
     "condition": {"layers", "errors"},
     "raster": {"likelihoods", "errors"},
-    "sweeps": {"raster"},
-    "models": {"grid", "layers", "likelihoods", "condition", "raster", "sweeps", "errors", "files"},
+    "fixed_point": {"raster"},
+    "models": {"grid", "layers", "likelihoods", "condition", "raster", "fixed_point", "errors", "files"},
 }
 # The rim in its own order: a part imports only parts to its left, and parts not named here.
 RIM = (
     "machine",
     "progress",
+    "palette",
     "pictures",
     "inspection",
     "data",

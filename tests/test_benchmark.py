@@ -82,6 +82,16 @@ def test_the_slice_of_the_naive_sampler_runs_as_many_forward_passes_as_the_sampl
     assert whole >= len(passes) if name == "multiscale" else whole == len(passes)
 
 
+def test_seconds_are_those_of_each_work_and_the_naive_slice_stands_for_all_places(monkeypatch):
+    seconds = {"forward": 1.0, "cached": 3.0, "naive": 0.5}
+    monkeypatch.setattr(suite, "timed", lambda function, device: next(of_name))
+    of_name = iter([*seconds.values()] * 3)
+    case = suite.cases(["pixelcnn"], "tiny", size=(4, 6))[0]
+    (found,) = suite.measure_sampling(case, [2], rounds=2, places=4)
+    assert (found.forward, found.cached, found.naive) == ([1.0] * 2, [3.0] * 2, [0.5 * 24 / 4] * 2)
+    assert found.shape == (1, 4, 6)
+
+
 def test_timing_calls_once_and_measures():
     calls = []
     assert 0 <= timed(lambda: calls.append(1)) < 1

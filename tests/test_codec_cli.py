@@ -19,10 +19,10 @@ from nextpixel import MODELS, Archive, compress, decompress, load
 from nextpixel.cli import main
 from nextpixel.coding.container import split
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.pictures import brightness
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load as load_data
 from nextpixel.likelihoods import LIKELIHOODS
+from nextpixel.palette import brightness
 
 small = {"features": 4, "blocks": 1, "head_features": 4}
 KINDS = {"grey": (1, 256), "rgb": (3, 256), "four": (1, 4)}

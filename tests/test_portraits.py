@@ -20,7 +20,7 @@ from nextpixel.embedding.storage import kept_embedding, load_embedding, save_emb
 from nextpixel.embedding.verification import embed_images
 from nextpixel.errors import InputError
 from nextpixel.scoring.evaluation import evaluate
-from nextpixel.training.callbacks import class_conditions
+from nextpixel.training.callbacks import default_cond
 from nextpixel.training.experiment import Experiment, make_experiment, read_recipe
 from nextpixel.training.run import embedding_network, train
 
@@ -232,9 +232,9 @@ def test_the_vector_of_the_image_itself(embedding):
 def test_nobody_can_make_up_a_vector():
     model = nextpixel.PixelCNN((1, 8, 8), levels=17, features=4, blocks=1, condition=nextpixel.Vector(8))
     with pytest.raises(InputError, match="the model draws images like a given one: name one with --like"):
-        class_conditions(model, 4)
+        default_cond(model, 4)
     pairs = EmbeddedImages(people([0, 0, 1, 1]), network(), progress=False)
-    assert torch.equal(class_conditions(model, 2, pairs), pairs.__getitems__([0, 2])[1])
+    assert torch.equal(default_cond(model, 2, pairs), pairs.__getitems__([0, 2])[1])
 
 
 @pytest.mark.parametrize(

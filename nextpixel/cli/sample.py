@@ -31,14 +31,14 @@ def run(args: Any) -> None:
     from nextpixel.cli.runs import write_images
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
-    from nextpixel.training.callbacks import class_conditions
+    from nextpixel.training.callbacks import default_cond
 
     out = output(args.out)
     size = None if args.size is None else pair(args.size)
     model = load(args.run)
     cond = RunConditions(model, args.run).cond(args.label, args.like, needed=args.guidance != 0)
     if cond is None and args.guidance != 0:
-        cond = class_conditions(model, args.n)
+        cond = default_cond(model, args.n)
     sweeps = 0
     with rows_bar("sampling", model.scan_rows(args.n, size)) as progress:
 

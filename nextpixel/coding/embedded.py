@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from nextpixel.errors import InputError
 from nextpixel.models import MODELS, AutoregressiveModel
-from nextpixel.models.storage import build, parts
+from nextpixel.models.storage import build, parts, untrained
 
 _SIZE = struct.Struct("<I")
 
@@ -53,19 +53,13 @@ def unpack_model(data: bytes, where: str) -> AutoregressiveModel:
         weights = safetensors.torch.load(data[_SIZE.size + size :])
         # A configuration alone may ask for any amount of memory; that of the weights is that of the file.
         with torch.device("meta"):
-            described = build_empty(config)
+            described = untrained(config, MODELS, where)
     except (struct.error, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{where} holds a model that cannot be read: {' '.join(str(error).split())}") from error
     for name, tensor in described.state_dict().items():
         if name not in weights or weights[name].shape != tensor.shape:
             raise InputError(f"{where} holds a model whose weights do not fit its configuration: {name}")
     return build(config, weights, MODELS, where, where)
-
-
-def build_empty(config: dict[str, Any]) -> AutoregressiveModel:
-    """A model of a configuration on the current device."""
-    settings = dict(config)
-    return MODELS[settings.pop("model")](**{**settings, "shape": tuple(settings["shape"])})
 
 
 def _canonical(value: Any) -> bytes:

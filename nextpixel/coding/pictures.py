@@ -7,22 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nextpixel.data.arrays import as_images, save_symbols
+from nextpixel.data.arrays import as_images, read_npy, save_symbols
 from nextpixel.data.pictures import read_picture
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 from nextpixel.files import write_aside
 from nextpixel.models import AutoregressiveModel
-
-
-def brightness(levels: int) -> np.ndarray:
-    """The brightness of each symbol, round(255 s / (levels - 1)), as our pictures have it.
-
-    Example:
-        >>> brightness(4)
-        array([  0,  85, 170, 255], dtype=uint8)
-    """
-    return np.rint(np.arange(levels) * 255 / (levels - 1)).astype(np.uint8)
+from nextpixel.palette import brightness
 
 
 def read_images(path: str, model: AutoregressiveModel) -> list[tuple[str, Tensor]]:
@@ -80,10 +71,7 @@ def is_picture(model: AutoregressiveModel) -> bool:
 
 
 def _read_array(path: str) -> np.ndarray:
-    try:
-        array = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read {path} as a .npy array: {' '.join(str(error).split())}") from error
+    array = read_npy(path)
     return as_images(array[None] if array.ndim == 2 else array, path, DataSettings())
 
 

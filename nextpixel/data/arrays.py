@@ -36,11 +36,20 @@ def load_npy(file: Path, settings: DataSettings) -> dict[str, RawImages]:
     Raises:
         InputError: not a .npy file of integers in one of the shapes of `as_images`.
     """
-    try:
-        array = np.load(file, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read {file} as a .npy array: {error}") from error
+    array = read_npy(file, mapped=True)
     return {"all": RawImages(as_images(array, str(file), settings), None, None, settings.levels)}
+
+
+def read_npy(file: str | Path, mapped: bool = False) -> np.ndarray:
+    """The array of a .npy file, read or mapped from disk.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return np.load(file, mmap_mode="r" if mapped else None)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cannot read {file} as a .npy array: {' '.join(str(error).split())}") from error
 
 
 def load_npz(file: Path, settings: DataSettings) -> dict[str, RawImages]:

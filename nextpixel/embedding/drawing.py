@@ -9,6 +9,7 @@ from torch import Tensor
 from nextpixel.data.images import Images
 from nextpixel.embedding.verification import Verification, nearest
 from nextpixel.files import write_aside
+from nextpixel.palette import brightness
 from nextpixel.pictures import save_grid
 
 QUERIES, NEIGHBOURS, FRAME = 8, 7, 1
@@ -66,7 +67,7 @@ def draw_neighbours(images: Images, vectors: Tensor, path: str | Path) -> None:
 
 def _framed(x: np.ndarray, levels: int, colours: np.ndarray) -> np.ndarray:
     """Symbols (N, C, H, W) as RGB pictures with a frame, (N, 3, H', W'); other channels than three stand side by side in grey."""
-    values = np.rint(x * 255 / (levels - 1)).astype(np.int64)
+    values = brightness(levels)[x]
     if x.shape[1] != 3:
         values = np.concatenate(np.moveaxis(values, 1, 0), axis=-1)[:, None].repeat(3, axis=1)
     height, width = values.shape[2:]

@@ -11,7 +11,7 @@ Decoders", 2016, arXiv:1606.05328: section 2.1 (gates), 2.2 (blind spot, Figure 
 
 Deviations: the head (twice ReLU and 1x1 mask B) is the first paper's, since this one gives none. With a categorical
 likelihood of several channels the horizontal stack keeps colour groups, in each half of a gate; the vertical stack needs none,
-because it knows only finished rows. Not implemented: the autoencoder of section 2.4.
+because it knows only finished rows. The autoencoder of section 2.4 is a condition (`nextpixel.condition.Encoded`).
 """
 
 from dataclasses import dataclass

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from nextpixel.errors import InputError
+from nextpixel.fixed_point import as_places, fixed_point
 from nextpixel.likelihoods import Guided, Likelihood
 from nextpixel.models.guidance import twice, with_and_without
 from nextpixel.raster import Draw, Keep, Naive, Progress, raster
-from nextpixel.sweeps import as_places, sweep
 
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel
@@ -45,7 +45,7 @@ class Sampling:
             seed: of the noise; equal seeds give equal images, whatever the method.
             temperature: below 1 more likely images, above 1 more varied ones; 1 is the model itself.
             method: "cached" scans at about the cost of one forward pass, "naive" runs one forward pass for every place, and
-                "fixed-point" draws all places at once until nothing changes (`sweeps.sweep`).
+                "fixed-point" draws all places at once until nothing changes (`nextpixel.fixed_point`).
             size: (H, W), by default that of the training images.
             progress: called after each row with the number of finished rows, which `scan_rows` counts; or after each sweep.
             guidance: s, draws each symbol from p(. | earlier, h)^s p(. | earlier)^(1 - s), renormalised over the symbols
@@ -152,7 +152,7 @@ class Sampling:
                 if known is not None:
                     choose = Keep(of_lanes[1], choose)
                 if method == "fixed-point":
-                    sweep(self, images, choose, of_h, progress)
+                    fixed_point(self, images, choose, of_h, progress)
                 else:
                     raster(Naive(self) if method == "naive" else self, images, choose, of_h, progress)
                 if guided:

@@ -133,19 +133,28 @@ def build(
     Raises:
         InputError: an unknown model, or one that does not take this configuration or these weights.
     """
-    settings = dict(config)
-    name = settings.pop("model", None)
-    if name not in models:
-        raise InputError(f"{of_config} is a {name!r} model: expected one of {', '.join(models)}")
-    try:
-        model = models[name](**{**settings, "shape": tuple(settings["shape"])})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{of_config} does not describe a {name} of this version: {error}") from error
+    model = untrained(config, models, of_config)
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
         model.to(dtypes.pop())
     load_weights(model, weights, of_weights)
     return model.eval()
+
+
+def untrained(config: dict[str, Any], models: dict[str, type[Stored]], of_config: str | Path) -> Stored:
+    """A model of this configuration with weights that mean nothing yet.
+
+    Raises:
+        InputError: an unknown model, or one that does not take this configuration.
+    """
+    settings = dict(config)
+    name = settings.pop("model", None)
+    if name not in models:
+        raise InputError(f"{of_config} is a {name!r} model: expected one of {', '.join(models)}")
+    try:
+        return models[name](**{**settings, "shape": tuple(settings["shape"])})
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{of_config} does not describe a {name} of this version: {error}") from error
 
 
 def load_weights(model: Storable, weights: dict[str, torch.Tensor], source: str | Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, features
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.files import write_aside
+from nextpixel.palette import brightness
 
 BATCH = 1024
 MOST_FILES = 1000  # images that the codecs get: their mean is then known to about a percent
@@ -191,7 +192,7 @@ def _storages(levels: int, encode: Encoder) -> dict[str, Encoder]:
     """Symbols as they are, or stretched: filters and predictors like one or the other, depending on the images."""
     if levels >= 256:
         return {"bit depth 8": encode}
-    stretch = np.rint(np.arange(levels) * 255 / (levels - 1)).astype(np.uint8)
+    stretch = brightness(levels)
     return {"symbols as they are": encode, "symbols stretched over 0..255": lambda picture: encode(stretch[picture])}
 
 

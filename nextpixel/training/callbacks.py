@@ -57,12 +57,12 @@ class SampleGrid(Callback):
         if not self.every or epoch % self.every or trainer.sanity_checking or not trainer.is_global_zero:
             return
         model = pl_module.model
-        cond = class_conditions(model, self.number, trainer.val_dataloaders.dataset)
+        cond = default_cond(model, self.number, trainer.val_dataloaders.dataset)
         x = model.sample(self.number, cond=cond, seed=self.seed)
         save_grid(x, model.levels, self.folder / f"epoch-{epoch:04d}.png", codes=model.codes)
 
 
-def class_conditions(model: Any, number: int, images: Images | None = None) -> Any:
+def default_cond(model: Any, number: int, images: Images | None = None) -> Any:
     """Labels 0, 1, 2, ... in turn for a class-conditional model, None for an unconditional one, else what goes with images.
 
     The images are spread over a split, which may be sorted by class; one may come several times.

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 
 from nextpixel.data.identities import describe_single, load_by_identity
 from nextpixel.data.images import Images
@@ -24,7 +23,7 @@ from nextpixel.training.experiment import Experiment
 from nextpixel.training.module import Module, NonFiniteLossError
 from nextpixel.training.settings import TripletSettings
 from nextpixel.training.throughput import Stopwatch
-from nextpixel.training.trainer import check_checkpoint, evaluating, fit, make_trainer, require_empty, whole_batch
+from nextpixel.training.trainer import check_checkpoint, evaluating, fit, loader, make_trainer, require_empty
 
 
 class TripletModule(Module):
@@ -115,7 +114,7 @@ def train_embedding(
     for name in ("train", "test"):
         if single := describe_single(splits[name]):
             console.print(single, highlight=False, soft_wrap=True)
-    fit(trainer, module, _loader(splits.train, settings, batches), _loader(splits.validation, settings), out, resume)
+    fit(trainer, module, loader(splits.train, settings, batches), loader(splits.validation, settings), out, resume)
     if not first:
         return None
     with evaluating(out):
@@ -135,14 +134,3 @@ def build_embedding(experiment: Experiment, images: Images) -> EmbeddingNetwork:
         return EmbeddingNetwork(shape=images.shape, levels=images.levels, **settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"{EmbeddingNetwork.name}: {error}") from error
-
-
-def _loader(images: Images, settings: TripletSettings, batches: Sampler[int] | None = None) -> DataLoader:
-    return DataLoader(
-        images,
-        batch_size=settings.batch_size,
-        sampler=batches,
-        collate_fn=whole_batch,
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-    )

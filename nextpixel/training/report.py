@@ -22,7 +22,7 @@ from nextpixel.models.storage import load_weights, save
 from nextpixel.pictures import save_completions, save_grid
 from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines
 from nextpixel.scoring.evaluation import Evaluation, evaluate
-from nextpixel.training.callbacks import class_conditions
+from nextpixel.training.callbacks import default_cond
 from nextpixel.training.classes import Classes, judge_classes
 from nextpixel.training.curve import draw_curve
 from nextpixel.training.experiment import Experiment
@@ -114,7 +114,7 @@ def finish(
 
 def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: int) -> None:
     """samples/samples.png, and samples/completions.png: the lower half of test images drawn from the upper one."""
-    x = model.sample(SAMPLES, cond=class_conditions(model, SAMPLES, images), seed=seed)
+    x = model.sample(SAMPLES, cond=default_cond(model, SAMPLES, images), seed=seed)
     save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes)
     original, labels = images.__getitems__(images.spread(COMPLETED))
     known = torch.zeros(1, 1, *images.shape[1:], dtype=torch.bool)

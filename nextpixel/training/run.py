@@ -31,7 +31,7 @@ from nextpixel.training.module import ImageModule
 from nextpixel.training.report import Result, finish
 from nextpixel.training.settings import EMBEDDING, TrainingSettings
 from nextpixel.training.throughput import Stopwatch
-from nextpixel.training.trainer import check_checkpoint, evaluating, fit, make_trainer, require_empty, whole_batch
+from nextpixel.training.trainer import check_checkpoint, evaluating, fit, loader, make_trainer, require_empty
 
 INITIAL_IMAGES = 64  # of a data-dependent initialisation
 CODE = 10  # numbers of an autoencoder's code where none are given: the smaller of the paper's two
@@ -87,7 +87,7 @@ def train(experiment: Experiment, out: str | Path, resume: bool = False, console
     what = model.name if settings.stage is None else f"stage {settings.stage} of {model.name}"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(f"training {what} ({trained:,} parameters) on {len(splits.train)} images")
-    fit(trainer, module, _loader(splits.train, settings, trainer), _loader(splits.validation, settings), out, resume)
+    fit(trainer, module, _shuffled(splits.train, settings, trainer), loader(splits.validation, settings), out, resume)
     if not first:
         return None
     with evaluating(out):
@@ -190,22 +190,11 @@ def _initialise(model: AutoregressiveModel, images: Images) -> None:
     model.initialise(x, cond_of(model.condition, x, labels))
 
 
-def _loader(images: Images, settings: TrainingSettings, trainer: pl.Trainer | None = None) -> DataLoader:
-    """Batches from one call each; shuffled by (seed, epoch) and shared between the devices where a trainer is given."""
-    sampler = None
-    if trainer is not None:
-        replicas, rank = trainer.world_size, trainer.global_rank
-        sampler = DistributedSampler(images, replicas, rank, shuffle=True, seed=settings.seed)
-    return DataLoader(
-        images,
-        batch_size=settings.batch_size,
-        sampler=sampler,
-        # A short last batch would be compiled anew, and weigh its images more.
-        drop_last=trainer is not None and len(images) >= settings.batch_size * trainer.world_size,
-        collate_fn=whole_batch,
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-    )
+def _shuffled(images: Images, settings: TrainingSettings, trainer: pl.Trainer) -> DataLoader:
+    """Batches shuffled by (seed, epoch) and shared between the devices."""
+    sampler = DistributedSampler(images, trainer.world_size, trainer.global_rank, shuffle=True, seed=settings.seed)
+    # A short last batch would be compiled anew, and weigh its images more.
+    return loader(images, settings, sampler, drop_last=len(images) >= settings.batch_size * trainer.world_size)
 
 
 def _require_compiler() -> None:

@@ -13,8 +13,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
+from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.models.storage import Storable, load_weights
 from nextpixel.training.callbacks import EMA, SaveOnInterrupt
@@ -133,8 +134,23 @@ def _again(out: Path) -> str:
     return f"nextpixel train --out {out} --resume"
 
 
-def whole_batch(batch: object) -> object:
-    """A batch is what `Images` gives for its indices."""
+def loader(
+    images: Images, settings: TrainingSettings, sampler: Sampler[int] | None = None, drop_last: bool = False
+) -> DataLoader:
+    """Batches of a split, each from one call of its `__getitems__`; in its order where there is no sampler."""
+    return DataLoader(
+        images,
+        batch_size=settings.batch_size,
+        sampler=sampler,
+        drop_last=drop_last,
+        collate_fn=_whole,
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+    )
+
+
+def _whole(batch: object) -> object:
+    """A batch is what `Images` gives for its indices. (Not a lambda: processes that load data must find it.)"""
     return batch
 
 

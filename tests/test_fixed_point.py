@@ -6,15 +6,15 @@ from tiny import images, tiny_model
 
 import nextpixel
 from nextpixel.cli import main
+from nextpixel.fixed_point import _rows, as_places, fixed_point
 from nextpixel.raster import Draw, Keep, raster
-from nextpixel.sweeps import _rows, as_places, sweep
 
 each_model = pytest.mark.parametrize("name", list(nextpixel.MODELS))
 
 
 def by_sweeps(model, x, noise, progress=None):
     x = x.clone()
-    return x, sweep(model, x, Draw(model.likelihood, as_places(noise)), progress=progress)
+    return x, fixed_point(model, x, Draw(model.likelihood, as_places(noise)), progress=progress)
 
 
 def noise_like(x):
@@ -92,7 +92,7 @@ def test_known_places_stay():
     guess = torch.where(known, x, 0)
     choose = Keep(as_places(known), Draw(model.likelihood, as_places(noise)))
     swept = guess.clone()
-    sweep(model, swept, choose)
+    fixed_point(model, swept, choose)
     assert torch.equal(swept, raster(model, guess.clone(), Keep(known, Draw(model.likelihood, noise))))
     assert torch.equal(swept[known], x[known])
 

@@ -30,7 +30,7 @@ def as_places(x: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def sweep(model: Any, x: Tensor, choose: Choose, h: Tensor | None = None, progress: Progress | None = None) -> int:
+def fixed_point(model: Any, x: Tensor, choose: Choose, h: Tensor | None = None, progress: Progress | None = None) -> int:
     """Fill x (B, C, H, W) int64 with the image that `raster` would give, and return the number of sweeps.
 
     Args:
@@ -49,7 +49,7 @@ def sweep(model: Any, x: Tensor, choose: Choose, h: Tensor | None = None, progre
         >>> from nextpixel.raster import Draw
         >>> model = nextpixel.PixelCNN(shape=(1, 4, 4), levels=2, features=4, blocks=1).eval()
         >>> x, noise = torch.zeros(2, 1, 4, 4, dtype=torch.long), torch.rand(2, 1, 4, 4, dtype=torch.float64)
-        >>> sweep(model, x, Draw(model.likelihood, as_places(noise))) <= 17
+        >>> fixed_point(model, x, Draw(model.likelihood, as_places(noise))) <= 17
         True
     """
     batch, channels, height, width = x.shape
