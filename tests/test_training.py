@@ -31,7 +31,7 @@ from nextpixel.training.experiment import Experiment, make_experiment, read_conf
 from nextpixel.training.module import ImageModule, learning_rate_factor
 from nextpixel.training.run import INITIAL_IMAGES, begin_with, build, train
 from nextpixel.training.settings import EMBEDDING, TrainingSettings
-from nextpixel.training.trainer import Interrupted, precision
+from nextpixel.training.trainer import Interrupted, loader, precision
 
 SIZES = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}
 SIZES_BILSTM = {name: size for name, size in SIZES.items() if name != "kernel_size"}
@@ -461,6 +461,14 @@ def test_the_speed_of_a_run_counts_arithmetic_and_waiting(tmp_path, monkeypatch)
     assert speed * 1e9 == pytest.approx(by_hand, rel=0.02)
     assert share == pytest.approx(100 * speed, rel=0.02)
     assert 20 < waited <= 100  # of fourteen batches, each of which took 50 ms to load
+
+
+def test_a_loader_gives_the_batches_of_its_sampler_or_the_split_in_order():
+    images, settings = load(experiment().data).test, TrainingSettings(batch_size=2)
+    for sampler, drop_last, expected in (([5, 2, 9], False, [[5, 2], [9]]), ([5, 2, 9], True, [[5, 2]])):
+        found = [x for x, _ in loader(images, settings, sampler, drop_last)]
+        assert [x.tolist() for x in found] == [images.tensor(batch).tolist() for batch in expected]
+    assert torch.equal(torch.cat([x for x, _ in loader(images, settings)]), images.tensor())
 
 
 def test_schedules():
