@@ -10,12 +10,14 @@ causal convolution at that place is one matrix product. The views of every place
 view costs as much time as a small matrix product. Their addresses never change, so that a row can be captured and replayed.
 """
 
+from functools import cached_property
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from nextpixel.errors import InputError
+from nextpixel.recording import recordable
 
 
 def colour_groups(features: int, colours: int) -> list[slice]:
@@ -105,30 +107,45 @@ class RowConvolution:
 
     Attributes:
         image: (B, stride * W, F), where `take` finds the newest row.
+        padded: the same with the zeros on both its sides.
     """
 
     def __init__(self, kernel: Tensor, bias: Tensor, out: Tensor, stride: int = 1, axis: int = 1) -> None:
         _, features, rows, k = kernel.shape
         batch, width = out.shape[1 - axis], out.shape[axis] * stride
-        self.bias, self.out = bias, out
+        self.kernel, self.bias, self.out, self.stride, self.axis = kernel, bias, out, stride, axis
         shape = (batch, width + k - 1, features) if axis == 1 else (width + k - 1, batch, features)
-        row = kernel.new_zeros(shape)
-        self.image = row.narrow(axis, k // 2, width)
-        self.windows = row.unfold(axis, k, stride).transpose(2, 3)
-        self.patches = kernel.new_zeros(*out.shape[:2], rows, k, features)
-        self.kernels = [kernel_matrix(kernel.roll(newest + 1, 2)) for newest in range(rows)]
-        self.newest = 0
+        self.padded = kernel.new_zeros(shape)
+        self.image = self.padded.narrow(axis, k // 2, width)
+        self.rows, self.newest = rows, 0
+
+    @cached_property
+    def windows(self) -> Tensor:
+        """The row's windows, (B, W, k, F)."""
+        return self.padded.unfold(self.axis, self.kernel.shape[3], self.stride).transpose(2, 3)
+
+    @cached_property
+    def patches(self) -> Tensor:
+        """The windows of all rows, (B, W, r, k, F)."""
+        return self.kernel.new_zeros(*self.windows.shape[:2], self.rows, *self.windows.shape[2:])
+
+    @cached_property
+    def kernels(self) -> list[Tensor]:
+        """The kernel as a matrix for each place that the newest row may have."""
+        return [kernel_matrix(self.kernel.roll(newest + 1, 2)) for newest in range(self.rows)]
 
     def push(self, row: Tensor) -> None:
         """Remember `row` (B, W, F) and forget the oldest one."""
         self.image.copy_(row)
         self.take()
 
+    @recordable
     def take(self) -> None:
         """Remember the row that stands in `image`."""
-        self.newest = (self.newest + 1) % len(self.kernels)
+        self.newest = (self.newest + 1) % self.rows
         self.patches[:, :, self.newest] = self.windows
 
+    @recordable
     def __call__(self) -> Tensor:
         """The row below the remembered ones, (B, W, out): the memory `out`."""
         patches = self.patches.flatten(0, 1).flatten(1)

@@ -61,30 +61,47 @@ def raster(model: Scannable, x: Tensor, choose: Choose, h: Tensor | None = None,
         >>> score.nats.shape
         torch.Size([2, 1, 4, 4])
     """
-    batch, channels, finished = *x.shape[:2], 0
-    clock = model.likelihood.colours > 1
+    batch, finished = x.shape[0], 0
     for (coarser, stride), (part, part_h) in zip(pairwise((None, *model.strides)), model.parts(x, h), strict=True):
         view = x[:, :, ::stride, ::stride]
         height, width = view.shape[2:]
         cache = part.start(batch, part_h, (height, width))
         for i in range(height):
             part.begin_row(cache, view, i)
-            chosen = range(0, width, coarser // stride) if coarser and i * stride % coarser == 0 else ()
+            kept = chosen(coarser, stride, i, width)
             for j in range(width):
-                params = part.step(cache, view, i, j)
-                if j in chosen:
-                    # By a coarser pass: the symbol stays, but this part's layers need the column for the places after it.
-                    for c in range(1, model.likelihood.colours):
-                        part.step(cache, view, i, j, c)
-                    continue
-                for c in range(channels):
-                    if clock and c > 0:
-                        params = part.step(cache, view, i, j, c)
+                for c, params in visit(part, cache, view, i, j, j in kept, model.likelihood):
                     x[:, c, i * stride, j * stride] = choose(params, x, i * stride, j * stride, c)
             finished += 1
             if progress is not None:
                 progress(finished)
     return x
+
+
+def chosen(coarser: int | None, stride: int, i: int, width: int) -> range:
+    """The columns of row i on the grid of this stride, whose symbols the pass before has chosen, on the grid of stride `coarser`.
+
+    Example:
+        >>> chosen(coarser=4, stride=2, i=2, width=5), len(chosen(coarser=4, stride=2, i=1, width=5))
+        (range(0, 5, 2), 0)
+    """
+    return range(0, width, coarser // stride) if coarser and i * stride % coarser == 0 else range(0)
+
+
+def visit(
+    part: Steppable, cache: Any, x: Tensor, i: int, j: int, is_chosen: bool, likelihood: Likelihood
+) -> Iterator[tuple[int, Tensor]]:
+    """The steps of one place: gives each channel c with its params, and expects the symbol in x before it goes on."""
+    params = part.step(cache, x, i, j)
+    if is_chosen:
+        # By a coarser pass: the symbol stays, but this part's layers need the column for the places after it.
+        for c in range(1, likelihood.colours):
+            part.step(cache, x, i, j, c)
+        return
+    for c in range(likelihood.channels):
+        if likelihood.colours > 1 and c > 0:
+            params = part.step(cache, x, i, j, c)
+        yield c, params
 
 
 class Draw:

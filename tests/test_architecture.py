@@ -16,13 +16,15 @@ ROOT = Path(nextpixel.__file__).parent
 CORE = {
     "errors": set(),
     "files": {"errors"},
-    "grid": {"errors"},
-    "layers": {"grid", "errors"},
+    "recording": set(),
+    "grid": {"recording", "errors"},
+    "layers": {"grid", "recording", "errors"},
     "likelihoods": {"errors"},
     "condition": {"layers", "errors"},
     "raster": {"likelihoods", "errors"},
     "fixed_point": {"raster"},
-    "models": {"grid", "layers", "likelihoods", "condition", "raster", "fixed_point", "errors", "files"},
+    "compiled": {"grid", "layers", "likelihoods", "raster", "recording"},
+    "models": {"grid", "layers", "likelihoods", "condition", "raster", "fixed_point", "compiled", "recording", "errors", "files"},
 }
 # The rim in its own order: a part imports only parts to its left, and parts not named here.
 RIM = (

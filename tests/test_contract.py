@@ -12,11 +12,10 @@ import re
 
 import pytest
 import torch
-from tiny import CONDITIONS, all_images, images, largest_gap, of_images, random_cond, reach, scan, tiny_model, turns
+from tiny import CONDITIONS, all_images, images, largest_gap, methods, of_images, random_cond, reach, scan, tiny_model, turns
 
 import nextpixel
 from nextpixel.errors import InputError
-from nextpixel.models.sampling import METHODS
 from nextpixel.raster import Draw, Keep, Naive, Score, raster
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
@@ -225,7 +224,7 @@ def test_images_may_have_any_integer_type(name):
 def test_every_method_draws_the_same_images(name, channels, inputs, condition):
     model = tiny_model(name, (channels, 3, 4), condition=condition, inputs=inputs)
     x, known, cond = images(model), images(model, seed=8) == 0, random_cond(model)
-    cached, *others = ({"cond": cond, "seed": 9, "method": method} for method in METHODS)
+    cached, *others = ({"cond": cond, "seed": 9, "method": method} for method in methods(model))
     sampled, completed = model.sample(2, **cached), model.complete(x, known, n=2, **cached)
     for other in others:
         assert torch.equal(sampled, model.sample(2, **other))
@@ -455,7 +454,7 @@ TRUE = torch.tensor(True)
         ("none", lambda m: m.sample(1, temperature=0), r"temperature must be at least 1e-06, not 0"),
         ("none", lambda m: m.sample(1, temperature=float("nan")), r"temperature must be at least 1e-06, not nan"),
         ("none", lambda m: m.sample(1, temperature=float("inf")), r"temperature must be at least 1e-06, not inf"),
-        ("none", lambda m: m.sample(1, method="magic"), r"'cached', 'naive' or 'fixed-point', not 'magic'"),
+        ("none", lambda m: m.sample(1, method="magic"), r"'compiled', 'naive' or 'fixed-point', not 'magic'"),
         ("none", lambda m: m.sample(1, size=(0, 4)), r"at least 1, not \(0, 4\)"),
         ("none", lambda m: m.complete(ONES, ONES), r"bool mask, not torch\.int64"),
         ("none", lambda m: m.complete(ONES, TRUE.expand(5, 5)), r"known \(5, 5\) does not fit images \(2, 1, 3, 4\)"),

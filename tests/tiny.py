@@ -8,7 +8,9 @@ import itertools
 import torch
 
 from nextpixel import MODELS, Combination, Encoded, Labels, SpatialMap, Vector
+from nextpixel.compiled import why_not
 from nextpixel.condition import Condition
+from nextpixel.models.sampling import METHODS
 
 CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded")
 
@@ -64,6 +66,13 @@ def random_cond(model, batch=2, size=None, seed=3, kind=None):
         sides = zip(size or model.shape[1:], kind.factor, strict=True)
         return torch.randn(batch, kind.given, *(-(-side // factor) for side, factor in sides), **normal)
     return None
+
+
+def methods(model, guidance=1.0):
+    """The ways to draw from a model; a program has no line for a guided mixture."""
+    reason = why_not(model.device, torch.float64, model.guided_likelihood(guidance))
+    assert reason is None or "mixture" in reason
+    return [method for method in METHODS if not (reason and method == "compiled")]
 
 
 def of_images(cond, choose):

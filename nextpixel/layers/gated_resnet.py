@@ -12,7 +12,6 @@ ul  and the row's left part       down-right-shifted ones, on the row and the pi
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextpixel.grid import PatchRow, RowConvolution, kernel_matrix
@@ -72,6 +71,7 @@ class UpperCache:
     second_image: tuple[Tensor, ...]
     short_cut: Tensor | None  # (2F, F)
     bias: Tensor | None
+    out: Tensor  # (W, B, F)
 
 
 class UpperResnet(_GatedResnet):
@@ -90,10 +90,10 @@ class UpperResnet(_GatedResnet):
         first.bias = self._first_bias()
         images = [(row.image, *row.image.chunk(2, 2)) for row in (first, second)]
         short_cut = None if self.short_cut is None else kernel_matrix(self.short_cut.weight.detach())
-        return UpperCache(first, second, *images, short_cut, self._bias(h))
+        return UpperCache(first, second, *images, short_cut, self._bias(h), torch.empty_like(first.out))
 
     def begin_row(self, cache: UpperCache, x: Tensor, a: Tensor | None, i: int) -> Tensor:
-        """Row clock: row i of the stream below and of the short-cut, (W, B, F) each, to row i of this block's output."""
+        """Row clock: row i of the stream below and of the short-cut, (W, B, F) each, to that of the output."""
         concat_elu_to(*cache.first_image, x)
         cache.first.take()
         y = cache.first()
@@ -105,21 +105,20 @@ class UpperResnet(_GatedResnet):
         if cache.bias is not None:
             y.add_(condition_row(cache.bias, i).transpose(0, 1))
         value, gate = y.chunk(2, 2)
-        return torch.addcmul(x, value, gate.sigmoid_())
+        return torch.addcmul(x, value, gate.sigmoid_(), out=cache.out)
 
 
 class _ActivatedRow:
-    """A row of patches whose places hold concat_elu of what is written to `positive`."""
+    """A row of patches whose places hold concat_elu."""
 
     def __init__(self, row: PatchRow) -> None:
         self.slots = [slots[0] for slots in row.slots]
         self.copies = [slots[1] if len(slots) > 1 else None for slots in row.slots]
         self.positive, self.negative = zip(*(slot.chunk(2, 1) for slot in self.slots), strict=True)
 
-    def activate(self, j: int) -> None:
-        """Turn column j from x, which stands in `positive`, into [elu(x), elu(-x)], in both patches that hold it."""
-        torch.neg(self.positive[j], out=self.negative[j])
-        slot, copy = F.elu(self.slots[j], inplace=True), self.copies[j]
+    def activate(self, j: int, x: Tensor) -> None:
+        """Let column j be [elu(x), elu(-x)], in both patches that hold it; x (B, F) may stand in `positive` already."""
+        slot, copy = concat_elu_to(self.slots[j], self.positive[j], self.negative[j], x), self.copies[j]
         if copy is not None:
             copy.copy_(slot)
 
@@ -186,11 +185,10 @@ class LeftResnet(_GatedResnet):
     def step(self, cache: LeftCache, x: Tensor, j: int) -> Tensor:
         """Pixel clock: column j of the stream below, (B, F), to that of this block's output, the cache's own memory."""
         first, second = cache.first, cache.second
-        cache.first_row.positive[j].copy_(x)
-        cache.first_row.activate(j)
+        cache.first_row.activate(j, x)
         y = torch.addmm(first.parts[j], first.row.windows[j], first.weight, out=cache.second_row.positive[j])
         if cache.skips is not None:
             y.addmm_(cache.skips[j], cache.from_ul)
-        cache.second_row.activate(j)
+        cache.second_row.activate(j, y)
         torch.addmm(second.parts[j], second.row.windows[j], second.weight, out=cache.y)
         return torch.addcmul(x, cache.value, cache.gate.sigmoid_(), out=cache.out)

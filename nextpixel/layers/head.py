@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from nextpixel.grid import colour_groups
 from nextpixel.layers.masked import ConvCache, MaskedConv2d
 from nextpixel.layers.pointwise import without_autocast
+from nextpixel.recording import recordable
 
 
 @dataclass
@@ -82,6 +83,7 @@ class ConditionBias(nn.Module):
         return self.conv(h).permute(2, 0, 3, 1).contiguous()
 
 
+@recordable
 def condition_row(bias: Tensor, i: int) -> Tensor:
     """Row i of what `ConditionBias.start` has made, (B, W or 1, features); one row serves all where h has no places."""
     return bias[i if bias.shape[0] > 1 else 0]

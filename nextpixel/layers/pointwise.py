@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextpixel.recording import recordable
+
 
 def gated_activation(x: Tensor, dim: int = 1) -> Tensor:
     r"""The gate of Gated PixelCNN, :math:`\tanh(x_1) \odot \sigma(x_2)` (arXiv:1606.05328, equation 2).
@@ -21,15 +23,17 @@ def gated_activation(x: Tensor, dim: int = 1) -> Tensor:
     return torch.tanh(value) * torch.sigmoid(gate)
 
 
-def gated_activation_(value: Tensor, gate: Tensor) -> Tensor:
-    """The same from both halves, in their memory, which it spoils: a scan needs no gradients, and new memory costs time.
+@recordable
+def gated_activation_(value: Tensor, gate: Tensor, out: Tensor | None = None) -> Tensor:
+    """The same from both halves, whose memory it spoils, into `out` or that of `value`: a scan needs no gradients, and new
+    memory costs time.
 
     Example:
         >>> x = torch.randn(3, 8)
         >>> torch.equal(gated_activation(x), gated_activation_(*x.clone().chunk(2, 1)))
         True
     """
-    return value.tanh_().mul_(gate.sigmoid_())
+    return torch.mul(value.tanh_(), gate.sigmoid_(), out=value if out is None else out)
 
 
 def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
@@ -45,16 +49,18 @@ def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
     return F.elu(torch.cat([x, -x], dim))
 
 
+@recordable
 def concat_elu_to(out: Tensor, positive: Tensor, negative: Tensor, x: Tensor) -> Tensor:
-    """The same into `out`, whose halves are `positive` and `negative`.
+    """The same into `out`, whose halves are `positive` and `negative`; x may be `positive` itself.
 
     Example:
         >>> x, out = torch.randn(3, 4), torch.empty(3, 8)
         >>> torch.equal(concat_elu_to(out, *out.chunk(2, 1), x), concat_elu(x))
         True
     """
-    positive.copy_(x)
     torch.neg(x, out=negative)
+    if x is not positive:
+        positive.copy_(x)
     return F.elu(out, inplace=True)
 
 
@@ -106,6 +112,7 @@ class IntensityInput(nn.Module):
         super().__init__()
         self.register_buffer("step", torch.tensor(2 / (levels - 1)), persistent=False)
 
+    @recordable
     def forward(self, x: Tensor) -> Tensor:
         # Integers times a floating-point number without dimensions take its type.
         return (x * self.step).sub_(1)
@@ -127,6 +134,7 @@ class EmbeddingInput(nn.Module):
         self.levels = levels
         self.table = nn.Embedding(channels * levels, dim)
 
+    @recordable
     def forward(self, x: Tensor) -> Tensor:
         first = torch.arange(x.shape[1], device=x.device) * self.levels
         vectors = self.table(x.long() + first.view(-1, *[1] * (x.dim() - 2)))

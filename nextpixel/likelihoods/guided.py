@@ -59,3 +59,13 @@ class Guided(Likelihood):
         """Logarithms (B, levels), in float64: a large s multiplies their rounding errors."""
         conditional, unconditional = self.likelihood.log_pmf(params, known, c).double().chunk(2)
         return unconditional.lerp(conditional, self.guidance)
+
+
+def twice(images: Tensor) -> Tensor:
+    """A batch and once more the same: the lanes of `Guided`."""
+    return torch.cat([images, images])
+
+
+def with_and_without(h: Tensor) -> Tensor:
+    """The conditions of both halves of such a batch: h, and 0, which adds nothing in any layer."""
+    return torch.cat([h, torch.zeros_like(h)])

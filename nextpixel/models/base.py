@@ -110,6 +110,10 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
         methods under `torch.no_grad()`. The result is the cache's own tensor, which the next step overwrites.
         """
 
+    def row_kind(self, i: int) -> int:
+        """Rows i > 0 of one kind ask the same of torch, call by call, on the same memory of the cache: one program runs them."""
+        return 0
+
     def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple["AutoregressiveModel", Tensor | None]]:
         """For each pass the model that scans it, and that model's encoded condition: here itself, and h.
 

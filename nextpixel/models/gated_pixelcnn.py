@@ -125,7 +125,7 @@ class _GatedLayer(nn.Module):
         """Pixel clock: colour group c of column j, from the row that this layer reads into the row that the next one reads."""
         part, window, weight, new_h, value, gate, product, h, product_window, out_weight, above = cache.places[c][j]
         torch.mm(window, weight, out=new_h).add_(part)  # two calls, and 2 % of a scan faster than addmm
-        torch.mul(value.tanh_(), gate.sigmoid_(), out=product)
+        gated_activation_(value, gate, product)
         return torch.addmm(h, product_window, out_weight, out=above)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import Guided, Likelihood
+from nextpixel.likelihoods.guided import twice, with_and_without
 
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel
@@ -56,13 +57,3 @@ class Guidance:
         if isinstance(law, Guided):
             images, h = twice(x), with_and_without(h)
         return law.log_prob(self.network(self.encode(images), h), images)[: len(x)].flatten(1).sum(1)
-
-
-def twice(images: Tensor) -> Tensor:
-    """A batch and once more the same: the lanes of `Guided`."""
-    return torch.cat([images, images])
-
-
-def with_and_without(h: Tensor) -> Tensor:
-    """The conditions of both halves of such a batch: h, and 0, which adds nothing in any layer."""
-    return torch.cat([h, torch.zeros_like(h)])

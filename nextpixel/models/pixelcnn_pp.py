@@ -197,7 +197,7 @@ class PixelCNNpp(AutoregressiveModel):
         padded = self._padded(height, width)
         hs = self._resolutions(h, padded)
         stages = [self._start_stage(s, batch, padded[1] >> s, hs[s]) for s in range(self.stages)]
-        ticks = [sum(k % 2**s == 0 for s in range(self.stages)) for k in range(max(padded))]
+        ticks = [self.row_kind(k) for k in range(max(padded))]
         return _Cache(self.first.start(batch, padded[1], width), stages, ticks, self.head.start(batch))
 
     def _start_stage(self, s: int, batch: int, width: int, h: Tensor | None) -> _StageCache:
@@ -247,6 +247,10 @@ class PixelCNNpp(AutoregressiveModel):
                 u = block_u.begin_row(memory_u, u, us.pop() if self.short_cuts else None, i >> s)
                 block_ul.begin_row(memory_ul, u, i >> s)
             stage.u = u
+
+    def row_kind(self, i: int) -> int:
+        """How many resolutions tick."""
+        return sum(i % 2**s == 0 for s in range(self.stages))
 
     def step(self, cache: _Cache, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
         if c:

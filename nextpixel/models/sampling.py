@@ -1,22 +1,25 @@
 """Drawing images: what every architecture inherits for sampling and completion, all of it through the one raster loop."""
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from nextpixel.compiled import why_not
 from nextpixel.errors import InputError
 from nextpixel.fixed_point import as_places, fixed_point
 from nextpixel.likelihoods import Guided, Likelihood
-from nextpixel.models.guidance import twice, with_and_without
+from nextpixel.likelihoods.guided import twice, with_and_without
 from nextpixel.raster import Draw, Keep, Naive, Progress, raster
+from nextpixel.recording import NotRecordableError
 
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel
 
-Method = Literal["cached", "naive", "fixed-point"]
-METHODS = ("cached", "naive", "fixed-point")
+Method = Literal["cached", "compiled", "naive", "fixed-point"]
+METHODS = ("cached", "compiled", "naive", "fixed-point")
 # Images scanned side by side: more would only make the caches larger than the processor's.
 LANES = 256
 # Below it logits overflow in float32; the likeliest symbol is drawn long before.
@@ -32,7 +35,7 @@ class Sampling:
         cond: Any = None,
         seed: int = 0,
         temperature: float = 1.0,
-        method: Method = "cached",
+        method: Method | None = None,
         size: tuple[int, int] | None = None,
         progress: Progress | None = None,
         guidance: float = 1.0,
@@ -44,8 +47,10 @@ class Sampling:
             cond: the condition, for one image or for all n.
             seed: of the noise; equal seeds give equal images, whatever the method.
             temperature: below 1 more likely images, above 1 more varied ones; 1 is the model itself.
-            method: "cached" scans at about the cost of one forward pass, "naive" runs one forward pass for every place, and
-                "fixed-point" draws all places at once until nothing changes (`nextpixel.fixed_point`).
+            method: "cached" scans at the arithmetic of one forward pass, step by step, and "compiled" does the same as a
+                program on all cores (`nextpixel.compiled`, on a processor, with numba); "naive" runs one forward pass for every
+                place, and "fixed-point" draws all places at once until nothing changes (`nextpixel.fixed_point`). By default
+                "compiled" where `nextpixel.compiled.why_not` has no reason against it, and else "cached".
             size: (H, W), by default that of the training images.
             progress: called after each row with the number of finished rows, which `scan_rows` counts; or after each sweep.
             guidance: s, draws each symbol from p(. | earlier, h)^s p(. | earlier)^(1 - s), renormalised over the symbols
@@ -72,7 +77,7 @@ class Sampling:
         cond: Any = None,
         seed: int = 0,
         temperature: float = 1.0,
-        method: Method = "cached",
+        method: Method | None = None,
         progress: Progress | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
@@ -122,7 +127,7 @@ class Sampling:
         h: Tensor | None,
         seed: int,
         temperature: float,
-        method: Method,
+        method: Method | None,
         progress: Progress | None,
         law: Likelihood,
         repeats: int = 1,
@@ -130,8 +135,12 @@ class Sampling:
         """Fill x from a law, the model's own or a guided one; each `repeats` images that follow one another share their noise."""
         if not (math.isfinite(temperature) and temperature >= LOWEST_TEMPERATURE):
             raise InputError(f"temperature must be at least {LOWEST_TEMPERATURE}, not {temperature}")
-        if method not in METHODS:
+        if method is not None and method not in METHODS:
             raise InputError(f"method must be {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}, not {method!r}")
+        reason = why_not(self.device, next(self.parameters()).dtype, law, temperature)
+        if method == "compiled" and reason is not None:
+            raise InputError(f"method 'compiled': {reason}")
+        strict, method = method == "compiled", method or ("cached" if reason else "compiled")
         # Drawn for all images at once, and always on the CPU: neither lanes nor the device change the pictures.
         generator = torch.Generator().manual_seed(seed)
         shape = (x.shape[0] // repeats, *x.shape[1:])
@@ -142,6 +151,15 @@ class Sampling:
             for a in range(0, x.shape[0], LANES):
                 lanes = slice(a, a + LANES)
                 images, *of_lanes, of_h = (None if t is None else t[lanes] for t in (x, noise, known, h))
+                if method == "compiled":
+                    try:
+                        _run_programs(self, images, *of_lanes, of_h, law, temperature, progress)
+                        continue
+                    except NotRecordableError as error:
+                        if strict:
+                            raise InputError(f"method 'compiled': {error}") from None
+                        warnings.warn(f"{self.name} is drawn step by step, because its scan is no program: {error}", stacklevel=3)
+                        method = "cached"
                 guided = isinstance(law, Guided)
                 if guided:
                     images, *of_lanes = (None if t is None else twice(t) for t in (images, *of_lanes))
@@ -160,3 +178,11 @@ class Sampling:
         finally:
             self.train(training)
         return x.to(torch.uint8) if self.levels <= 256 else x
+
+
+def _run_programs(model: "AutoregressiveModel", *args: Any) -> None:
+    from nextpixel.compiled.rows import Request  # here, because numba is no requirement
+    from nextpixel.compiled.scan import scan
+
+    *request, progress = args
+    scan(model, Request(*request), progress)

@@ -1,0 +1,40 @@
+"""The scan as a program: what `step` and `begin_row` ask of torch is recorded once, and then run row by row without Python.
+
+    recorder    torch's calls to lines            columns, rows, scan    lines to programs, and programs to images
+    kernels     what runs lines, by numba         kept                   programs from one call to the next
+
+The step-by-step scan (`nextpixel.raster`) is the reference: both give the same images but for rounding.
+"""
+
+from importlib.util import find_spec
+
+import torch
+
+from nextpixel.likelihoods import Categorical, DiscretizedLogisticMixture, Guided, Likelihood
+
+
+def why_not(device: torch.device, dtype: torch.dtype, law: Likelihood, temperature: float = 1.0) -> str | None:
+    """Why a model's scan can not be a program, or None if it can.
+
+    Args:
+        device, dtype: of the model's weights.
+        law: of a place.
+        temperature: divides the logits.
+
+    Example:
+        >>> why_not(torch.device("cuda"), torch.float32, Categorical(channels=1, levels=2))
+        'programs run on the processor, not on cuda'
+    """
+    if device.type != "cpu":
+        return f"programs run on the processor, not on {device.type}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"programs compute in float32 or float64, not {dtype}"
+    inner = law.likelihood if isinstance(law, Guided) else law
+    if isinstance(inner, DiscretizedLogisticMixture):
+        if law is not inner or temperature != 1:
+            return "programs draw from a mixture without temperature or guidance"
+    elif not isinstance(inner, Categorical):
+        return f"programs do not draw from the law {law.name!r}"
+    if find_spec("numba") is None:
+        return "numba is not installed: pip install 'nextpixel[compiled]'"
+    return None

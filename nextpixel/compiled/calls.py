@@ -1,0 +1,268 @@
+"""What the recorder makes of each of torch's calls, and of the functions that it takes as one (`nextpixel.recording`).
+
+A scan asks for little: products, sums, gates and copies on memory of its own. A call that is not in these tables has no record.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import resolve_name
+
+from nextpixel.compiled.kernels import PRODUCT
+from nextpixel.compiled.layout import lay_out, rows_of
+from nextpixel.grid import RowConvolution
+from nextpixel.layers.head import condition_row
+from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput, concat_elu_to, gated_activation_
+from nextpixel.recording import NotRecordableError
+
+if TYPE_CHECKING:
+    from nextpixel.compiled.recorder import Recorder
+
+
+def view(recorder: "Recorder", func: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+    """A view as it is; of what torch would copy, a view of a copy."""
+    result = func(x, *args, **kwargs)
+    if not isinstance(result, Tensor) or result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
+        return result
+    if func not in MAY_COPY:
+        raise NotRecordableError(f"{resolve_name(func) or func} that is no view")
+    return func(recorder.emit("copy", recorder.new(*x.shape), x), *args, **kwargs)
+
+
+def _getitem(recorder: "Recorder", x: Tensor, index: Any) -> Tensor:
+    if x is recorder.symbols and index[2] != recorder.row:
+        raise NotRecordableError(f"reads row {index[2]} of the symbols, where there is row {recorder.row} only")
+    maps = index[-1] if isinstance(index, tuple) else None
+    if not isinstance(maps, Tensor):
+        return view(recorder, Tensor.__getitem__, x, index)
+    if index[:-1] != (...,):
+        raise NotRecordableError(f"x[{index}]")
+    out, begin = recorder.new(*x.shape[:-1], len(maps)), 0
+    for first, number in _runs(maps.tolist()):
+        recorder.emit("copy", out.narrow(-1, begin, number), x.narrow(-1, first, number))
+        begin += number
+    return out
+
+
+def _runs(indices: list[int]) -> list[tuple[int, int]]:
+    """First and number of indices that follow one another.
+
+    Example:
+        >>> _runs([2, 3, 7])
+        [(2, 2), (7, 1)]
+    """
+    runs: list[tuple[int, int]] = []
+    for index in indices:
+        if runs and index == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((index, 1))
+    return runs
+
+
+def _number(recorder: "Recorder", value: Any, shape: torch.Size) -> Tensor:
+    """A number as a tensor."""
+    return value if isinstance(value, Tensor) else recorder.memory.constant(float(value), shape[-1] if shape else 1).expand(shape)
+
+
+def _binary(operation: str, in_place: bool = False) -> Callable[..., Tensor]:
+    def handler(recorder: "Recorder", a: Any, b: Any, *, out: Tensor | None = None) -> Tensor:
+        a, b = (b, a) if not isinstance(a, Tensor) else (a, b)
+        shape = torch.broadcast_shapes(a.shape, b.shape) if isinstance(b, Tensor) else a.shape
+        if in_place:
+            out = a
+        elif out is None:
+            out = recorder.new(*shape)
+        last = recorder.lines[-1] if recorder.lines else None
+        # A product whose result is at once added to: the sum begins with what is added.
+        mergeable = operation == "add" and in_place and isinstance(b, Tensor) and a.dim() == 2 and last and last[0] == PRODUCT
+        if mergeable and last[14] == 0 and last[5] == a.data_ptr() and last[1:4] == [1, *a.shape]:
+            _, _, (_, _, strides) = rows_of(a, a, b.expand(a.shape))
+            last[14:17] = [recorder.memory.read(b), *strides]
+            return a
+        return recorder.emit(operation, out, a, _number(recorder, b, shape))
+
+    return handler
+
+
+def _unary(operation: str, in_place: bool = False) -> Callable[..., Tensor]:
+    def handler(recorder: "Recorder", x: Tensor, *, out: Tensor | None = None) -> Tensor:
+        out = x if in_place else recorder.new(*x.shape) if out is None else out
+        return recorder.emit(operation, out, x)
+
+    return handler
+
+
+def _elu(recorder: "Recorder", x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    if alpha != 1:
+        raise NotRecordableError(f"elu with alpha {alpha}")
+    return recorder.emit("elu", x if inplace else recorder.new(*x.shape), x)
+
+
+def _addcmul(recorder: "Recorder", x: Tensor, a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
+    return recorder.emit("addcmul", recorder.new(*x.shape) if out is None else out, x, a, b)
+
+
+def _addcmul_(recorder: "Recorder", x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return recorder.emit("addcmul", x, x, a, b)
+
+
+def _copy_(recorder: "Recorder", to: Tensor, x: Tensor) -> Tensor:
+    if to.data_ptr() == x.data_ptr() and to.shape == x.shape and to.stride() == x.stride():
+        return to  # a chooser has written the symbol where it belongs
+    return recorder.emit("copy", to, x)
+
+
+def _setitem(recorder: "Recorder", to: Tensor, index: Any, x: Any) -> None:
+    to = _getitem(recorder, to, index)
+    _copy_(recorder, to, _number(recorder, x, to.shape))
+
+
+def _zero_(recorder: "Recorder", to: Tensor) -> Tensor:
+    return _copy_(recorder, to, _number(recorder, 0, to.shape))
+
+
+def _mm(recorder: "Recorder", a: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
+    return recorder.product(recorder.new(*a.shape[:-1], weight.shape[1]) if out is None else out, a, weight, None)
+
+
+def _addmm(recorder: "Recorder", add: Tensor, a: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
+    return recorder.product(recorder.new(a.shape[0], weight.shape[1]) if out is None else out, a, weight, add)
+
+
+def _addmm_(recorder: "Recorder", out: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+    return recorder.product(out, a, weight, out)
+
+
+def _cat(recorder: "Recorder", tensors: list[Tensor], dim: int = 0) -> Tensor:
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    out, begin = recorder.new(*shape), 0
+    for tensor in tensors:
+        recorder.emit("copy", out.narrow(dim, begin, tensor.shape[dim]), tensor)
+        begin += tensor.shape[dim]
+    return out
+
+
+def _stack(recorder: "Recorder", tensors: list[Tensor], dim: int = 0) -> Tensor:
+    return _cat(recorder, [tensor.unsqueeze(dim) for tensor in tensors], dim)
+
+
+def _gate(recorder: "Recorder", value: Tensor, gate: Tensor, out: Tensor | None = None) -> Tensor:
+    return recorder.emit("gate", value if out is None else out, value, gate)
+
+
+def _intensity(recorder: "Recorder", encode: IntensityInput, x: Tensor) -> Tensor:
+    out = recorder.new(*x.shape)
+    (n0, n1, n2), (out_strides, x_strides) = lay_out(out, x, runs=False)
+    step = (recorder.memory.read(encode.step), (0, 0))
+    recorder.line(
+        "intensity", n0, n1, n2, 0, (recorder.memory.write(out), out_strides), (recorder.memory.read(x), x_strides), step
+    )
+    return out
+
+
+def _embedding(recorder: "Recorder", encode: EmbeddingInput, x: Tensor) -> Tensor:
+    table = encode.table.weight.detach()
+    size, batch, channels = table.shape[1], *x.shape[:2]
+    symbols = x.reshape(batch, channels, -1)
+    out = recorder.new(batch, symbols.shape[2], channels * size)
+    for column in range(symbols.shape[2]):
+        to, x_column = out[:, column], symbols[:, :, column]
+        recorder.line(
+            "embedding",
+            batch,
+            channels,
+            size,
+            encode.levels,
+            (recorder.memory.write(to), (to.stride(0), size)),
+            (recorder.memory.read(x_column), (x_column.stride(0), x_column.stride(1))),
+            (recorder.memory.read(table), (0, 0)),
+        )
+    return out[:, 0] if x.dim() == 2 else out.transpose(1, 2)
+
+
+def _condition_row(recorder: "Recorder", bias: Tensor, i: int) -> Tensor:
+    if bias.shape[0] == 1:
+        return bias[0]
+    if not hasattr(i, "of"):
+        raise NotRecordableError(f"row {i} of a condition's maps, reckoned from the row in a way that is not recorded")
+    row = recorder.memory.new(*bias.shape[1:])
+    recorder.memory.write(row)
+    recorder.loads.append((bias, row, i))
+    return row
+
+
+def _take(recorder: "Recorder", rows: RowConvolution) -> None:
+    ring, _ = recorder.ring(rows)
+    for older, newer in pairwise(ring):
+        recorder.emit("copy", older, newer)
+    recorder.emit("copy", ring[-1], rows.padded)
+
+
+def _convolve(recorder: "Recorder", rows: RowConvolution) -> Tensor:
+    add = rows.bias
+    for row, weights in zip(*recorder.ring(rows), strict=True):
+        for column, weight in enumerate(weights):
+            if rows.axis == 1:
+                places = row.unfold(1, weight.shape[0] // row.shape[2], rows.stride).transpose(2, 3).flatten(2)
+            else:
+                places = row[column : column + rows.stride * (rows.out.shape[0] - 1) + 1 : rows.stride]
+            recorder.product(rows.out, places, weight, add)
+            add = rows.out
+    return rows.out
+
+
+def _concat_elu(recorder: "Recorder", out: Tensor, positive: Tensor, negative: Tensor, x: Tensor) -> Tensor:
+    # Its second result stands where others have a second input.
+    recorder.memory.write(negative)
+    recorder.emit("concat_elu", positive, x, negative)
+    return out
+
+
+TAKEN: dict[Callable[..., Any], Callable[..., Any]] = {
+    function.__wrapped__: handler
+    for function, handler in (
+        (gated_activation_, _gate),
+        (concat_elu_to, _concat_elu),
+        (IntensityInput.forward, _intensity),
+        (EmbeddingInput.forward, _embedding),
+        (condition_row, _condition_row),
+        (RowConvolution.take, _take),
+        (RowConvolution.__call__, _convolve),
+    )
+}
+HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _binary("add")),
+    **dict.fromkeys((Tensor.add_, Tensor.__iadd__), _binary("add", in_place=True)),
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _binary("mul")),
+    **dict.fromkeys((Tensor.mul_, Tensor.__imul__), _binary("mul", in_place=True)),
+    **dict.fromkeys((torch.neg, Tensor.neg, Tensor.__neg__), _unary("neg")),
+    **dict.fromkeys((torch.relu, Tensor.relu, torch.nn.functional.relu), _unary("relu")),
+    **dict.fromkeys((torch.relu_, Tensor.relu_), _unary("relu", in_place=True)),
+    **dict.fromkeys((torch.sigmoid, Tensor.sigmoid), _unary("sigmoid")),
+    Tensor.sigmoid_: _unary("sigmoid", in_place=True),
+    **dict.fromkeys((torch.tanh, Tensor.tanh), _unary("tanh")),
+    Tensor.tanh_: _unary("tanh", in_place=True),
+    torch.nn.functional.elu: _elu,
+    **dict.fromkeys((torch.addcmul, Tensor.addcmul), _addcmul),
+    Tensor.addcmul_: _addcmul_,
+    Tensor.copy_: _copy_,
+    Tensor.__getitem__: _getitem,
+    Tensor.__setitem__: _setitem,
+    Tensor.zero_: _zero_,
+    **dict.fromkeys((torch.mm, torch.matmul, Tensor.mm, Tensor.matmul, Tensor.__matmul__), _mm),
+    **dict.fromkeys((torch.addmm, Tensor.addmm), _addmm),
+    Tensor.addmm_: _addmm_,
+    torch.cat: _cat,
+    torch.stack: _stack,
+}
+VIEW_NAMES = """
+    __len__ chunk contiguous detach dim expand flatten narrow numel permute reshape select size split squeeze stride t transpose
+    unbind unflatten unsqueeze view
+"""
+VIEWS = {getattr(Tensor, name) for name in VIEW_NAMES.split()}
+MAY_COPY = {Tensor.contiguous, Tensor.flatten, Tensor.reshape}

@@ -1,0 +1,162 @@
+"""Drawing a symbol for every image of a line, by the rules of the likelihoods' own `draw`.
+
+A line's operands are out: the place's symbols (int64, strides of image and channel), a: its params, b: the noise (float64),
+b_1: the address of the law's settings (float64), c: which symbols are known, if any are (bool); its sizes n0: images, n1: levels,
+n2: the channel, k: mixtures.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from nextpixel.compiled.simd import elementwise, peek, poke, size_of
+from nextpixel.likelihoods.logistic_mixture import FAR, HIGHEST_LOG_SCALE, NEARLY_1
+
+_exp, _sigmoid = elementwise("exp"), elementwise("sigmoid")
+
+
+@njit(nogil=True)
+def draw_binary(line: Any, like: Any) -> None:
+    """A one if P(X <= 0) does not exceed the noise. Settings: temperature and guidance, 1 for none."""
+    temperature = peek(line[13], np.float64(0))
+    for image in range(line[1]):
+        if not _is_known(line, image):
+            zero = 1 / (1 + math.exp(_logit(line, image, 0, like) / temperature))
+            _choose(line, image, 1 if zero <= _noise(line, image) else 0)
+
+
+@njit(nogil=True)
+def draw_categorical(line: Any, scratch: int, like: Any) -> None:
+    """The smallest symbol whose cumulated probability exceeds the noise. Settings as of `draw_binary`."""
+    size, levels, temperature = size_of(like), line[2], peek(line[13], np.float64(0))
+    for image in range(line[1]):
+        if _is_known(line, image):
+            continue
+        highest = -np.inf
+        for level in range(levels):
+            highest = max(highest, _logit(line, image, level, like))
+        for level in range(levels):
+            poke(scratch + level * size, (_logit(line, image, level, like) - highest) / temperature, like)
+        _exp(scratch, scratch, 0, 0, levels, like)
+        total = 0.0
+        for level in range(levels):
+            total += peek(scratch + level * size, like)
+        threshold = total * _noise(line, image)
+        symbol, cumulated = 0, np.float64(peek(scratch, like))
+        while cumulated <= threshold and symbol < levels - 1:
+            symbol += 1
+            cumulated += peek(scratch + symbol * size, like)
+        _choose(line, image, symbol)
+
+
+@njit(nogil=True)
+def draw_mixture(line: Any, scratch: int, like: Any) -> None:
+    """As the place of a `DiscretizedLogisticMixture` draws: known channels move means and weights; then a search.
+
+    Settings: the number of channels and the least log-scale. The scratch memory holds weights, means, 1 / s and a sum's terms, as
+    many of each as fill whole registers.
+    """
+    size, levels, channel, mixtures = size_of(like), line[2], line[3], line[4]
+    channels, lowest = np.int64(peek(line[13], np.float64(0))), peek(line[13] + 8, np.float64(0))
+    padded = (mixtures + 15) // 16 * 16
+    weights, means, rates, terms = scratch, scratch + padded * size, scratch + 2 * padded * size, scratch + 3 * padded * size
+    for k in range(mixtures, padded):
+        for run in (weights, means, rates):
+            poke(run + k * size, 0, like)
+    for image in range(line[1]):
+        if _is_known(line, image):
+            continue
+        params, symbols = line[8] + image * line[9] * size, line[5] + image * line[6] * 8
+        highest = -np.inf
+        for k in range(mixtures):
+            logit = np.float64(peek(params + k * size, like))
+            for c in range(channel + 1):
+                mean = np.float64(peek(params + ((1 + c) * mixtures + k) * size, like))
+                for d in range(c):
+                    coefficient = peek(params + ((1 + 2 * channels + c * (c - 1) // 2 + d) * mixtures + k) * size, like)
+                    mean += math.tanh(coefficient) * _intensity(peek(symbols + d * line[7] * 8, np.int64(0)), levels)
+                log_scale = np.float64(peek(params + ((1 + channels + c) * mixtures + k) * size, like))
+                rate = math.exp(-min(max(log_scale, lowest), HIGHEST_LOG_SCALE))
+                if c < channel:
+                    # A component that explains the known channels badly is as unlikely for the next one.
+                    logit += _log_mass(mean, rate, peek(symbols + c * line[7] * 8, np.int64(0)), levels)
+            poke(weights + k * size, logit, like)
+            poke(means + k * size, mean, like)
+            poke(rates + k * size, rate, like)
+            highest = max(highest, logit)
+        total = 0.0
+        for k in range(mixtures):
+            weight = math.exp(peek(weights + k * size, like) - highest)
+            poke(weights + k * size, weight, like)
+            total += weight
+        threshold = total * _noise(line, image) * NEARLY_1
+        low, high = 0, levels - 1
+        while low < high:
+            middle = (low + high) // 2
+            side = _upper_side(middle, levels)
+            for k in range(padded):
+                term = (side - peek(means + k * size, like)) * peek(rates + k * size, like)
+                poke(terms + k * size, term, like)
+            _sigmoid(terms, terms, 0, 0, padded, like)
+            cumulated = 0.0
+            for k in range(mixtures):
+                cumulated += np.float64(peek(terms + k * size, like)) * peek(weights + k * size, like)
+            if cumulated > threshold:
+                high = middle
+            else:
+                low = middle + 1
+        poke(symbols + channel * line[7] * 8, low, np.int64(0))
+
+
+@njit(nogil=True)
+def _is_known(line: Any, image: int) -> bool:
+    return line[14] != 0 and peek(line[14] + image * line[15], np.uint8(0)) != 0
+
+
+@njit(nogil=True)
+def _logit(line: Any, image: int, level: int, like: Any) -> float:
+    """A logit; under guidance s, that of p(. | h)^s p(.)^(1 - s), whose second law stands as many images further on."""
+    size, guidance = size_of(like), peek(line[13] + 8, np.float64(0))
+    logit = np.float64(peek(line[8] + (image * line[9] + level) * size, like))
+    if guidance == 1:
+        return logit
+    return guidance * logit + (1 - guidance) * peek(line[8] + ((image + line[1]) * line[9] + level) * size, like)
+
+
+@njit(nogil=True)
+def _choose(line: Any, image: int, symbol: int) -> None:
+    """Write a symbol, and under guidance the same for the image without its condition."""
+    poke(line[5] + image * line[6] * 8, symbol, np.int64(0))
+    if peek(line[13] + 8, np.float64(0)) != 1:
+        poke(line[5] + (image + line[1]) * line[6] * 8, symbol, np.int64(0))
+
+
+@njit(nogil=True)
+def _noise(line: Any, image: int) -> float:
+    return peek(line[11] + image * line[12] * 8, np.float64(0))
+
+
+@njit(nogil=True)
+def _intensity(symbol: int, levels: int) -> float:
+    return (2.0 * symbol - (levels - 1)) / (levels - 1)
+
+
+@njit(nogil=True)
+def _upper_side(symbol: int, levels: int) -> float:
+    """Of the symbol's bin."""
+    return FAR if symbol == levels - 1 else (2.0 * symbol - (levels - 2)) / (levels - 1)
+
+
+@njit(nogil=True)
+def _log_mass(mean: float, rate: float, symbol: int, levels: int) -> float:
+    """log of the probability of a symbol's bin under one logistic, as the likelihood's own `_log_mass`."""
+    lower = -FAR if symbol == 0 else (2.0 * symbol - levels) / (levels - 1)
+    inside = math.log(-math.expm1(-2.0 / (levels - 1) * rate)) if 0 < symbol < levels - 1 else 0.0
+    return inside + _log_sigmoid((_upper_side(symbol, levels) - mean) * rate) + _log_sigmoid((mean - lower) * rate)
+
+
+@njit(nogil=True)
+def _log_sigmoid(x: float) -> float:
+    return min(x, 0.0) - math.log1p(math.exp(-abs(x)))

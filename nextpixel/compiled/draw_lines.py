@@ -1,0 +1,59 @@
+"""Lines that draw: the operands of a law's rule."""
+
+import torch
+from torch import Tensor
+
+from nextpixel.compiled.recorder import Recorder
+from nextpixel.likelihoods import DiscretizedLogisticMixture, Guided, Likelihood
+
+
+def scratch_bytes(likelihood: Likelihood) -> int:
+    """Memory that a draw needs for itself: a law's numbers, or four runs of a mixture's components."""
+    mixtures = likelihood.mixtures if isinstance(likelihood, DiscretizedLogisticMixture) else 0
+    return 8 * max(likelihood.levels, 4 * (mixtures + 16))
+
+
+def draw_line(
+    recorder: Recorder,
+    likelihood: Likelihood,
+    params: Tensor,
+    symbols: Tensor,
+    c: int,
+    noise: Tensor,
+    known: Tensor | None,
+    temperature: float,
+) -> None:
+    """Record the draw of a place's channel c.
+
+    Args:
+        recorder: of the program.
+        likelihood: a law that `nextpixel.compiled.why_not` has nothing against.
+        params: (B, P).
+        symbols: (B, C) int64 of the place; channel c is written.
+        c: the channel.
+        noise: (B,) float64.
+        known: (B,) bool, where the symbol is kept, or None.
+        temperature: divides the logits.
+    """
+    with torch._C.DisableTorchFunction():
+        memory, guidance, images = recorder.memory, 1.0, len(symbols)
+        if isinstance(likelihood, Guided):
+            likelihood, guidance, images = likelihood.likelihood, likelihood.guidance, images // 2
+        if isinstance(likelihood, DiscretizedLogisticMixture):
+            operation, k, settings = "mixture", likelihood.mixtures, (likelihood.channels, likelihood.lowest_log_scale)
+            out = (memory.write(symbols), (symbols.stride(0), symbols.stride(1)))
+        else:
+            operation, k, settings = "binary" if likelihood.levels == 2 else "categorical", 0, (temperature, guidance)
+            params = params[:, c * likelihood.per_channel : (c + 1) * likelihood.per_channel]
+            out = (memory.write(symbols[:, c]), (symbols.stride(0), 0))
+        recorder.line(
+            operation,
+            images,
+            likelihood.levels,
+            c,
+            k,
+            out,
+            (memory.read(params), (params.stride(0), 0)),
+            (memory.read(noise), (noise.stride(0), memory.settings(*settings))),
+            (0, (0, 0)) if known is None else (memory.read(known), (known.stride(0), 0)),
+        )

@@ -1,0 +1,200 @@
+"""The interpreter of a program: one compiled function that runs line after line of a table, and the operations of its lines.
+
+A line is a row of whole numbers: operation, sizes, and for each operand an address and two strides in elements (`COLUMNS`).
+Element-wise lines run over n0 x n1 runs of n2 elements that lie side by side.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from nextpixel.compiled.cache import compiled
+from nextpixel.compiled.draw_kernels import draw_binary, draw_categorical, draw_mixture
+from nextpixel.compiled.simd import elementwise, peek, poke, register_bytes, size_of, tile
+
+COLUMNS = ("operation", "n0", "n1", "n2", "k", *(f"{name}{part}" for name in ("out", "a", "b", "c") for part in ("", "_0", "_1")))
+ELEMENTWISE = ("copy", "neg", "relu", "elu", "sigmoid", "tanh", "add", "mul", "gate", "addcmul")
+OTHERS = ("concat_elu", "product", "intensity", "embedding", "binary", "categorical", "mixture")
+OPERATIONS = {name: code for code, name in enumerate((*ELEMENTWISE, *OTHERS))}
+COPY, NEG, RELU, ELU, SIGMOID, TANH, ADD, MUL, GATE, ADDCMUL = (OPERATIONS[name] for name in ELEMENTWISE)
+CONCAT_ELU, PRODUCT, INTENSITY, EMBEDDING, BINARY, CATEGORICAL, MIXTURE = (OPERATIONS[name] for name in OTHERS)
+
+REGISTER = register_bytes()
+# Rows of a tile: with up to three registers of columns each, all its sums stay in registers.
+ROWS = 8 if REGISTER == 64 else 4
+# So many rows of a panel stay in the nearest cache while the rows of the other factor pass by.
+DEPTH = 384
+
+_tile_rows_1, _tile_4_1, _tile_2_1, _tile_1_1 = (tile(rows, 1, 1) for rows in (ROWS, 4, 2, 1))
+_tile_rows_2, _tile_4_2, _tile_2_2, _tile_1_2 = (tile(rows, 1, 2) for rows in (ROWS, 4, 2, 1))
+_tile_rows_3, _tile_4_3, _tile_2_3, _tile_1_3 = (tile(rows, 1, 3) for rows in (ROWS, 4, 2, 1))
+_tile_wide = tile(1, 4, 2)
+_copy, _neg, _relu, _elu, _sigmoid, _tanh, _add, _mul, _gate, _addcmul = (elementwise(name) for name in ELEMENTWISE)
+
+
+@compiled
+def run(table: Any, scratch: int, like: Any) -> None:
+    """Run the lines of a table (lines, `COLUMNS`) of int64.
+
+    Args:
+        table: the program.
+        scratch: address of memory that belongs to this call, for a tile, and for the numbers of one law.
+        like: a number of the type that the program computes with.
+    """
+    size = size_of(like)
+    for line in range(len(table)):
+        operation, n0, n1, n2 = table[line, 0], table[line, 1], table[line, 2], table[line, 3]
+        out, a, b, c = table[line, 5], table[line, 8], table[line, 11], table[line, 14]
+        if operation == PRODUCT:
+            for i in range(n0):
+                _product(
+                    out + i * table[line, 6] * size,
+                    table[line, 7],
+                    c + i * table[line, 15] * size if c else 0,
+                    table[line, 16],
+                    a + i * table[line, 9] * size,
+                    table[line, 10],
+                    b,
+                    n1,
+                    n2,
+                    table[line, 4],
+                    scratch,
+                    like,
+                )
+        elif operation == BINARY:
+            draw_binary(table[line], like)
+        elif operation == CATEGORICAL:
+            draw_categorical(table[line], scratch, like)
+        elif operation == MIXTURE:
+            draw_mixture(table[line], scratch, like)
+        else:
+            for i in range(n0):
+                for j in range(n1):
+                    to = out + (i * table[line, 6] + j * table[line, 7]) * size
+                    x = a + (i * table[line, 9] + j * table[line, 10]) * size
+                    y = b + (i * table[line, 12] + j * table[line, 13]) * size
+                    z = c + (i * table[line, 15] + j * table[line, 16]) * size
+                    if operation == COPY:
+                        _copy(to, x, 0, 0, n2, like)
+                    elif operation == GATE:
+                        _gate(to, x, y, 0, n2, like)
+                    elif operation == CONCAT_ELU:  # two results; x may be the first of them
+                        _neg(y, x, 0, 0, n2, like)
+                        _elu(y, y, 0, 0, n2, like)
+                        _elu(to, x, 0, 0, n2, like)
+                    elif operation == RELU:
+                        _relu(to, x, 0, 0, n2, like)
+                    elif operation == ELU:
+                        _elu(to, x, 0, 0, n2, like)
+                    elif operation == NEG:
+                        _neg(to, x, 0, 0, n2, like)
+                    elif operation == SIGMOID:
+                        _sigmoid(to, x, 0, 0, n2, like)
+                    elif operation == TANH:
+                        _tanh(to, x, 0, 0, n2, like)
+                    elif operation == ADD:
+                        _add(to, x, y, 0, n2, like)
+                    elif operation == MUL:
+                        _mul(to, x, y, 0, n2, like)
+                    elif operation == ADDCMUL:
+                        _addcmul(to, x, y, z, n2, like)
+                    elif operation == INTENSITY:
+                        # Symbols are int64, whatever the type: their strides count eight bytes.
+                        symbol = peek(a + (i * table[line, 9] + j * table[line, 10]) * 8, np.int64(0))
+                        poke(to, symbol * peek(b, like) - 1.0, like)
+                    elif operation == EMBEDDING:
+                        symbol = peek(a + (i * table[line, 9] + j * table[line, 10]) * 8, np.int64(0))
+                        _copy(to, b + (symbol + j * table[line, 4]) * n2 * size, 0, 0, n2, like)
+
+
+@njit(nogil=True)
+def _product(
+    out: int, out_row: int, add: int, add_row: int, a: int, a_row: int, w: int, m: int, n: int, k: int, scratch: int, like: Any
+) -> None:
+    """out (m, n) = a (m, k) @ w + add, with w in the panels of `panel_registers`, the last one filled up with zeros."""
+    size = size_of(like)
+    register = REGISTER // size
+    registers = (n + register - 1) // register
+    pairs = registers // 2 - (registers % 2 if registers > 1 else 0)
+    for begin in range(0, k, DEPTH):
+        depth = min(DEPTH, k - begin)
+        if begin:
+            add, add_row = out, out_row
+        x = a + begin * size
+        pair = 0
+        if m == 1:
+            while pair + 4 <= pairs:
+                at = pair * 2 * register
+                weights = w + (at * k + begin * 2 * register) * size
+                _tile_wide(out + at * size, 0, add + at * size if add else 0, 0, x, 0, weights, 2 * register * k, depth, like)
+                pair += 4
+        while pair <= pairs:
+            at = pair * 2 * register
+            wide = 2 if pair < pairs else registers - 2 * pairs
+            if wide == 0:
+                break
+            weights = w + (at * k + begin * wide * register) * size
+            target, start = out + at * size, add + at * size if add else 0
+            by_scratch = at + wide * register > n  # its last columns are not there: by way of the scratch memory
+            row = 0
+            while row < m:
+                rows = ROWS if row + ROWS <= m else 4 if row + 4 <= m else 2 if row + 2 <= m else 1
+                source = x + row * a_row * size
+                if by_scratch:
+                    _tile(rows, wide, scratch, wide * register, 0, 0, source, a_row, weights, depth, like)
+                    for r in range(rows):
+                        place, found = target + (row + r) * out_row * size, scratch + r * wide * REGISTER
+                        if add:
+                            _add(place, found, start + (row + r) * add_row * size, 0, n - at, like)
+                        else:
+                            _copy(place, found, 0, 0, n - at, like)
+                else:
+                    first = start + row * add_row * size if add else 0
+                    _tile(rows, wide, target + row * out_row * size, out_row, first, add_row, source, a_row, weights, depth, like)
+                row += rows
+            pair += 1
+
+
+@njit(nogil=True)
+def _tile(
+    rows: int, wide: int, out: int, out_row: int, add: int, add_row: int, a: int, a_row: int, w: int, k: int, like: Any
+) -> None:
+    """The tile of so many rows, `wide` registers wide."""
+    if wide == 2:
+        if rows == ROWS:
+            _tile_rows_2(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+        elif rows == 4:
+            _tile_4_2(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+        elif rows == 2:
+            _tile_2_2(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+        else:
+            _tile_1_2(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+    elif wide == 3:
+        if rows == ROWS:
+            _tile_rows_3(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+        elif rows == 4:
+            _tile_4_3(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+        elif rows == 2:
+            _tile_2_3(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+        else:
+            _tile_1_3(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+    elif rows == ROWS:
+        _tile_rows_1(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+    elif rows == 4:
+        _tile_4_1(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+    elif rows == 2:
+        _tile_2_1(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+    else:
+        _tile_1_1(out, out_row, add, add_row, a, a_row, w, 0, k, like)
+
+
+def panel_registers(registers: int) -> list[int]:
+    """How matrices so many registers wide are cut into panels: pairs, and at the end three if one is left over.
+
+    Example:
+        >>> panel_registers(1), panel_registers(4), panel_registers(5)
+        ([1], [2, 2], [2, 3])
+    """
+    pairs = registers // 2 - (registers % 2 if registers > 1 else 0)
+    return [2] * pairs + [registers - 2 * pairs] * (registers > 2 * pairs)

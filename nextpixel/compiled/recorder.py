@@ -1,0 +1,158 @@
+"""Records what a piece of the scan asks of torch, as lines of a program; nothing is computed while it records.
+
+A scan works on memory that never moves (`nextpixel.grid`), so the calls of one row are those of every row of its kind, on the
+same addresses. Views are taken as they are; a call that gives a new tensor gets memory that the program keeps. What has no line
+is refused, so that a program does all that it was recorded from, or does not exist.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from nextpixel.compiled import calls
+from nextpixel.compiled.kernels import COLUMNS, OPERATIONS
+from nextpixel.compiled.layout import LayoutError, Operand, lay_out, rows_of
+from nextpixel.compiled.program import Memory
+from nextpixel.grid import RowConvolution, kernel_matrix
+from nextpixel.recording import NotRecordableError, recorded_by
+
+
+class RowIndex(int):
+    """The row that is being recorded, and how it was reckoned, (i >> shift) + offset, for the rows that follow."""
+
+    shift, offset = 0, 0
+
+    def __rshift__(self, shift: int) -> "RowIndex":
+        if self.offset:
+            raise NotRecordableError("a row index that is shifted after a difference")
+        return self._reckoned(int(self) >> shift, self.shift + shift, 0)
+
+    def __sub__(self, difference: int) -> "RowIndex":
+        return self._reckoned(int(self) - difference, self.shift, self.offset - difference)
+
+    def of(self, i: int) -> int:
+        """The same of another row."""
+        return (i >> self.shift) + self.offset
+
+    def _reckoned(self, value: int, shift: int, offset: int) -> "RowIndex":
+        index = RowIndex(value)
+        index.shift, index.offset = shift, offset
+        return index
+
+
+class Recorder(TorchFunctionMode):
+    """Makes lines of the calls inside `with recorder:`.
+
+    Args:
+        memory: of the scan.
+        symbols: (B, C, H, W), whose rows are all the same memory.
+
+    Attributes:
+        lines: so far.
+        loads: what the rows need before they run: (maps of all rows, the memory of one, which).
+        row: the row of the symbols that may be read; there is memory for one only.
+    """
+
+    def __init__(self, memory: Memory, symbols: Tensor) -> None:
+        super().__init__()
+        self.memory, self.symbols = memory, symbols
+        self.lines: list[list[int]] = []
+        self.loads: list[tuple[Tensor, Tensor, RowIndex]] = []
+        self.row: int | None = None
+        self._rows: dict[int, tuple[list[Tensor], list[list[Tensor]]]] = {}
+        self._pools: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._temporaries = self._pools[0]
+        self._used = 0
+
+    def record(self, function: Callable[[], Any], row: int, place: bool) -> np.ndarray:
+        """The lines of what a function asks for, which may read this row of the symbols.
+
+        New tensors take the memory that those of the last place had, or of the last row clock: no place needs another's.
+
+        Raises:
+            NotRecordableError: it asks for something that has no line.
+        """
+        self.lines, self.loads, self.row, self._used = [], [], row, 0
+        self._temporaries = self._pools[place]
+        with recorded_by(self), self:
+            function()
+        return np.array(self.lines, np.int64).reshape(-1, len(COLUMNS))
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        handler = calls.HANDLERS.get(func)
+        if handler is not None:
+            return handler(self, *args, **(kwargs or {}))
+        if func in calls.VIEWS or getattr(func, "__name__", "") == "__get__":
+            return calls.view(self, func, *args, **(kwargs or {}))
+        raise NotRecordableError(f"{resolve_name(func) or func} has no line")
+
+    def take(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """A call of a function that is recorded as one."""
+        with torch._C.DisableTorchFunction():
+            return calls.TAKEN[function](self, *args)
+
+    def new(self, *shape: int) -> Tensor:
+        """Memory for a new tensor."""
+        if self._used == len(self._temporaries) or self._temporaries[self._used].shape != shape:
+            self._temporaries.insert(self._used, self.memory.new(*shape))
+        self._used += 1
+        return self._temporaries[self._used - 1]
+
+    def emit(self, operation: str, out: Tensor, *inputs: Tensor) -> Tensor:
+        """A line for an element-wise operation, or several where two strides are too few."""
+        dtype = self.memory.dtype
+        if out.dtype != dtype or any(source.dtype != dtype for source in inputs):
+            raise NotRecordableError(f"{operation} of {[str(t.dtype) for t in (out, *inputs)]}, not {dtype}")
+        try:
+            sizes, strides = lay_out(out, *inputs)
+        except LayoutError:
+            for parts in zip(out, *(source.expand(out.shape) for source in inputs), strict=True):
+                self.emit(operation, *parts)
+            return out
+        addresses = [self.memory.write(out), *map(self.memory.read, inputs)]
+        self.line(operation, *sizes, 0, *zip(addresses, strides, strict=True))
+        return out
+
+    def line(self, operation: str, n0: int, n1: int, n2: int, k: int, *operands: tuple[int, Operand]) -> None:
+        """Any line: sizes, and for each operand an address and two strides."""
+        line = [OPERATIONS[operation], n0, n1, n2, k]
+        for address, strides in operands:
+            line += (address, *strides)
+        self.lines.append(line + [0] * (17 - len(line)))
+
+    def product(self, out: Tensor, a: Tensor, weight: Tensor, add: Tensor | None) -> Tensor:
+        """A line for out = a @ weight + add; a (m, k) or (groups, m, k)."""
+        if not a.dtype == weight.dtype == out.dtype == self.memory.dtype:
+            raise NotRecordableError(f"a product of {a.dtype} and {weight.dtype}, not {self.memory.dtype}")
+        if add is not None and add.shape != out.shape:
+            add = add.expand(out.shape)
+        n0, m, (out_rows, a_rows, add_rows) = rows_of(out, a, add)
+        self.line(
+            "product",
+            n0,
+            m,
+            weight.shape[1],
+            weight.shape[0],
+            (self.memory.write(out), out_rows),
+            (self.memory.read(a), a_rows),
+            (self.memory.packed(weight), (0, 0)),
+            (0 if add is None else self.memory.read(add), add_rows),
+        )
+        return out
+
+    def ring(self, rows: RowConvolution) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """The remembered rows of a convolution over finished rows, the newest last, with the zeros on both sides; and for each
+        the matrices that it is multiplied with: one, or where a window is no run of memory, one for each column of the kernel."""
+        if id(rows) not in self._rows:
+            ring = [self.memory.new(*rows.padded.shape) for _ in range(rows.rows)]
+            kernels = [
+                [kernel_matrix(kernel[:, :, None])] if rows.axis == 1 else [column.t() for column in kernel.unbind(2)]
+                for kernel in rows.kernel.unbind(2)
+            ]
+            self._rows[id(rows)] = ring, kernels
+            self.memory.read(rows.padded)
+        return self._rows[id(rows)]
