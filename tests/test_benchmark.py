@@ -57,12 +57,15 @@ def test_figures_follow_from_the_rounds():
     plain = suite.as_plain(found)
     assert (plain["passes"], plain["cached"]) == (2, [2.0, 2.0, 12.0])
     assert "speed_up" not in suite.as_plain(times(naive=[]))
+    compiled = times(compiled=[1.0, 1.0, 1.0])
+    assert (compiled.passes, compiled.speed_up, compiled.over_floor) == (0.5, 200, 1.0 / (10 / 20))
 
 
 def test_rows_have_a_cell_for_each_column():
     assert len(report.sampling_rows([times()])[0]) == len(report.SAMPLING) == len(report.sampling_rows([times(naive=[])])[0])
-    assert report.sampling_rows([times()])[0] == ("m", "4", "2.0000", "25%", "2.0000", "2.00", "4.00", "200.0", "50")
-    assert report.size_rows([times()])[0] == ("m", "4", "8x8", "2.0000", "2.0000", "2.00", "200.0")
+    assert report.sampling_rows([times()])[0] == ("m", "4", "2.0000", "25%", "2.0000", "", "2.00", "4.00", "200.0", "50")
+    assert report.size_rows([times()])[0] == ("m", "4", "8x8", "2.0000", "2.0000", "", "2.00", "200.0")
+    assert report.size_rows([times(compiled=[1.0] * 3)])[0] == ("m", "4", "8x8", "2.0000", "2.0000", "1.0000", "0.50", "200.0")
     assert len(report.size_rows([times()])[0]) == len(report.SIZES)
     step = suite.Step("m", batch=4, precision="32-true", flops=4 * 10**9, peak=4e9, seconds=[2.0])
     assert report.training_rows([step])[0] == ("m", "4", "32-true", "500.00", "2", "50%")
@@ -83,12 +86,13 @@ def test_the_slice_of_the_naive_sampler_runs_as_many_forward_passes_as_the_sampl
 
 
 def test_seconds_are_those_of_each_work_and_the_naive_slice_stands_for_all_places(monkeypatch):
-    seconds = {"forward": 1.0, "cached": 3.0, "naive": 0.5}
+    seconds = {"forward": 1.0, "cached": 3.0, "compiled": 2.0, "naive": 0.5}
     monkeypatch.setattr(suite, "timed", lambda function, device: next(of_name))
     of_name = iter([*seconds.values()] * 3)
     case = suite.cases(["pixelcnn"], "tiny", size=(4, 6))[0]
     (found,) = suite.measure_sampling(case, [2], rounds=2, places=4)
-    assert (found.forward, found.cached, found.naive) == ([1.0] * 2, [3.0] * 2, [0.5 * 24 / 4] * 2)
+    assert (found.forward, found.cached, found.compiled) == ([1.0] * 2, [3.0] * 2, [2.0] * 2)
+    assert found.naive == [0.5 * 24 / 4] * 2
     assert found.shape == (1, 4, 6)
 
 

@@ -10,9 +10,9 @@ from nextpixel.benchmark.suite import Step, Times, as_plain
 from nextpixel.files import write_aside
 from nextpixel.machine import machine_line
 
-SAMPLING = ("model", "batch", "forward, s", "of peak", "cached, s", "passes", "over floor", "naive, s", "speed-up")
+SAMPLING = ("model", "batch", "forward, s", "of peak", "cached, s", "compiled, s", "passes", "over floor", "naive, s", "speed-up")
 TRAINING = ("model", "batch", "precision", "ms per image", "GFLOP/s", "of peak")
-SIZES = ("model", "batch", "image", "forward, s", "cached, s", "passes", "naive, s")
+SIZES = ("model", "batch", "image", "forward, s", "cached, s", "compiled, s", "passes", "naive, s")
 
 
 def sampling_rows(found: list[Times]) -> list[tuple[str, ...]]:
@@ -24,6 +24,7 @@ def sampling_rows(found: list[Times]) -> list[tuple[str, ...]]:
             f"{statistics.median(times.forward):.4f}",
             f"{times.share_of_peak:.0%}",
             f"{statistics.median(times.cached):.4f}",
+            f"{statistics.median(times.compiled):.4f}" if times.compiled else "",
             f"{times.passes:.2f}",
             f"{times.over_floor:.2f}",
             *((f"{statistics.median(times.naive):.1f}", f"{times.speed_up:.0f}") if times.naive else ("", "")),
@@ -56,6 +57,7 @@ def size_rows(found: list[Times]) -> list[tuple[str, ...]]:
             f"{times.shape[1]}x{times.shape[2]}",
             f"{statistics.median(times.forward):.4f}",
             f"{statistics.median(times.cached):.4f}",
+            f"{statistics.median(times.compiled):.4f}" if times.compiled else "",
             f"{times.passes:.2f}",
             f"{statistics.median(times.naive):.1f}" if times.naive else "",
         )
@@ -96,7 +98,7 @@ def write_json(path: Path, peaks: dict[str, float], sampling: list[Times], train
 
 
 def draw_sampling(found: list[Times], path: Path) -> None:
-    """Seconds per image of forward, cached and naive against the batch size, a panel per model.
+    """Seconds per image of forward and of the ways of drawing against the batch size, a panel per model.
 
     Raises:
         InputError: the picture cannot be written.
@@ -113,7 +115,7 @@ def draw_sampling(found: list[Times], path: Path) -> None:
 
 
 def draw_sizes(found: list[Times], path: Path) -> None:
-    """Seconds of forward, cached and naive against the number of pixels, a panel per model: cached grows like the pixels.
+    """Seconds of forward and of the ways of drawing against the number of pixels, a panel per model: scans grow like the pixels.
 
     Raises:
         InputError: the picture cannot be written.
@@ -144,7 +146,7 @@ def _draw(
     figure = Figure(figsize=(4 * columns, 3.2 * rows), layout="constrained")
     all_axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, (title, found) in zip(all_axes, panels, strict=False):
-        for name, colour in (("naive", "tab:red"), ("cached", "tab:blue"), ("forward", "tab:grey")):
+        for name, colour in (("naive", "tab:red"), ("cached", "tab:blue"), ("compiled", "tab:green"), ("forward", "tab:grey")):
             points = [(x(t), statistics.median(getattr(t, name)) * factor(t)) for t in found if getattr(t, name)]
             if points:
                 axes.loglog(*zip(*points, strict=True), "o-", color=colour, label=name)

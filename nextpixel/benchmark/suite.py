@@ -1,6 +1,7 @@
-"""What is measured of a model: forward, a training step, cached and naive sampling, interleaved in one run.
+"""What is measured of a model: forward, a training step, and the ways of sampling, interleaved in one run.
 
-    passes     seconds of drawing a batch / seconds of one forward pass of the same batch, the median of the rounds' ratios
+    passes     seconds of drawing a batch, as `sample` does by default / seconds of one forward pass of the same batch, the
+               median of the rounds' ratios
     floor      FLOPs of that forward pass / the machine's own matrix-product peak, measured in the same run
     speed-up   seconds of the naive sampler / seconds of drawing
 
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from nextpixel.benchmark.naive import naive_places
+from nextpixel.compiled import why_not
 from nextpixel.errors import InputError
 from nextpixel.machine import count_flops, peak, timed
 from nextpixel.models import MODELS, AutoregressiveModel
@@ -63,7 +65,8 @@ class Times:
         shape: (C, H, W).
         batch: images.
         forward: seconds of one float32 forward pass, per round.
-        cached: of drawing the batch.
+        cached: of drawing the batch step by step.
+        compiled: of drawing it by programs; empty where there are none.
         naive: of the naive sampler, extrapolated; empty where it was not timed.
         flops: of the forward pass.
         peak: FLOP/s of a float32 matrix product in the same run.
@@ -77,20 +80,26 @@ class Times:
     peak: float
     forward: list[float] = field(default_factory=list)
     cached: list[float] = field(default_factory=list)
+    compiled: list[float] = field(default_factory=list)
     naive: list[float] = field(default_factory=list)
 
     @property
+    def drawing(self) -> list[float]:
+        """Seconds of what `sample` does by default."""
+        return self.compiled or self.cached
+
+    @property
     def passes(self) -> float:
-        return _ratio(self.cached, self.forward)
+        return _ratio(self.drawing, self.forward)
 
     @property
     def speed_up(self) -> float:
-        return _ratio(self.naive, self.cached)
+        return _ratio(self.naive, self.drawing)
 
     @property
     def over_floor(self) -> float:
         """Seconds of drawing over the floor."""
-        return statistics.median(self.cached) * self.peak / self.flops
+        return statistics.median(self.drawing) * self.peak / self.flops
 
     @property
     def share_of_peak(self) -> float:
@@ -158,7 +167,7 @@ def cases(names: list[str], preset: str | None = None, size: tuple[int, int] | N
 def measure_sampling(
     case: Case, batches: list[int], rounds: int, places: int = 4, device: str = "cpu", naive: bool = True
 ) -> Iterator[Times]:
-    """Forward, cached and naive, one batch size after the other; in each round one after the other.
+    """Forward and the ways of drawing, one batch size after the other; in each round one after the other.
 
     Args:
         case: the model.
@@ -174,8 +183,10 @@ def measure_sampling(
         x = torch.randint(model.levels, (batch, *model.shape), device=device)
         work: dict[str, Callable[[], Any]] = {
             "forward": torch.inference_mode()(lambda x=x: model(x)),
-            "cached": lambda batch=batch: model.sample(batch),
+            "cached": lambda batch=batch: model.sample(batch, method="cached"),
         }
+        if why_not(model.device, torch.float32, model.likelihood) is None:
+            work["compiled"] = lambda batch=batch: model.sample(batch, method="compiled")
         if naive:
             work["naive"] = lambda batch=batch: naive_places(model, batch, places)
         flops = count_flops(work["forward"])
@@ -183,6 +194,8 @@ def measure_sampling(
         for seconds in _rounds(work, rounds, f"{case.label}, batch {batch}", device):
             times.forward.append(seconds["forward"])
             times.cached.append(seconds["cached"])
+            if "compiled" in work:
+                times.compiled.append(seconds["compiled"])
             if naive:
                 times.naive.append(seconds["naive"] * all_places / places)
         yield times
