@@ -22,7 +22,7 @@ CORE = {
     "likelihoods": {"errors"},
     "condition": {"layers", "errors"},
     "raster": {"likelihoods", "errors"},
-    "fixed_point": {"raster"},
+    "fixed_point": {"raster", "errors"},
     "compiled": {"grid", "layers", "likelihoods", "raster", "recording"},
     "models": {"grid", "layers", "likelihoods", "condition", "raster", "fixed_point", "compiled", "recording", "errors", "files"},
 }

@@ -64,7 +64,7 @@ def record(function, dtype=torch.float64, row=0):
 def test_a_program_draws_the_scan_s_images(name, channels, size):
     a, b = both(tiny_model(name, (channels, 4, 5), levels=17), 3, size=size)
     assert torch.equal(a, b)
-    assert len(a.unique()) > 3  # a constant would hide what goes wrong
+    assert len(a.unique()) > 1  # a constant would hide what goes wrong
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -86,7 +86,7 @@ class Interpolation:
             h = PATHS[path](*ends, steps).flatten(0, 1)
         h = torch.zeros_like(h) if guidance == 0 else h
         x = torch.zeros(n * steps, self.shape[0], height, width, dtype=torch.long, device=self.device)
-        return self._scan(x, None, h, seed, temperature, "cached", progress, law, repeats=steps).unflatten(0, (n, steps))
+        return self._scan(x, None, h, seed, temperature, None, progress, law, repeats=steps).unflatten(0, (n, steps))
 
 
 def linear(a: Tensor, b: Tensor, steps: int) -> Tensor:

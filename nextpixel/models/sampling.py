@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -9,10 +10,10 @@ from torch import Tensor
 
 from nextpixel.compiled import why_not
 from nextpixel.errors import InputError
-from nextpixel.fixed_point import as_places, fixed_point
+from nextpixel.fixed_point import as_places, check_block, fixed_point
 from nextpixel.likelihoods import Guided, Likelihood
 from nextpixel.likelihoods.guided import twice, with_and_without
-from nextpixel.raster import Draw, Keep, Naive, Progress, raster
+from nextpixel.raster import Choose, Draw, Keep, Naive, Progress, raster
 from nextpixel.recording import NotRecordableError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Sampling:
         size: tuple[int, int] | None = None,
         progress: Progress | None = None,
         guidance: float = 1.0,
+        block: int | None = None,
     ) -> Tensor:
         """Draw n images: (n, C, H, W), uint8 up to 256 levels and int64 above.
 
@@ -56,9 +58,10 @@ class Sampling:
             guidance: s, draws each symbol from p(. | earlier, h)^s p(. | earlier)^(1 - s), renormalised over the symbols
                 (`likelihoods.Guided`), before the temperature: 1 is the model, 0 the unconditional model, which needs no
                 `cond`; above 1 images are more typical of their condition. Other values scan every image twice, side by side.
+            block: of "fixed-point", rows that are drawn together until nothing changes, by default all.
 
         Raises:
-            InputError: n, temperature, guidance, method or size make no sense, or the condition is missing or superfluous.
+            InputError: n, temperature, guidance, method, block or size make no sense, or the condition is missing or superfluous.
         """
         if n < 1:
             raise InputError(f"n must be at least 1, not {n}")
@@ -67,7 +70,7 @@ class Sampling:
         law = self.guided_likelihood(guidance)
         with torch.no_grad():
             h = self.guided_condition(cond, guidance, n, height, width)
-        return self._scan(x, None, h, seed, temperature, method, progress, law)
+        return self._scan(x, None, h, seed, temperature, method, progress, law, block=block)
 
     def complete(
         self: "AutoregressiveModel",
@@ -80,6 +83,7 @@ class Sampling:
         method: Method | None = None,
         progress: Progress | None = None,
         guidance: float = 1.0,
+        block: int | None = None,
     ) -> Tensor:
         """Draw the unknown places of images given the earlier ones; known places stay as they are.
 
@@ -89,7 +93,7 @@ class Sampling:
             x: (B, C, H, W) integers; what stands at unknown places is not read.
             known: bool, broadcastable to x.
             n: completions per image; those of image b are rows b * n ... b * n + n - 1 of the result.
-            cond, seed, temperature, method, progress, guidance: as for `sample`; `cond` is for the B images.
+            cond, seed, temperature, method, progress, guidance, block: as for `sample`; `cond` is for the B images.
 
         Returns:
             (B * n, C, H, W), uint8 up to 256 levels and int64 above.
@@ -113,7 +117,7 @@ class Sampling:
             h = self.guided_condition(cond, guidance, x.shape[0], *x.shape[2:])
         x, known = x.repeat_interleave(n, 0), known.repeat_interleave(n, 0)
         h = None if h is None else h.repeat_interleave(n, 0)
-        return self._scan(x, known, h, seed, temperature, method, progress, law)
+        return self._scan(x, known, h, seed, temperature, method, progress, law, block=block)
 
     def scan_rows(self: "AutoregressiveModel", n: int, size: tuple[int, int] | None = None) -> int:
         """How often `sample` reports progress for n images: once per row of each pass over every group scanned together."""
@@ -131,6 +135,7 @@ class Sampling:
         progress: Progress | None,
         law: Likelihood,
         repeats: int = 1,
+        block: int | None = None,
     ) -> Tensor:
         """Fill x from a law, the model's own or a guided one; each `repeats` images that follow one another share their noise."""
         if not (math.isfinite(temperature) and temperature >= LOWEST_TEMPERATURE):
@@ -138,6 +143,10 @@ class Sampling:
         if method is not None and method not in METHODS:
             raise InputError(f"method must be {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}, not {method!r}")
         reason = why_not(self.device, next(self.parameters()).dtype, law, temperature)
+        if block is not None:
+            if method != "fixed-point":
+                raise InputError(f"block {block} is a setting of method 'fixed-point', not of {method!r}")
+            check_block(self, block)
         if method == "compiled" and reason is not None:
             raise InputError(f"method 'compiled': {reason}")
         strict, method = method == "compiled", method or ("cached" if reason else "compiled")
@@ -149,8 +158,7 @@ class Sampling:
         self.eval()
         try:
             for a in range(0, x.shape[0], LANES):
-                lanes = slice(a, a + LANES)
-                images, *of_lanes, of_h = (None if t is None else t[lanes] for t in (x, noise, known, h))
+                images, *of_lanes, of_h = (None if t is None else t[a : a + LANES] for t in (x, noise, known, h))
                 if method == "compiled":
                     try:
                         _run_programs(self, images, *of_lanes, of_h, law, temperature, progress)
@@ -160,24 +168,29 @@ class Sampling:
                             raise InputError(f"method 'compiled': {error}") from None
                         warnings.warn(f"{self.name} is drawn step by step, because its scan is no program: {error}", stacklevel=3)
                         method = "cached"
-                guided = isinstance(law, Guided)
-                if guided:
-                    images, *of_lanes = (None if t is None else twice(t) for t in (images, *of_lanes))
-                    of_h = with_and_without(of_h)
-                if method == "fixed-point":
-                    of_lanes = [None if t is None else as_places(t) for t in of_lanes]
-                choose = Draw(law, of_lanes[0], temperature)
-                if known is not None:
-                    choose = Keep(of_lanes[1], choose)
-                if method == "fixed-point":
-                    fixed_point(self, images, choose, of_h, progress)
+                if isinstance(law, Guided):
+                    lanes, of_h = [None if t is None else twice(t) for t in (images, *of_lanes)], with_and_without(of_h)
                 else:
-                    raster(Naive(self) if method == "naive" else self, images, choose, of_h, progress)
-                if guided:
-                    x[lanes] = images[: len(images) // 2]
+                    lanes = [images, *of_lanes]
+                if method == "fixed-point":
+                    fixed_point(self, lanes[0], partial(_choose_places, law, temperature, *lanes[1:]), of_h, progress, block)
+                else:
+                    choose = _chooser(law, temperature, *lanes[1:])
+                    raster(Naive(self) if method == "naive" else self, lanes[0], choose, of_h, progress)
+                images.copy_(lanes[0][: len(images)])
         finally:
             self.train(training)
         return x.to(torch.uint8) if self.levels <= 256 else x
+
+
+def _chooser(law: Likelihood, temperature: float, noise: Tensor, known: Tensor | None) -> Choose:
+    choose = Draw(law, noise, temperature)
+    return choose if known is None else Keep(known, choose)
+
+
+def _choose_places(law: Likelihood, temperature: float, noise: Tensor, known: Tensor | None, rows: slice) -> Choose:
+    """The same for places of some rows, as images of their own."""
+    return _chooser(law, temperature, *(None if t is None else as_places(t[:, :, rows]) for t in (noise, known)))
 
 
 def _run_programs(model: "AutoregressiveModel", *args: Any) -> None:
