@@ -19,7 +19,8 @@ from nextpixel.compiled.kernels import COLUMNS, panel_registers
 from nextpixel.compiled.layout import LayoutError, lay_out
 from nextpixel.compiled.program import ADDRESSES, Memory, Program
 from nextpixel.compiled.recorder import Recorder, RowIndex
-from nextpixel.compiled.rows import Request, Rows
+from nextpixel.compiled.request import Request
+from nextpixel.compiled.rows import Rows
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import Categorical, DiscretizedLogisticMixture, Guided
 from nextpixel.recording import NotRecordableError
@@ -205,7 +206,8 @@ def test_programs_go_with_their_model():
 @pytest.mark.parametrize(
     ("device", "dtype", "law", "temperature", "reason"),
     [
-        ("cuda", torch.float32, Categorical(1, 2), 1.0, "on the processor, not on cuda"),
+        ("mps", torch.float32, Categorical(1, 2), 1.0, "on a processor or a CUDA device, not on mps"),
+        ("cuda", torch.bfloat16, Guided(DiscretizedLogisticMixture(1, 16), 2.0), 0.5, None),
         ("cpu", torch.bfloat16, Categorical(1, 2), 1.0, "float32 or float64, not torch.bfloat16"),
         ("cpu", torch.float32, DiscretizedLogisticMixture(1, 16), 0.5, "mixture without temperature or guidance"),
         ("cpu", torch.float32, Guided(DiscretizedLogisticMixture(1, 16), 2.0), 1.0, "mixture without temperature or guidance"),

@@ -1,9 +1,10 @@
 """The scan as a program: what `step` and `begin_row` ask of torch is recorded once, and then run row by row without Python.
 
-    recorder    torch's calls to lines            columns, rows, scan    lines to programs, and programs to images
-    kernels     what runs lines, by numba         kept                   programs from one call to the next
+    on a processor   recorder (calls)   torch's calls to lines      columns, rows, scan   lines to programs, programs to images
+                     kernels            what runs lines, by numba   kept                  programs from one call to the next
+    on a GPU         graphs             a row of steps as a CUDA graph
 
-The step-by-step scan (`nextpixel.raster`) is the reference: both give the same images but for rounding.
+The step-by-step scan (`nextpixel.raster`) is the reference: all give the same images but for rounding.
 """
 
 from importlib.util import find_spec
@@ -22,11 +23,13 @@ def why_not(device: torch.device, dtype: torch.dtype, law: Likelihood, temperatu
         temperature: divides the logits.
 
     Example:
-        >>> why_not(torch.device("cuda"), torch.float32, Categorical(channels=1, levels=2))
-        'programs run on the processor, not on cuda'
+        >>> why_not(torch.device("cpu"), torch.bfloat16, Categorical(channels=1, levels=2))
+        'programs compute in float32 or float64, not torch.bfloat16'
     """
+    if device.type == "cuda":
+        return None  # a graph runs what torch runs
     if device.type != "cpu":
-        return f"programs run on the processor, not on {device.type}"
+        return f"programs run on a processor or a CUDA device, not on {device.type}"
     if dtype not in (torch.float32, torch.float64):
         return f"programs compute in float32 or float64, not {dtype}"
     inner = law.likelihood if isinstance(law, Guided) else law

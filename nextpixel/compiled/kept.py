@@ -7,7 +7,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from nextpixel.compiled.rows import Request, Rows
+from nextpixel.compiled.request import Request
+from nextpixel.compiled.rows import Rows
 
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel

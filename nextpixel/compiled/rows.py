@@ -1,7 +1,6 @@
 """One pass over some images as programs: the row clock and the places of every kind of row, recorded from a part's methods."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,54 +10,11 @@ from nextpixel.compiled.columns import all_columns
 from nextpixel.compiled.draw_lines import draw_line, scratch_bytes
 from nextpixel.compiled.program import Memory, Program, restore
 from nextpixel.compiled.recorder import Recorder, RowIndex
-from nextpixel.likelihoods import Likelihood
-from nextpixel.likelihoods.guided import twice, with_and_without
+from nextpixel.compiled.request import Request
 from nextpixel.raster import chosen, visit
 
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is drawn.
-
-    Args:
-        x: (B, C, H, W) int64, filled in place.
-        noise: (B, C, H, W) float64.
-        known: (B, C, H, W) bool, the symbols to keep, or None.
-        h: the encoded condition, or None.
-        law: of a place; a `Guided` one scans every image twice.
-        temperature: divides the logits.
-    """
-
-    x: Tensor
-    noise: Tensor
-    known: Tensor | None
-    h: Tensor | None
-    law: Likelihood
-    temperature: float = 1.0
-
-    def lanes(self, images: slice) -> "Request":
-        """The same for some of the images."""
-        return self._each(lambda t: t[images])
-
-    def padded(self, images: int) -> "Request":
-        """The same for so many images: copies of the first fill it up."""
-        missing = images - len(self.x)
-        return self._each(lambda t: torch.cat([t, t[:1].expand(missing, *t.shape[1:])])) if missing else self
-
-    def twice(self) -> "Request":
-        """The same, with every image once more without its condition."""
-        return replace(self._each(twice), h=with_and_without(self.h))
-
-    def on_grid(self, stride: int, h: Tensor | None) -> "Request":
-        """The same for the places of a pass, under its own condition."""
-        return replace(replace(self, h=None)._each(lambda t: t[:, :, ::stride, ::stride]), h=h)
-
-    def _each(self, function: Callable[[Tensor], Tensor]) -> "Request":
-        parts = {name: getattr(self, name) for name in ("x", "noise", "known", "h")}
-        return replace(self, **{name: None if tensor is None else function(tensor) for name, tensor in parts.items()})
 
 
 class Rows:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from nextpixel.compiled import kept
-from nextpixel.compiled.rows import Request, Rows
+from nextpixel.compiled.request import Request
+from nextpixel.compiled.rows import Rows
 from nextpixel.likelihoods import Guided
 from nextpixel.raster import Progress
 

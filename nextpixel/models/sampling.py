@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from nextpixel.compiled import why_not
+from nextpixel.compiled import graphs, why_not
+from nextpixel.compiled.request import Request
 from nextpixel.errors import InputError
 from nextpixel.fixed_point import as_places, check_block, fixed_point
 from nextpixel.likelihoods import Guided, Likelihood
@@ -50,7 +51,7 @@ class Sampling:
             seed: of the noise; equal seeds give equal images, whatever the method.
             temperature: below 1 more likely images, above 1 more varied ones; 1 is the model itself.
             method: "cached" scans at the arithmetic of one forward pass, step by step, and "compiled" does the same as a
-                program on all cores (`nextpixel.compiled`, on a processor, with numba); "naive" runs one forward pass for every
+                program on all cores, or as graphs on a GPU (`nextpixel.compiled`); "naive" runs one forward pass for every
                 place, and "fixed-point" draws all places at once until nothing changes (`nextpixel.fixed_point`). By default
                 "compiled" where `nextpixel.compiled.why_not` has no reason against it, and else "cached".
             size: (H, W), by default that of the training images.
@@ -194,8 +195,10 @@ def _choose_places(law: Likelihood, temperature: float, noise: Tensor, known: Te
 
 
 def _run_programs(model: "AutoregressiveModel", *args: Any) -> None:
-    from nextpixel.compiled.rows import Request  # here, because numba is no requirement
-    from nextpixel.compiled.scan import scan
-
     *request, progress = args
-    scan(model, Request(*request), progress)
+    if model.device.type == "cuda":
+        graphs.scan(model, Request(*request), progress)
+    else:
+        from nextpixel.compiled.scan import scan  # here, because numba is no requirement
+
+        scan(model, Request(*request), progress)
