@@ -153,8 +153,11 @@ def _upper_side(symbol: int, levels: int) -> float:
 def _log_mass(mean: float, rate: float, symbol: int, levels: int) -> float:
     """log of the probability of a symbol's bin under one logistic, as the likelihood's own `_log_mass`."""
     lower = -FAR if symbol == 0 else (2.0 * symbol - levels) / (levels - 1)
-    inside = math.log(-math.expm1(-2.0 / (levels - 1) * rate)) if 0 < symbol < levels - 1 else 0.0
-    return inside + _log_sigmoid((_upper_side(symbol, levels) - mean) * rate) + _log_sigmoid((mean - lower) * rate)
+    inside = -math.expm1(-2.0 / (levels - 1) * rate) if 0 < symbol < levels - 1 else 1.0
+    above, below = (_upper_side(symbol, levels) - mean) * rate, (mean - lower) * rate
+    if above > -300 and below > -300:  # one logarithm of the product, where it is far from the least number
+        return math.log(inside / ((1 + math.exp(-above)) * (1 + math.exp(-below))))
+    return math.log(inside) + _log_sigmoid(above) + _log_sigmoid(below)
 
 
 @njit(nogil=True)
