@@ -15,9 +15,10 @@ import nextpixel
 from nextpixel import compiled
 from nextpixel.compiled import kept, scan
 from nextpixel.compiled.columns import all_columns
-from nextpixel.compiled.kernels import COLUMNS, panel_registers
+from nextpixel.compiled.kernels import panel_registers
 from nextpixel.compiled.layout import LayoutError, lay_out
-from nextpixel.compiled.program import ADDRESSES, Memory, Program
+from nextpixel.compiled.lines import ADDRESSES, COLUMNS, OPERATIONS
+from nextpixel.compiled.program import PanelMemory, Program
 from nextpixel.compiled.recorder import Recorder, RowIndex
 from nextpixel.compiled.request import Request
 from nextpixel.compiled.rows import Rows
@@ -49,7 +50,7 @@ def both(model, n, **how):
 
 def record(function, dtype=torch.float64, row=0):
     """The program of some calls, and its memory."""
-    memory = Memory(dtype, 4096)
+    memory = PanelMemory(dtype, 4096)
     recorder = Recorder(memory, torch.zeros(1, 1, 1, 1))
     program = Program(recorder.record(function, row=row, place=True), memory)
     memory.close()
@@ -387,7 +388,7 @@ def draw(law, params, known, c, noise, keep=None, temperature=1.0):
     """What a program draws for channel c of places (B, C)."""
     from nextpixel.compiled.draw_lines import draw_line, scratch_bytes
 
-    memory, symbols = Memory(params.dtype, scratch_bytes(law)), known.clone()
+    memory, symbols = PanelMemory(params.dtype, scratch_bytes(law)), known.clone()
     recorder = Recorder(memory, torch.zeros(1, 1, 1, 1))
     lines = recorder.record(lambda: draw_line(recorder, law, params, symbols, c, noise, keep, temperature), row=0, place=True)
     Program(lines, memory)()
@@ -475,6 +476,6 @@ def test_one_place_s_program_is_as_long_as_the_papers_say():
     rows = Rows(model, Request(x, torch.zeros(x.shape, dtype=torch.float64), None, None, model.likelihood))
     (program,) = rows.steps.values()
     # Of each layer a product, the gate and a product; of the head twice a product; a draw.
-    products = (program.table[:, 0] == 11).sum()
+    products = (program.table[:, 0] == OPERATIONS["product"]).sum()
     assert products == 8 * (3 * 2 + 2)
     assert math.isclose(len(program.table) / 8, 3 * 3 + 8, abs_tol=2)

@@ -16,7 +16,7 @@ each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
 def by_graphs(monkeypatch):
     """Let "compiled" run the functions of the GPU on this processor."""
     replays = []
-    monkeypatch.setattr("nextpixel.models.sampling._run_programs", lambda m, *args: graphs.scan(m, Request(*args[:-1]), args[-1]))
+    monkeypatch.setattr("nextpixel.models.sampling._run_programs", lambda m, how, *args: graphs.scan(m, *args))
     original = graphs.Replay.__init__
     monkeypatch.setattr(graphs.Replay, "__init__", lambda *args: (replays.append(1), original(*args))[1])
     return replays

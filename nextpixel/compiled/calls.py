@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.overrides import resolve_name
 
-from nextpixel.compiled.kernels import PRODUCT
 from nextpixel.compiled.layout import lay_out, rows_of
+from nextpixel.compiled.lines import OPERATIONS
 from nextpixel.grid import RowConvolution
 from nextpixel.layers.head import condition_row
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput, concat_elu_to, gated_activation_
@@ -78,7 +78,14 @@ def _binary(operation: str, in_place: bool = False) -> Callable[..., Tensor]:
             out = recorder.new(*shape)
         last = recorder.lines[-1] if recorder.lines else None
         # A product whose result is at once added to: the sum begins with what is added.
-        mergeable = operation == "add" and in_place and isinstance(b, Tensor) and a.dim() == 2 and last and last[0] == PRODUCT
+        mergeable = (
+            operation == "add"
+            and in_place
+            and isinstance(b, Tensor)
+            and a.dim() == 2
+            and last
+            and last[0] == OPERATIONS["product"]
+        )
         if mergeable and last[14] == 0 and last[5] == a.data_ptr() and last[1:4] == [1, *a.shape]:
             _, _, (_, _, strides) = rows_of(a, a, b.expand(a.shape))
             last[14:17] = [recorder.memory.read(b), *strides]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nextpixel.compiled.program import ADDRESSES
+from nextpixel.compiled.lines import ADDRESSES
 
 # Columns after which the calls repeat: each of a PixelCNN++'s resolutions doubles it.
 PERIODS = (1, 2, 4)

@@ -14,7 +14,7 @@ from numba import njit
 from nextpixel.compiled.simd import elementwise, peek, poke, size_of
 from nextpixel.likelihoods.logistic_mixture import FAR, HIGHEST_LOG_SCALE, NEARLY_1
 
-_exp, _sigmoid = elementwise("exp"), elementwise("sigmoid")
+_copy, _exp, _sigmoid, _tanh = (elementwise(name) for name in ("copy", "exp", "sigmoid", "tanh"))
 
 
 @njit(nogil=True)
@@ -55,51 +55,55 @@ def draw_categorical(line: Any, scratch: int, like: Any) -> None:
 def draw_mixture(line: Any, scratch: int, like: Any) -> None:
     """As the place of a `DiscretizedLogisticMixture` draws: known channels move means and weights; then a search.
 
-    Settings: the number of channels and the least log-scale. The scratch memory holds weights, means, 1 / s and a sum's terms, as
-    many of each as fill whole registers.
+    Settings: the number of channels and the least log-scale. The scratch memory holds runs of a number for each component:
+    weights, means, terms of a sum, and 1 / s.
     """
     size, levels, channel, mixtures = size_of(like), line[2], line[3], line[4]
     channels, lowest = np.int64(peek(line[13], np.float64(0))), peek(line[13] + 8, np.float64(0))
-    padded = (mixtures + 15) // 16 * 16
-    weights, means, rates, terms = scratch, scratch + padded * size, scratch + 2 * padded * size, scratch + 3 * padded * size
-    for k in range(mixtures, padded):
-        for run in (weights, means, rates):
-            poke(run + k * size, 0, like)
+    run = size * mixtures
+    weights, means, terms, rates = scratch, scratch + run, scratch + 2 * run, scratch + 3 * run
     for image in range(line[1]):
         if _is_known(line, image):
             continue
         params, symbols = line[8] + image * line[9] * size, line[5] + image * line[6] * 8
+        _copy(weights, params, 0, 0, mixtures, like)
+        for c in range(channel + 1):
+            _copy(means, params + (1 + c) * run, 0, 0, mixtures, like)
+            for d in range(c):
+                _tanh(terms, params + (1 + 2 * channels + c * (c - 1) // 2 + d) * run, 0, 0, mixtures, like)
+                y = _intensity(peek(symbols + d * line[7] * 8, np.int64(0)), levels)
+                for k in range(mixtures):
+                    mean = peek(means + k * size, like) + peek(terms + k * size, like) * y
+                    poke(means + k * size, mean, like)
+            for k in range(mixtures):
+                log_scale = np.float64(peek(params + ((1 + channels + c) * mixtures + k) * size, like))
+                poke(rates + k * size, -min(max(log_scale, lowest), HIGHEST_LOG_SCALE), like)
+            _exp(rates, rates, 0, 0, mixtures, like)
+            if c < channel:  # a component that explains the known channels badly is as unlikely for the next one
+                symbol = peek(symbols + c * line[7] * 8, np.int64(0))
+                for k in range(mixtures):
+                    mass = _log_mass(
+                        np.float64(peek(means + k * size, like)), np.float64(peek(rates + k * size, like)), symbol, levels
+                    )
+                    poke(weights + k * size, peek(weights + k * size, like) + mass, like)
         highest = -np.inf
         for k in range(mixtures):
-            logit = np.float64(peek(params + k * size, like))
-            for c in range(channel + 1):
-                mean = np.float64(peek(params + ((1 + c) * mixtures + k) * size, like))
-                for d in range(c):
-                    coefficient = peek(params + ((1 + 2 * channels + c * (c - 1) // 2 + d) * mixtures + k) * size, like)
-                    mean += math.tanh(coefficient) * _intensity(peek(symbols + d * line[7] * 8, np.int64(0)), levels)
-                log_scale = np.float64(peek(params + ((1 + channels + c) * mixtures + k) * size, like))
-                rate = math.exp(-min(max(log_scale, lowest), HIGHEST_LOG_SCALE))
-                if c < channel:
-                    # A component that explains the known channels badly is as unlikely for the next one.
-                    logit += _log_mass(mean, rate, peek(symbols + c * line[7] * 8, np.int64(0)), levels)
-            poke(weights + k * size, logit, like)
-            poke(means + k * size, mean, like)
-            poke(rates + k * size, rate, like)
-            highest = max(highest, logit)
+            highest = max(highest, np.float64(peek(weights + k * size, like)))
+        for k in range(mixtures):
+            poke(weights + k * size, peek(weights + k * size, like) - highest, like)
+        _exp(weights, weights, 0, 0, mixtures, like)
         total = 0.0
         for k in range(mixtures):
-            weight = math.exp(peek(weights + k * size, like) - highest)
-            poke(weights + k * size, weight, like)
-            total += weight
+            total += peek(weights + k * size, like)
         threshold = total * _noise(line, image) * NEARLY_1
         low, high = 0, levels - 1
         while low < high:
             middle = (low + high) // 2
             side = _upper_side(middle, levels)
-            for k in range(padded):
+            for k in range(mixtures):
                 term = (side - peek(means + k * size, like)) * peek(rates + k * size, like)
                 poke(terms + k * size, term, like)
-            _sigmoid(terms, terms, 0, 0, padded, like)
+            _sigmoid(terms, terms, 0, 0, mixtures, like)
             cumulated = 0.0
             for k in range(mixtures):
                 cumulated += np.float64(peek(terms + k * size, like)) * peek(weights + k * size, like)

@@ -10,7 +10,7 @@ from nextpixel.likelihoods import DiscretizedLogisticMixture, Guided, Likelihood
 def scratch_bytes(likelihood: Likelihood) -> int:
     """Memory that a draw needs for itself: a law's numbers, or four runs of a mixture's components."""
     mixtures = likelihood.mixtures if isinstance(likelihood, DiscretizedLogisticMixture) else 0
-    return 8 * max(likelihood.levels, 4 * (mixtures + 16))
+    return 8 * max(likelihood.levels, 4 * mixtures)
 
 
 def draw_line(

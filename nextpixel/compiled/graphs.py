@@ -69,7 +69,7 @@ class GraphRows:
         if self.known is not None:
             self.choose = Keep(self.known, self.choose)
         self.cache = part.start(batch, request.h, (self.height, self.width))
-        self.steps: dict[tuple[bool, int], Replay] = {}
+        self.steps: dict[tuple[bool, int], Callable[[], None]] = {}
 
     def run(self, progress: Callable[[], None]) -> None:
         """Fill the images; tells when a row is launched."""
@@ -82,10 +82,14 @@ class GraphRows:
                 self.known.copy_(self.request.known[:, :, row])
             kind = len(chosen(self.coarser, self.stride, i, self.width)) > 0, self.part.row_kind(i)
             if kind not in self.steps:
-                self.steps[kind] = Replay(lambda i=i: self._visit(i), self.request.x.device)
+                self.steps[kind] = self.prepare(i)
             self.steps[kind]()
             self.request.x[:, :, row] = self.symbols
             progress()
+
+    def prepare(self, i: int) -> Callable[[], None]:
+        """What runs the steps of rows of the same kind as i."""
+        return Replay(lambda: self._visit(i), self.request.x.device)
 
     def _visit(self, i: int) -> None:
         """All places of a row of this kind; symbols, noise and what is known are those of the row's own memory."""
@@ -97,13 +101,19 @@ class GraphRows:
 
 
 @torch.inference_mode()
-def scan(model: "AutoregressiveModel", request: Request, progress: Progress | None = None) -> None:
+def scan(
+    model: "AutoregressiveModel",
+    request: Request,
+    progress: Progress | None = None,
+    rows: type[GraphRows] = GraphRows,
+) -> None:
     """Fill `request.x` as `raster` with `Draw` does (and `Keep`, where symbols are known).
 
     Args:
         model: on a GPU; on a processor the same runs step by step.
         request: the images.
         progress: called with the number of rows launched so far, over all passes.
+        rows: how the steps of a row are run.
     """
     images = request.twice() if isinstance(request.law, Guided) else request
     launched = 0
@@ -116,5 +126,5 @@ def scan(model: "AutoregressiveModel", request: Request, progress: Progress | No
 
     passes = pairwise((None, *model.strides))
     for (coarser, stride), (part, h) in zip(passes, model.parts(images.x, images.h), strict=True):
-        GraphRows(part, images.on_grid(stride, h), coarser, stride).run(report)
+        rows(part, images.on_grid(stride, h), coarser, stride).run(report)
     request.x.copy_(images.x[: len(request.x)])

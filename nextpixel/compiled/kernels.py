@@ -1,8 +1,4 @@
-"""The interpreter of a program: one compiled function that runs line after line of a table, and the operations of its lines.
-
-A line is a row of whole numbers: operation, sizes, and for each operand an address and two strides in elements (`COLUMNS`).
-Element-wise lines run over n0 x n1 runs of n2 elements that lie side by side.
-"""
+"""The interpreter of a program: one compiled function that runs line after line of a table (`nextpixel.compiled.lines`)."""
 
 from typing import Any
 
@@ -11,12 +7,9 @@ from numba import njit
 
 from nextpixel.compiled.cache import compiled
 from nextpixel.compiled.draw_kernels import draw_binary, draw_categorical, draw_mixture
+from nextpixel.compiled.lines import ELEMENTWISE, OPERATIONS, OTHERS
 from nextpixel.compiled.simd import elementwise, peek, poke, register_bytes, size_of, tile
 
-COLUMNS = ("operation", "n0", "n1", "n2", "k", *(f"{name}{part}" for name in ("out", "a", "b", "c") for part in ("", "_0", "_1")))
-ELEMENTWISE = ("copy", "neg", "relu", "elu", "sigmoid", "tanh", "add", "mul", "gate", "addcmul")
-OTHERS = ("concat_elu", "product", "intensity", "embedding", "binary", "categorical", "mixture")
-OPERATIONS = {name: code for code, name in enumerate((*ELEMENTWISE, *OTHERS))}
 COPY, NEG, RELU, ELU, SIGMOID, TANH, ADD, MUL, GATE, ADDCMUL = (OPERATIONS[name] for name in ELEMENTWISE)
 CONCAT_ELU, PRODUCT, INTENSITY, EMBEDDING, BINARY, CATEGORICAL, MIXTURE = (OPERATIONS[name] for name in OTHERS)
 

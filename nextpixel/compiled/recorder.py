@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from nextpixel.compiled import calls
-from nextpixel.compiled.kernels import COLUMNS, OPERATIONS
 from nextpixel.compiled.layout import LayoutError, Operand, lay_out, rows_of
-from nextpixel.compiled.program import Memory
+from nextpixel.compiled.lines import COLUMNS, OPERATIONS
+from nextpixel.compiled.memory import Memory
 from nextpixel.grid import RowConvolution, kernel_matrix
 from nextpixel.recording import NotRecordableError, recorded_by
 
@@ -122,7 +122,7 @@ class Recorder(TorchFunctionMode):
         line = [OPERATIONS[operation], n0, n1, n2, k]
         for address, strides in operands:
             line += (address, *strides)
-        self.lines.append(line + [0] * (17 - len(line)))
+        self.lines.append(line + [0] * (len(COLUMNS) - len(line)))
 
     def product(self, out: Tensor, a: Tensor, weight: Tensor, add: Tensor | None) -> Tensor:
         """A line for out = a @ weight + add; a (m, k) or (groups, m, k)."""

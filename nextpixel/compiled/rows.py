@@ -8,7 +8,8 @@ from torch import Tensor
 
 from nextpixel.compiled.columns import all_columns
 from nextpixel.compiled.draw_lines import draw_line, scratch_bytes
-from nextpixel.compiled.program import Memory, Program, restore
+from nextpixel.compiled.memory import restore
+from nextpixel.compiled.program import PanelMemory, Program
 from nextpixel.compiled.recorder import Recorder, RowIndex
 from nextpixel.compiled.request import Request
 from nextpixel.raster import chosen, visit
@@ -30,7 +31,7 @@ class Rows:
         batch, channels, self.height, self.width = request.x.shape
         dtype, law = next(part.parameters()).dtype, request.law
         self.coarser, self.stride, self.kinds = coarser, stride, [part.row_kind(i) for i in range(self.height)]
-        self.memory = Memory(dtype, scratch_bytes(law))
+        self.memory = PanelMemory(dtype, scratch_bytes(law))
         self.symbols = torch.zeros(batch, channels, 1, self.width, dtype=torch.long)
         self.noise = torch.zeros(batch, channels, 1, self.width, dtype=torch.float64)
         self.known = None if request.known is None else torch.zeros(batch, channels, 1, self.width, dtype=torch.bool)

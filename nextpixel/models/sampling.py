@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from nextpixel.compiled import graphs, why_not
+from nextpixel.compiled import graphs, why_not, why_not_one_kernel
 from nextpixel.compiled.request import Request
 from nextpixel.errors import InputError
 from nextpixel.fixed_point import as_places, check_block, fixed_point
@@ -20,8 +20,8 @@ from nextpixel.recording import NotRecordableError
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel
 
-Method = Literal["cached", "compiled", "naive", "fixed-point"]
-METHODS = ("cached", "compiled", "naive", "fixed-point")
+Method = Literal["cached", "compiled", "one-kernel", "naive", "fixed-point"]
+METHODS = ("cached", "compiled", "one-kernel", "naive", "fixed-point")
 # Images scanned side by side: more would only make the caches larger than the processor's.
 LANES = 256
 # Below it logits overflow in float32; the likeliest symbol is drawn long before.
@@ -51,9 +51,10 @@ class Sampling:
             seed: of the noise; equal seeds give equal images, whatever the method.
             temperature: below 1 more likely images, above 1 more varied ones; 1 is the model itself.
             method: "cached" scans at the arithmetic of one forward pass, step by step, and "compiled" does the same as a
-                program on all cores, or as graphs on a GPU (`nextpixel.compiled`); "naive" runs one forward pass for every
-                place, and "fixed-point" draws all places at once until nothing changes (`nextpixel.fixed_point`). By default
-                "compiled" where `nextpixel.compiled.why_not` has no reason against it, and else "cached".
+                program on all cores, or as graphs on a GPU (`nextpixel.compiled`), or "one-kernel" with one launch per row, for
+                one image or very few on a GPU; "naive" runs one forward pass for every place, and "fixed-point" draws all places
+                at once until nothing changes (`nextpixel.fixed_point`). By default "compiled" where `nextpixel.compiled.why_not`
+                has no reason against it, and else "cached".
             size: (H, W), by default that of the training images.
             progress: called after each row with the number of finished rows, which `scan_rows` counts; or after each sweep.
             guidance: s, draws each symbol from p(. | earlier, h)^s p(. | earlier)^(1 - s), renormalised over the symbols
@@ -148,9 +149,12 @@ class Sampling:
             if method != "fixed-point":
                 raise InputError(f"block {block} is a setting of method 'fixed-point', not of {method!r}")
             check_block(self, block)
-        if method == "compiled" and reason is not None:
-            raise InputError(f"method 'compiled': {reason}")
-        strict, method = method == "compiled", method or ("cached" if reason else "compiled")
+        if method == "one-kernel":
+            reason = why_not_one_kernel(self.device, next(self.parameters()).dtype, law)
+        strict = method in ("compiled", "one-kernel")
+        if strict and reason is not None:
+            raise InputError(f"method {method!r}: {reason}")
+        method = method or ("cached" if reason else "compiled")
         # Drawn for all images at once, and always on the CPU: neither lanes nor the device change the pictures.
         generator = torch.Generator().manual_seed(seed)
         shape = (x.shape[0] // repeats, *x.shape[1:])
@@ -160,13 +164,13 @@ class Sampling:
         try:
             for a in range(0, x.shape[0], LANES):
                 images, *of_lanes, of_h = (None if t is None else t[a : a + LANES] for t in (x, noise, known, h))
-                if method == "compiled":
+                if method in ("compiled", "one-kernel"):
                     try:
-                        _run_programs(self, images, *of_lanes, of_h, law, temperature, progress)
+                        _run_programs(self, method, Request(images, *of_lanes, of_h, law, temperature), progress)
                         continue
                     except NotRecordableError as error:
                         if strict:
-                            raise InputError(f"method 'compiled': {error}") from None
+                            raise InputError(f"method {method!r}: {error}") from None
                         warnings.warn(f"{self.name} is drawn step by step, because its scan is no program: {error}", stacklevel=3)
                         method = "cached"
                 if isinstance(law, Guided):
@@ -194,11 +198,15 @@ def _choose_places(law: Likelihood, temperature: float, noise: Tensor, known: Te
     return _chooser(law, temperature, *(None if t is None else as_places(t[:, :, rows]) for t in (noise, known)))
 
 
-def _run_programs(model: "AutoregressiveModel", *args: Any) -> None:
-    *request, progress = args
-    if model.device.type == "cuda":
-        graphs.scan(model, Request(*request), progress)
-    else:
-        from nextpixel.compiled.scan import scan  # here, because numba is no requirement
+def _run_programs(model: "AutoregressiveModel", method: str, request: Request, progress: Progress | None) -> None:
+    # Imported here, because neither numba nor triton is a requirement.
+    if method == "one-kernel":
+        from nextpixel.compiled.one_kernel import KernelRows
 
-        scan(model, Request(*request), progress)
+        graphs.scan(model, request, progress, KernelRows)
+    elif model.device.type == "cuda":
+        graphs.scan(model, request, progress)
+    else:
+        from nextpixel.compiled.scan import scan
+
+        scan(model, request, progress)
