@@ -17,13 +17,14 @@ CORE = {
     "errors": set(),
     "files": {"errors"},
     "recording": set(),
+    "jit": set(),
     "grid": {"recording", "errors"},
     "layers": {"grid", "recording", "errors"},
     "likelihoods": {"errors"},
     "condition": {"layers", "errors"},
     "raster": {"likelihoods", "errors"},
     "fixed_point": {"raster", "errors"},
-    "compiled": {"grid", "layers", "likelihoods", "raster", "recording"},
+    "compiled": {"grid", "layers", "likelihoods", "raster", "recording", "jit"},
     "models": {"grid", "layers", "likelihoods", "condition", "raster", "fixed_point", "compiled", "recording", "errors", "files"},
 }
 # The rim in its own order: a part imports only parts to its left, and parts not named here.

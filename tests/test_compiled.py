@@ -229,15 +229,6 @@ def test_a_mixture_at_another_temperature_is_drawn_step_by_step():
         model.sample(2, temperature=0.5, method="compiled")
 
 
-def test_without_numba_images_are_drawn_step_by_step(monkeypatch):
-    model = tiny_model("pixelcnn")
-    expected = model.sample(2, seed=1, method="compiled")
-    monkeypatch.setattr(compiled, "find_spec", lambda name: None)
-    assert torch.equal(model.sample(2, seed=1), expected)
-    with pytest.raises(InputError, match=r"numba is not installed: pip install 'nextpixel\[compiled\]'"):
-        model.sample(2, method="compiled")
-
-
 class Unusual(nextpixel.PixelCNN):
     """Asks torch for something that no line stands for."""
 

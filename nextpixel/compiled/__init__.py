@@ -40,8 +40,6 @@ def why_not(device: torch.device, dtype: torch.dtype, law: Likelihood, temperatu
             return "programs draw from a mixture without temperature or guidance"
     elif not isinstance(inner, Categorical):
         return f"programs do not draw from the law {law.name!r}"
-    if find_spec("numba") is None:
-        return "numba is not installed: pip install 'nextpixel[compiled]'"
     return None
 
 

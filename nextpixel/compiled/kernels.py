@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from nextpixel.compiled.cache import compiled
 from nextpixel.compiled.draw_kernels import draw_binary, draw_categorical, draw_mixture
 from nextpixel.compiled.lines import ELEMENTWISE, OPERATIONS, OTHERS
 from nextpixel.compiled.simd import elementwise, peek, poke, register_bytes, size_of, tile
+from nextpixel.jit import jit
 
 COPY, NEG, RELU, ELU, SIGMOID, TANH, ADD, MUL, GATE, ADDCMUL = (OPERATIONS[name] for name in ELEMENTWISE)
 CONCAT_ELU, PRODUCT, INTENSITY, EMBEDDING, BINARY, CATEGORICAL, MIXTURE = (OPERATIONS[name] for name in OTHERS)
@@ -26,7 +26,7 @@ _tile_wide = tile(1, 4, 2)
 _copy, _neg, _relu, _elu, _sigmoid, _tanh, _add, _mul, _gate, _addcmul = (elementwise(name) for name in ELEMENTWISE)
 
 
-@compiled
+@jit
 def run(table: Any, scratch: int, like: Any) -> None:
     """Run the lines of a table (lines, `COLUMNS`) of int64.
 

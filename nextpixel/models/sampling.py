@@ -199,7 +199,7 @@ def _choose_places(law: Likelihood, temperature: float, noise: Tensor, known: Te
 
 
 def _run_programs(model: "AutoregressiveModel", method: str, request: Request, progress: Progress | None) -> None:
-    # Imported here, because neither numba nor triton is a requirement.
+    # Imported here: numba takes a second, and triton is no requirement.
     if method == "one-kernel":
         from nextpixel.compiled.one_kernel import KernelRows
 
