@@ -8,8 +8,8 @@ from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output, pair
 
 METHOD = (
     "cached: a scan, step by step; compiled: the same as a program on all cores (default, where it can be); one-kernel: a launch "
-    "per row, for one image on a GPU; naive: a forward pass for every place, the slow reference; fixed-point: forward passes over "
-    "all places until nothing changes, and how many it took is printed"
+    "per row, for one image on a GPU; naive: a forward pass for every place, the slow reference; fixed-point: forward passes "
+    "over all places until nothing changes, and how many it took is printed"
 )
 
 
