@@ -1,6 +1,7 @@
 """Layers without neighbours: what they do to a map they do to one place of it, so one function serves both paths."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,28 @@ def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
         >>> concat_elu(torch.tensor([[2.0]]))
         tensor([[ 2.0000, -0.8647]])
     """
-    return F.elu(torch.cat([x, -x], dim))
+    return _ConcatElu.apply(x, dim)
+
+
+class _ConcatElu(torch.autograd.Function):
+    """Its gradient without a mask: compiled code would keep one of bools, which a processor's vectors are slow to write."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: int) -> Tensor:
+        return F.elu(torch.cat([x, -x], dim))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        x, ctx.dim = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        positive, negative = grad.chunk(2, ctx.dim)
+        return positive * x.clamp(max=0).exp() - negative * x.clamp(min=0).neg().exp(), None
 
 
 def concat_elu_to(out: Tensor, positive: Tensor, negative: Tensor, x: Tensor) -> Tensor:
@@ -75,8 +97,9 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     random = numbers.view(torch.uint8)[: x.numel()]
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         random = random.view(x.shape[0], x.shape[2], x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
-    # Compared as numbers of x's type, which hold 0..255 exactly: a compiler's vectors convert masks of bytes slowly.
-    return torch.where(random.reshape(x.shape).to(x.dtype) < kept, x * (256 / kept), 0)
+    # 1 or 0 by arithmetic in x's type, which holds 0..256 exactly: compiled code would write a mask of bools, slowly.
+    keep = (kept - random.reshape(x.shape).to(x.dtype)).clamp(0, 1)
+    return x * keep * (256 / kept)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
