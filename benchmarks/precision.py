@@ -66,9 +66,7 @@ def main() -> None:
     images = load(DataSettings(source="digits", levels=17)).train
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     print(f"bits/dim, the mean of the last {LAST} of {args.steps} steps")
-    print(
-        "| model | float32 | bf16, channels_last, compiled | float32, other seeds | largest difference of the smoothed curves |"
-    )
+    print("| model | float32 | bf16, channels_last, compiled | float32, other seeds | largest difference, smoothed |")
     print("|---|---|---|---|---|")
     for axes, name in zip(figure.subplots(1, len(MODELS)), MODELS, strict=True):
         plain = [train(name, images, args.steps, seed, fast=False) for seed in range(args.seeds)]

@@ -24,8 +24,8 @@ from nextpixel.layers.shifted import DownRightCache, DownRightShiftedConv2d, Dow
 class _ShortCut(NetworkInNetwork):
     """The 1x1 of concat_elu of all maps that a short-cut takes, side by side.
 
-    They are not put together: each meets its own part of the kernel, so that its concat_elu is the very one that the layer above it
-    reads as well, and compiled code computes and keeps it once.
+    They are not put together: each meets its own part of the kernel, so that its concat_elu is the very one that the layer above
+    it reads as well, and compiled code computes and keeps it once.
     """
 
     def forward(self, *maps: Tensor) -> Tensor:
@@ -92,7 +92,8 @@ class UpperResnet(_GatedResnet):
     """A block of the u stream.
 
     Example:
-        >>> UpperResnet(8, short_cuts=1, dropout=0.5, condition=0)(torch.zeros(2, 8, 4, 5), (torch.zeros(2, 8, 4, 5),), None).shape
+        >>> x = torch.zeros(2, 8, 4, 5)
+        >>> UpperResnet(8, short_cuts=1, dropout=0.5, condition=0)(x, (x,), None).shape
         torch.Size([2, 8, 4, 5])
     """
 

@@ -189,7 +189,7 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
     # --- shared parts ------------------------------------------------------------------------------------------------
 
     def run(self, block: nn.Module, *inputs: Any) -> Any:
-        """What a block of the network makes of its inputs; of what is inside, nothing is kept for the gradient with `recompute`."""
+        """What a block of the network makes of its inputs; with `recompute`, of its inside nothing is kept for the gradient."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
