@@ -1,6 +1,8 @@
-"""One training step: ms per image, the share of the machine's measured matrix-product peak, and peak memory.
+r"""One training step: ms per image, the share of the machine's measured matrix-product peak, and peak memory.
 
     python benchmarks/training.py --model pixelcnn++ --preset small
+    python benchmarks/training.py --model gated-pixelcnn --shape 1 28 28 --levels 2 --features 96 --blocks 10 --batch 64 \
+        --likelihood categorical
     python benchmarks/training.py --model gated-pixelcnn --features 48 --blocks 6 --likelihood categorical logistic-mixture
 
 `nextpixel bench` times one step per model; this tells likelihoods, precisions and their memory apart. Every line is measured in
@@ -28,7 +30,7 @@ def measure(name: str, config: dict, precision: str, compiled: bool, batch: int,
     model = nextpixel.MODELS[name](**config).train().to(memory_format=torch.channels_last)
     x = torch.randint(model.levels, (batch, *model.shape))
     model.initialise(x)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
 
     def loss() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -55,6 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pixelcnn++", choices=list(nextpixel.MODELS))
     parser.add_argument("--preset", help="a preset of the model, instead of features and blocks")
+    parser.add_argument("--shape", type=int, nargs=3, default=[3, 32, 32], help="of the images, where no preset is given")
+    parser.add_argument("--levels", type=int, default=256, help="of the images, where no preset is given")
     parser.add_argument("--features", type=int, default=48)
     parser.add_argument("--blocks", type=int, default=6)
     parser.add_argument("--dropout", type=float, help="another dropout than the model's own")
@@ -65,7 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     cls = nextpixel.MODELS[args.model]
-    sizes = {"shape": (3, 32, 32), "levels": 256, "features": args.features, "blocks": args.blocks}
+    sizes = {"shape": tuple(args.shape), "levels": args.levels, "features": args.features, "blocks": args.blocks}
     config = cls.presets[args.preset] if args.preset else sizes
     if args.dropout is not None:
         config = {**config, "dropout": args.dropout}

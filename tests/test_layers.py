@@ -329,7 +329,7 @@ def test_gated_resnet_is_its_formula(make, short_cuts, condition):
     if condition:
         y = y + torch.einsum("of,bfij->boij", block.condition.conv.weight[:, :, 0, 0], h)
     expected = x + y[:, :3] / (1 + (-y[:, 3:]).exp())
-    found = block(x, torch.cat(parts, 1) if parts else None, h if condition else None)
+    found = block(x, tuple(parts), h if condition else None)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert (block.first.init_scale, block.second.init_scale) == (1, 0.1)
     kernel = {UpperResnet: (2, 3), LeftResnet: (2, 2)}[make]
@@ -342,8 +342,8 @@ def test_dropout_of_a_gated_resnet_stands_before_its_second_convolution():
     seen = []
     block.first.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
     block.second.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
-    block.eval()(x, None, None)
-    block.train()(x, None, None)
+    block.eval()(x, (), None)
+    block.train()(x, (), None)
     assert torch.equal(seen[0], seen[2])
     dropped = seen[3] == 0
     assert torch.equal(seen[3], torch.where(dropped, 0, 2 * seen[1]))

@@ -276,29 +276,6 @@ def test_the_first_scan_of_a_size_leaves_it_fit_for_gradients(name):
     assert all(p.grad is not None for p in model.parameters())
 
 
-@each_network
-def test_recomputing_changes_memory_and_nothing_else(name):
-    gradients = []
-    for recompute in (False, True):
-        model = tiny_model(name, (3, 4, 5), blocks=2, recompute=recompute, condition="vector").train()
-        model.log_prob(images(model), random_cond(model)).sum().backward()
-        gradients.append([p.grad for p in model.parameters()])
-        assert model.config["recompute"] is recompute
-    for kept, recomputed in zip(*gradients, strict=True):
-        assert torch.equal(kept, recomputed)
-
-
-@each_network
-def test_recomputing_keeps_fewer_numbers(name):
-    def kept(recompute):
-        model, sizes = tiny_model(name, (1, 12, 12), blocks=4, recompute=recompute).train(), []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-            model.log_prob(images(model))
-        return sum(sizes)
-
-    assert kept(True) < kept(False) / 3
-
-
 @pytest.mark.parametrize(
     ("name", "preset"),
     [(name, preset) for name in ("row-lstm", "diagonal-bilstm") for preset in nextpixel.MODELS[name].presets],

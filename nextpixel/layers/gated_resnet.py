@@ -20,6 +20,20 @@ from nextpixel.layers.pointwise import concat_elu, concat_elu_to, dropout
 from nextpixel.layers.shifted import DownRightCache, DownRightShiftedConv2d, DownShiftedConv2d, NetworkInNetwork
 
 
+class _ShortCut(NetworkInNetwork):
+    """The 1x1 of concat_elu of all maps that a short-cut takes, side by side.
+
+    They are not put together: each meets its own part of the kernel, so that its concat_elu is the very one that the layer above
+    it reads as well, and compiled code computes and keeps it once.
+    """
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        # The kernel stands in the order of concat_elu(cat(maps)): the positive halves of all maps, then the negative ones.
+        kernels = self.weight.unflatten(1, (2, len(maps), -1)).transpose(1, 2).flatten(2, 3).unbind(1)
+        first, *others = (F.conv2d(concat_elu(a), kernel) for a, kernel in zip(maps, kernels, strict=True))
+        return sum(others, first + self.bias.view(-1, 1, 1))
+
+
 class _GatedResnet(nn.Module):
     """What both streams share: the parallel path.
 
@@ -36,17 +50,17 @@ class _GatedResnet(nn.Module):
         super().__init__()
         self.features, self.dropout = features, dropout
         self.first = self.conv(2 * features, features)
-        self.short_cut = NetworkInNetwork(2 * features * short_cuts, features) if short_cuts else None
+        self.short_cut = _ShortCut(2 * features * short_cuts, features) if short_cuts else None
         # A tenth of the variance of the stream, so that a deep network starts near the identity.
         self.second = self.conv(2 * features, 2 * features, init_scale=0.1)
         self.condition = ConditionBias(condition, 2 * features) if condition else None
         if self.condition is not None:
             nn.init.normal_(self.condition.conv.weight, std=0.05)
 
-    def forward(self, x: Tensor, a: Tensor | None, h: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, short_cuts: tuple[Tensor, ...], h: Tensor | None) -> Tensor:
         y = self.first(concat_elu(x))
         if self.short_cut is not None:
-            y = y + self.short_cut(concat_elu(a))
+            y = y + self.short_cut(*short_cuts)
         y = self.second(dropout(concat_elu(y), self.dropout, self.training))
         if self.condition is not None:
             y = y + self.condition(h)
@@ -78,7 +92,8 @@ class UpperResnet(_GatedResnet):
     """A block of the u stream.
 
     Example:
-        >>> UpperResnet(8, short_cuts=1, dropout=0.5, condition=0)(torch.zeros(2, 8, 4, 5), torch.zeros(2, 8, 4, 5), None).shape
+        >>> x = torch.zeros(2, 8, 4, 5)
+        >>> UpperResnet(8, short_cuts=1, dropout=0.5, condition=0)(x, (x,), None).shape
         torch.Size([2, 8, 4, 5])
     """
 
@@ -145,7 +160,8 @@ class LeftResnet(_GatedResnet):
     """A block of the ul stream; its short-cut takes u, and on the way down also the ul of the way up: cat([u, ul]).
 
     Example:
-        >>> LeftResnet(8, short_cuts=2, dropout=0.5, condition=0)(torch.zeros(2, 8, 4, 5), torch.zeros(2, 16, 4, 5), None).shape
+        >>> x = torch.zeros(2, 8, 4, 5)
+        >>> LeftResnet(8, short_cuts=2, dropout=0.5, condition=0)(x, (x, x), None).shape
         torch.Size([2, 8, 4, 5])
     """
 

@@ -1,6 +1,7 @@
 """Layers without neighbours: what they do to a map they do to one place of it, so one function serves both paths."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,28 @@ def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
         >>> concat_elu(torch.tensor([[2.0]]))
         tensor([[ 2.0000, -0.8647]])
     """
-    return F.elu(torch.cat([x, -x], dim))
+    return _ConcatElu.apply(x, dim)
+
+
+class _ConcatElu(torch.autograd.Function):
+    """Its gradient without a mask: compiled code would keep one of bools, which a processor's vectors are slow to write."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: int) -> Tensor:
+        return F.elu(torch.cat([x, -x], dim))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        x, ctx.dim = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        positive, negative = grad.chunk(2, ctx.dim)
+        return positive * x.clamp(max=0).exp() - negative * x.clamp(min=0).neg().exp(), None
 
 
 @recordable
@@ -67,8 +89,7 @@ def concat_elu_to(out: Tensor, positive: Tensor, negative: Tensor, x: Tensor) ->
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     r"""Element-wise dropout: each number of x is 0 with probability p, and else :math:`x / (1 - p)`.
 
-    p is rounded to a multiple of 1/256: a byte decides about a number, so that one 32-bit random number serves four. On a
-    processor, where torch draws them one after the other, `F.dropout` is a quarter of a training step.
+    p is rounded to a multiple of 1/256: a byte decides about a number, so that one 32-bit random number serves four.
 
     Example:
         >>> dropout(torch.ones(2, 8, 4, 5), 0.5, training=True).unique()
@@ -77,12 +98,25 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     kept = max(1, round((1 - p) * 256))
     if not training or kept == 256:
         return x
-    numbers = torch.randint(-(2**31), 2**31, (-(-x.numel() // 4),), dtype=torch.int32, device=x.device)
+    numbers = _random_int32(-(-x.numel() // 4), x.device)
     random = numbers.view(torch.uint8)[: x.numel()]
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         random = random.view(x.shape[0], x.shape[2], x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
-    # Compared as numbers of x's type, which hold 0..255 exactly: a compiler's vectors convert masks of bytes slowly.
-    return torch.where(random.reshape(x.shape).to(x.dtype) < kept, x * (256 / kept), 0)
+    # 1 or 0 by arithmetic in x's type, which holds 0..256 exactly: compiled code would write a mask of bools, slowly.
+    keep = (kept - random.reshape(x.shape).to(x.dtype)).clamp(0, 1)
+    return x * keep * (256 / kept)
+
+
+def _random_int32(n: int, device: torch.device) -> Tensor:
+    """n random numbers: a hash (of 32 bits; multiply and shift, twice) of their places under a key from torch's generator.
+
+    torch draws random numbers of a processor one after the other; these are made in parallel, in a third of the time.
+    """
+    key = torch.randint(-(2**31), 2**31, (2,), dtype=torch.int32, device=device)
+    x = torch.arange(n, dtype=torch.int32, device=device) * (key[0] | 1) + key[1]
+    x = (x ^ (x >> 16 & 0xFFFF)) * 0x7FEB352D
+    x = (x ^ (x >> 15 & 0x1FFFF)) * -0x7B935975
+    return x ^ (x >> 16 & 0xFFFF)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:

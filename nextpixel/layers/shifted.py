@@ -78,22 +78,25 @@ class WeightNormConv2d(nn.Module):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The convolution itself, with any kernel of this layer's shape."""
-        y = F.conv2d(x, weight, bias, self.stride, self.pad)
-        # torch pads both ends alike: what it has put below (and, for an even width, on the right) is cut off again, which is
-        # cheaper than a padded copy of the input.
-        return y[:, :, : x.shape[2] // self.stride, : x.shape[3] // self.stride]
+        above, left = self.pad
+        if above or left:
+            # torch's own padding is the same at both ends. To cut off again what it puts below costs more: the gradient of the
+            # cut is a padded copy, while here compiled code writes the layer's input where it is padded.
+            right = self.kernel_size[1] - 1 - left
+            x = F.pad(x, (left, right, above, 0))
+        return F.conv2d(x, weight, bias, self.stride)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
-        r"""Set gain and bias so that the output over x has mean 0 and standard deviation `init_scale` in every map.
+    def initialise(self, *inputs: Tensor) -> None:
+        r"""Set gain and bias so that the output over the inputs has mean 0 and standard deviation `init_scale` in every map.
 
         .. math:: g = \frac{s}{\sigma[t]}, \quad b = -\frac{s \mu[t]}{\sigma[t]}, \quad t = \frac{v}{\lVert v \rVert} * x
 
-        (arXiv:1602.07868, section 3). A map that is constant over x has no deviation to divide by, and gets the gain s.
+        (arXiv:1602.07868, section 3). A map that is constant over them has no deviation to divide by, and gets the gain s.
         """
         self.gain.fill_(1.0)
         self.bias.zero_()
-        deviation, mean = torch.std_mean(self.forward(x).float(), dim=(0, 2, 3), correction=0)
+        deviation, mean = torch.std_mean(self.forward(*inputs).float(), dim=(0, 2, 3), correction=0)
         self.gain.copy_(torch.where(deviation > CONSTANT, self.init_scale / deviation.clamp(min=CONSTANT), self.init_scale))
         self.bias.copy_(-mean * self.gain)
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nextpixel.condition import Condition, make_condition
 from nextpixel.errors import InputError
@@ -39,6 +40,8 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
     Attributes:
         strides: a scan makes one pass over the places of x[:, :, ::s, ::s] for each stride s, each dividing the one before, and
             chooses the symbols that no coarser pass has chosen. The last is 1; one pass is raster order.
+        recompute: whether training computes the inside of each block again for its gradient instead of keeping it: less memory
+            for one more forward pass. False, until somebody sets it; it is no part of the model, and not saved.
 
     Args:
         shape: (C, H, W) of the training images. Fully convolutional models take any H and W at use time.
@@ -56,6 +59,7 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
     name: ClassVar[str]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     strides: tuple[int, ...] = (1,)
+    recompute: bool = False
 
     def __init__(
         self,
@@ -187,6 +191,12 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
         save(self, folder)
 
     # --- shared parts ------------------------------------------------------------------------------------------------
+
+    def run(self, block: nn.Module, *inputs: Any) -> Any:
+        """What a block of the network makes of its inputs; with `recompute`, of its inside nothing is kept for the gradient."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     @property
     def config(self) -> dict[str, Any]:

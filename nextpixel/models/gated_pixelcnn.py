@@ -208,7 +208,7 @@ class GatedPixelCNN(AutoregressiveModel):
     def network(self, inputs: Tensor, h: Tensor | None = None) -> Tensor:
         v, horizontal = inputs, inputs
         for layer in self.layers:
-            v, horizontal = layer(v, horizontal, h)
+            v, horizontal = self.run(layer, v, horizontal, h)
         return self.head(horizontal)
 
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> _Cache:

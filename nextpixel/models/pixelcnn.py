@@ -129,7 +129,7 @@ class PixelCNN(AutoregressiveModel):
         if self.first_condition is not None:
             x = x + self.first_condition(h)
         for block in self.body:
-            x = block(x, h)
+            x = self.run(block, x, h)
         return self.head(x)
 
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> _Cache:

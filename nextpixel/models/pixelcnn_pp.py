@@ -166,22 +166,22 @@ class PixelCNNpp(AutoregressiveModel):
                 us.append(u)
                 uls.append(ul)
             for block_u, block_ul in zip(self.up[s].u, self.up[s].ul, strict=True):
-                u = block_u(u, None, hs[s])
-                ul = block_ul(ul, u, hs[s])
+                u = self.run(block_u, u, (), hs[s])
+                ul = self.run(block_ul, ul, (u,), hs[s])
                 us.append(u)
                 uls.append(ul)
         del us[-1], uls[-1]
         for s in reversed(range(len(self.down))):
             for block_u, block_ul in zip(self.down[s].u, self.down[s].ul, strict=True):
-                u = block_u(u, us.pop() if self.short_cuts else None, hs[s])
-                ul = block_ul(ul, torch.cat([u, uls.pop()], 1) if self.short_cuts else u, hs[s])
+                u = self.run(block_u, u, (us.pop(),) if self.short_cuts else (), hs[s])
+                ul = self.run(block_ul, ul, (u, uls.pop()) if self.short_cuts else (u,), hs[s])
             if s:
                 u, ul = self.grow_u[s - 1](u), self.grow_ul[s - 1](ul)
         return self.head(ul[:, :, :height, :width], inputs)
 
     def initialise(self, x: Tensor, cond: Any = None) -> None:
         hooks = [
-            layer.register_forward_pre_hook(lambda layer, args: layer.initialise(args[0]))
+            layer.register_forward_pre_hook(lambda layer, args: layer.initialise(*args))
             for layer in self.modules()
             if isinstance(layer, WeightNormConv2d)
         ]

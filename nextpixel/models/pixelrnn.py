@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from nextpixel.condition import Condition
 from nextpixel.layers.diagonal_lstm import DiagonalBiLSTMLayer, DiagonalCache
@@ -108,8 +107,6 @@ class _PixelRNN(AutoregressiveModel):
         skip: whether every LSTM also goes to the head by a 1x1 of its own.
         first_kernel_size: of the mask A convolution.
         head_features: maps of the 1x1 head (the paper: 1024 for colour images, 32 for MNIST).
-        recompute: whether training computes each block again for its gradient instead of keeping its gates: less memory, more
-            time.
         likelihood: law of a place.
         mixtures: components, where the likelihood is a mixture.
         inputs: "intensity" or "embedding" (codes without order).
@@ -127,11 +124,10 @@ class _PixelRNN(AutoregressiveModel):
         skip: bool,
         first_kernel_size: int,
         head_features: int,
-        recompute: bool,
     ) -> None:
         require_positive(features=features, blocks=blocks, head_features=head_features)
         self.features, self.blocks, self.head_features = features, blocks, head_features
-        self.residual, self.skip, self.recompute = residual, skip, recompute
+        self.residual, self.skip = residual, skip
         self.first_kernel_size = first_kernel_size
         self.first = MaskedConv2d(self.input_features, 2 * features, first_kernel_size, "A", self.colours)
         self.body = nn.ModuleList(
@@ -159,10 +155,7 @@ class _PixelRNN(AutoregressiveModel):
         x, skips = batch_first(batch_last(self.first(inputs)).contiguous()), None
         for k, block in enumerate(self.body):
             image = (inputs,) if k == 0 and self.first_reads_image else ()
-            if self.recompute and torch.is_grad_enabled():
-                x, skips = checkpoint(block, x, skips, h, *image, use_reentrant=False)
-            else:
-                x, skips = block(x, skips, h, *image)
+            x, skips = self.run(block, x, skips, h, *image)
         return self.head(self._to_head(x, skips).contiguous())
 
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> _Cache:
@@ -232,7 +225,6 @@ class RowLSTM(_PixelRNN):
         skip: bool = False,
         first_kernel_size: int = 7,
         head_features: int = 128,
-        recompute: bool = False,
         likelihood: str = "categorical",
         mixtures: int = 10,
         inputs: Inputs = "intensity",
@@ -241,7 +233,7 @@ class RowLSTM(_PixelRNN):
     ) -> None:
         super().__init__(shape, levels, likelihood, inputs, embedding_features, condition, mixtures)
         self.kernel_size = kernel_size
-        self._build(features, blocks, residual, skip, first_kernel_size, head_features, recompute)
+        self._build(features, blocks, residual, skip, first_kernel_size, head_features)
 
     def _layer(self, in_features: int, first: bool) -> RowLSTMLayer:
         condition = self.condition.features if self.condition else 0
@@ -277,7 +269,6 @@ class DiagonalBiLSTM(_PixelRNN):
         skip: bool = False,
         first_kernel_size: int = 7,
         head_features: int = 128,
-        recompute: bool = False,
         likelihood: str = "categorical",
         mixtures: int = 10,
         inputs: Inputs = "intensity",
@@ -285,7 +276,7 @@ class DiagonalBiLSTM(_PixelRNN):
         condition: Condition | dict | None = None,
     ) -> None:
         super().__init__(shape, levels, likelihood, inputs, embedding_features, condition, mixtures)
-        self._build(features, blocks, residual, skip, first_kernel_size, head_features, recompute)
+        self._build(features, blocks, residual, skip, first_kernel_size, head_features)
 
     def _layer(self, in_features: int, first: bool) -> DiagonalBiLSTMLayer:
         condition = self.condition.features if self.condition else 0

@@ -149,6 +149,7 @@ def untrained(config: dict[str, Any], models: dict[str, type[Stored]], of_config
     """
     settings = dict(config)
     name = settings.pop("model", None)
+    settings.pop("recompute", None)  # PixelRNNs had it before it became a setting of training
     if name not in models:
         raise InputError(f"{of_config} is a {name!r} model: expected one of {', '.join(models)}")
     try:

@@ -72,6 +72,9 @@ class ImageModule(Module):
             model.requires_grad_(False)
             for parameter in model.stage_parameters(settings.stage):
                 parameter.requires_grad_(True)
+        for part in model.modules():
+            if isinstance(part, AutoregressiveModel):  # a multi-scale model's stages too
+                part.recompute = settings.recompute
         # Compiled as one: the likelihood of a mixture costs as much in separate calls as a network layer. Validation is not: its
         # own graphs (no gradients, a short last batch) take minutes to compile, and it sees few images.
         self.loss = torch.compile(self.bits_per_dim) if settings.compile else self.bits_per_dim

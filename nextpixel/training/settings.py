@@ -27,6 +27,7 @@ class TrainingSettings:
             nothing.
         precision: "bf16" (autocast), "float32", or "auto": bf16 where the device multiplies it faster.
         channels_last: Keep images and kernels as (B, H, W, C) in memory.
+        recompute: Compute the inside of each block again for its gradient instead of keeping it: less memory, more time.
         compile: Compile network and likelihood for training steps (needs a C++ compiler; pays in long runs).
         eval_every: Epochs between validations, of which the best weights are kept.
         sample_every: Epochs between sample grids; 0 draws them at the end only.
@@ -55,6 +56,7 @@ class TrainingSettings:
     ema: float = 0.999
     precision: Literal["auto", "float32", "bf16"] = "auto"
     channels_last: bool = True
+    recompute: bool = False
     compile: bool = False
     eval_every: int = 1
     sample_every: int = 5
@@ -136,7 +138,7 @@ class TripletSettings(TrainingSettings):
             nextpixel.errors.InputError: --training.stage is for likelihood models: an embedding network has none
         """
         super().check()
-        for name in ("sample_every", "start", "stage", "compile", "condition_dropout"):
+        for name in ("sample_every", "start", "stage", "recompute", "compile", "condition_dropout"):
             if getattr(self, name) != getattr(TripletSettings, name):
                 raise InputError(f"--training.{name} is for likelihood models: an embedding network has none")
         if self.images_per_identity < 2:
