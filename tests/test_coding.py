@@ -89,7 +89,6 @@ def test_tables_lose_little_rate(levels):
     coded = np.diff(tables.boundaries(p.cumsum(1), bits)) / 2**bits
     entropy = -(p * np.log2(p)).sum()
     assert entropy < -(p * np.log2(coded)).sum() < entropy * (1.004 if levels <= 257 else 1.01)
-    assert -np.log2(coded).max() >= tables.least_cost(levels, bits)
 
 
 @each_likelihood
@@ -460,7 +459,7 @@ def test_corrections_survive_packing(found):
 
 def test_corrections_that_are_cut_off_are_refused():
     packed = margins.pack([margins.Correction(10**6, 3, 1)], 17)
-    with pytest.raises(InputError, match="ends within a number"):
+    with pytest.raises(InputError, match="a list of corrections cannot be right: it is cut off"):
         margins.unpack(packed[:-1], 17)
 
 
