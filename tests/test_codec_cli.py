@@ -224,7 +224,7 @@ def test_limits(runs, tmp_path, refuse):
 
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 29])
 def test_whatever_is_wrong_with_an_archive_is_one_line_and_leaves_nothing(runs, tmp_path, refuse, step):
-    """Through the command line, as a user meets it: cut off at every byte, every bit flipped, some of them with a new checksum."""
+    """Through the command line: cut off at every byte, every bit flipped, and some of these with a new checksum."""
     np.save(tmp_path / "x.npy", np.array([[[1, 0], [3, 2]]]))
     nextpixel("compress", runs / "four", tmp_path / "x.npy", "-o", tmp_path / "a.npx")
     data = (tmp_path / "a.npx").read_bytes()
