@@ -11,18 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
-from test_data import shared
 from tiny import tiny_model
 
-from nextpixel import MODELS, Archive, compress, decompress, load
+from nextpixel import Archive, compress, load
 from nextpixel.cli import main
 from nextpixel.coding.container import split
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.data.settings import DataSettings
-from nextpixel.data.splits import load as load_data
 from nextpixel.errors import InputError
-from nextpixel.likelihoods import LIKELIHOODS
 from nextpixel.palette import brightness
 
 small = {"features": 4, "blocks": 1, "head_features": 4}
@@ -310,22 +305,3 @@ def test_a_killed_process_resumes(runs, tmp_path):
     assert not journal.exists()
     model = load(runs / "four")
     assert split((tmp_path / "a.npx").read_bytes(), "a").streams == split(uninterrupted(model, tmp_path / "x.npy"), "b").streams
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "levels"), [("binarized_mnist/binarized_mnist.npz", 2), ("mnist", 256), ("cifar10", 256)])
-@pytest.mark.parametrize("architecture", MODELS)
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_real_images(name, levels, architecture, likelihood):
-    images = load_data(DataSettings(source=shared(name), levels=levels))["test"].tensor()[:4]
-    model = tiny_model(architecture, tuple(images.shape[1:]), levels, likelihood=likelihood).float()
-    assert torch.equal(decompress(model, compress(model, images)), images)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tile", [None, (64, 64)])
-def test_photographs(tile):
-    photographs = [torch.from_numpy(photo).permute(2, 0, 1)[:, ::3, ::3] for photo in load_sample_images().images]
-    model = tiny_model("gated-pixelcnn", (3, 8, 8), 256, likelihood="logistic-mixture").float()
-    found = decompress(model, compress(model, photographs, tile=tile))
-    assert torch.equal(found, torch.stack(photographs))
