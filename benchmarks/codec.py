@@ -3,8 +3,9 @@
     python benchmarks/codec.py RUN DATA [--split test] [--images 64] [--lanes 64] [--mode float64] [--threads 2]
 
 RUN is a run or model folder, DATA what `nextpixel train --data` takes, quantised to the model's levels. All is timed in one
-run: a forward pass of all images in float64 (log_prob), encoding and decoding; archives are not verified while timed, and every
-image is compared at the end. JPEG XL wants the extra `bench`; without it its line says so.
+run: a forward pass of all images in float64 (log_prob, as many at once as lanes), encoding and decoding. Archives are not
+verified while timed, and every image is compared at the end. First calls, which compile and allocate, are not timed. JPEG XL
+wants the extra `bench`.
 """
 
 import argparse
@@ -21,20 +22,7 @@ from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load as load_data
 from nextpixel.machine import machine_line, timed
-from nextpixel.palette import brightness
-from nextpixel.scoring.baselines import png, webp
-
-
-def jpeg_xl(x: np.ndarray, levels: int) -> float:
-    """Bits per dim of lossless JPEG XL at effort 9, a file per image (H, W) or (H, W, 3), stretched over 0..255 or not."""
-    import imagecodecs
-
-    stretch = brightness(levels)
-    totals = []
-    for values in (np.arange(levels, dtype=np.uint8), stretch):
-        files = [imagecodecs.jpegxl_encode(np.squeeze(values[image]), lossless=True, effort=9) for image in x]
-        totals.append(sum(map(len, files)))
-    return 8 * min(totals) / x.size
+from nextpixel.scoring.baselines import jpeg_xl, png, webp
 
 
 def chosen(images: Images, number: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -52,17 +40,14 @@ def rates(x: torch.Tensor, model, settings: DataSettings, nats: torch.Tensor, ar
     print(f"model's log_prob       {bits / dims:.4f} bits/dim")
     print(f"streams                {streams / dims:.4f} bits/dim, {100 * (streams / bits - 1):.2f} % above, ", end="")
     print(f"{sum(excess) / 8 / len(x):.2f} bytes per image (at most {max(excess) / 8:.2f}); corrections {corrections / dims:.5f}")
-    if model.levels > 256 or model.shape[0] not in (1, 3) or model.codes:
+    if model.levels > 256 or model.codes:
         return
     from nextpixel.data.raw import RawImages
 
     same = Images(RawImages(x.numpy().astype(np.uint8), None, None, model.levels), settings)
-    for baseline in [*png(same), *webp(same)]:
-        print(f"{baseline.name:23s}{baseline.bits_per_dim:.4f} bits/dim")
-    try:
-        print(f"JPEG XL, a file each   {jpeg_xl(x.numpy().astype(np.uint8).transpose(0, 2, 3, 1), model.levels):.4f} bits/dim")
-    except ImportError:
-        print("JPEG XL                not measured: install the extra bench")
+    for baseline in [*png(same), *webp(same), *jpeg_xl(same)]:
+        rate = "" if baseline.bits_per_dim is None else f"{baseline.bits_per_dim:.4f} bits/dim; "
+        print(f"{baseline.name:26s}{rate}{baseline.note}")
 
 
 def main() -> None:
@@ -80,17 +65,31 @@ def main() -> None:
     settings = DataSettings(source=args.data, levels=model.levels)
     x, labels = chosen(load_data(settings)[args.split], args.images)
     cond = cond_of(model.condition, x, labels)
-    writer = Writer(model, list(x), [str(n) for n in range(len(x))], cond, Settings(args.mode, args.lanes, verify=False))
+    settings_of = Settings(args.mode, args.lanes, verify=False)
     results = {}
+
+    def part(number: int, start: int = 0):
+        return x[start : start + number], cond if cond is None else cond[start : start + number]
+
+    def written(x: torch.Tensor, cond):
+        return Writer(model, list(x), [str(n) for n in range(len(x))], cond, settings_of)
+
+    writer = written(x, cond)
+    labelled = labels_of(writer.coder, cond, len(x)) is not None
+
+    def opened(data: bytes, cond) -> nextpixel.Archive:
+        return nextpixel.Archive(data, model, None if labelled else cond, limit=2**28)
+
     with torch.no_grad():
         exact = writer.coder.model.double()
-        exact.log_prob(x[:2], cond if cond is None else cond[:2])  # the first call allocates
-        forward = timed(lambda: results.update(nats=exact.log_prob(x, cond)))
+        exact.log_prob(*part(2))
+        groups = [part(args.lanes, start) for start in range(0, len(x), args.lanes)]
+        forward = timed(lambda: results.update(nats=torch.cat([exact.log_prob(*group) for group in groups])))
     writer.coder.model.to(writer.coder.dtype)
+    dict(opened(written(*part(2)).write(), part(2)[1]))
     measuring = timed(writer.measure)
     encoding = timed(lambda: results.update(data=writer.write()))
-    labelled = labels_of(writer.coder, cond, len(x)) is not None
-    archive = nextpixel.Archive(results["data"], model, None if labelled else cond)
+    archive = opened(results["data"], cond)
     decoding = timed(lambda: results.update(images=dict(archive.images())))
     assert all(torch.equal(results["images"][str(n)].long(), image) for n, image in enumerate(x))
     print(machine_line())

@@ -27,11 +27,15 @@ class RangeDecoder:
     def word(self):
         return self.words.pop(0) if self.words else 0
 
-    def decode(self, table):
-        """The symbol whose share of 2^24 holds the code point; `table` has the boundaries of all shares."""
+    def decode(self, table, corrected=None):
+        """The symbol whose share of 2^24 holds the code point; `table` has the boundaries of all shares, the last corrected one
+        of which is the lower or the upper boundary of the symbol."""
         scale = self.range >> 24
         quantile = (self.point - self.lower) % 2**64 // scale
-        symbol = max(k for k in range(len(table) - 1) if table[k] <= quantile)
+        if corrected is None:
+            symbol = max(k for k in range(len(table) - 1) if table[k] <= quantile)
+        else:
+            symbol = corrected if table[corrected] <= quantile else corrected - 1
         self.lower = (self.lower + scale * table[symbol]) % 2**64
         self.range = scale * (table[symbol + 1] - table[symbol])
         if self.range < 2**32:
@@ -95,7 +99,8 @@ def decode_tile(model, size, label, bits, corrections, payload):
         c, i, j = (int(k) for k in (order == turn).nonzero()[0])
         params = model(x, label)[:, :, i, j]
         cdf = model.likelihood.pmf(params, x[:, :, i, j], c)[0].cumsum(0).tolist()
-        x[0, c, i, j] = coder.decode(table_of(cdf, bits, corrections.get(turn, {})))
+        mended = corrections.get(turn, {})
+        x[0, c, i, j] = coder.decode(table_of(cdf, bits, mended), max(mended, default=None))
     return x[0]
 
 

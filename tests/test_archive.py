@@ -1,8 +1,10 @@
 """Archives: what goes in comes out, each image alone if need be, and nothing wrong comes out silently."""
 
+import copy
 import hashlib
 import itertools
 import json
+import re
 import struct
 from dataclasses import replace
 
@@ -20,12 +22,12 @@ from nextpixel import Archive, InputError, compress, decompress
 from nextpixel.coding import archive as archives
 from nextpixel.coding.conditions import Conditions
 from nextpixel.coding.container import join, split
-from nextpixel.coding.embedded import pack_model, unpack_model
+from nextpixel.coding.embedded import unpack_model
 from nextpixel.coding.header import Header
 from nextpixel.coding.index import check_name, pack_index
 from nextpixel.coding.journal import Journal
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.plan import Part
+from nextpixel.coding.plan import Part, check_limit
 from nextpixel.coding.writer import Settings, Writer
 
 small = {"features": 4, "blocks": 1, "head_features": 4}
@@ -147,6 +149,20 @@ def test_each_tile_gets_the_condition_of_its_image():
     expected = [h[part.image, :, slice(*part.rows), slice(*part.columns)] for part in group]
     assert torch.equal(Conditions(coder, cond, [(9, 10)] * 3).of(group), torch.stack(expected))
     assert Conditions(LaneCoder(tiny_model("pixelcnn")), None, [(9, 10)] * 3).of(group) is None
+
+
+def test_labels_are_encoded_once_for_images_of_all_sizes(monkeypatch):
+    """Not for each size, of which there may be as many as images."""
+    coder = LaneCoder(tiny_model("pixelcnn", condition="labels"))
+    asked, condition = [], coder.condition
+    monkeypatch.setattr(coder, "condition", lambda *args: asked.append(args) or condition(*args))
+    sizes = [(1, 1), (8, 1), (1, 1), (2, 3)]
+    found = Conditions(coder, torch.tensor([0, 1, 2, 3]), sizes)
+    assert len(asked) == 1
+    expected = condition(torch.tensor([0, 1, 2, 3]), 4, 1, 1)
+    for n, size in enumerate(sizes):
+        assert torch.equal(found.of([Part(n, 0, (0, size[0]), (0, size[1]))])[0], expected[n])
+    assert len(Conditions(coder, torch.tensor([0, 1]), [(1, 1), (1, 1)]).h) == 1
 
 
 def test_one_image_is_read_without_the_others(model, whole, monkeypatch):
@@ -305,6 +321,7 @@ def test_fast_archives_decode_with_the_threads_they_were_made_with(model, monkey
         {"fingerprint": 5},
         {"made": {"threads": 0}},
         {"made": {"threads": "1"}},
+        {"made": {"threads": 10**5}},
         {"made": {"torch": 2}},
         {"made": {"more": "1"}},
         {"more": 1},
@@ -329,7 +346,7 @@ def test_bombs(model, whole):
 
     assert "is beyond the limit" in refused(sized(2**20, 2**20), model)
     assert "is beyond the limit" in refused(sized(1, 2**25), model)
-    assert "declares 268435456 symbols, more than" in refused(sized(2**14, 2**14), model)
+    assert re.search(r"declares 268435\d+ symbols in \d+ bytes: if you trust it", refused(sized(2**14, 2**14), model))
     assert "has no pixels" in refused(sized(0, 5), model)
     tiled = with_header(sized(2**14, 2**14), tile=[8, 8])
     assert "more tiles than there are" in refused(tiled, model)
@@ -337,16 +354,62 @@ def test_bombs(model, whole):
         assert "larger than the file" in refused(resealed(whole[:place] + b"\xff\xff\xff\x7f" + whole[place + 4 :]), model)
 
 
-def test_an_embedded_model_that_asks_for_much_memory(model):
-    packed = pack_model(model)
-    config = json.loads(packed[4 : 4 + struct.unpack("<I", packed[:4])[0]])
-    text = json.dumps({**config, "features": 10**6}, separators=(",", ":")).encode()
-    data = struct.pack("<I", len(text)) + text + packed[4 + struct.unpack("<I", packed[:4])[0] :]
-    with pytest.raises(InputError, match="weights do not fit its configuration"):
-        unpack_model(data, "x")
-    for broken in (b"", packed[:3], packed[:50], packed[:-1], b"\0\0\0\0" + packed[4:], packed.replace(b"pixelcnn", b"pixelnnn")):
-        with pytest.raises(InputError, match="x holds a model that cannot be read"):
-            unpack_model(broken, "x")
+def test_bombs_in_time(model, whole):
+    """A few bytes may declare many symbols; only so many are decoded unasked, counting what fills up a group in fast mode."""
+
+    def sized(data, *size):
+        return with_entries(data, lambda entries: [replace(entries[0], size=size), *entries[1:]])
+
+    bomb, rest = sized(whole, 2**11, 2**11), 4 * 4 + 3 * 5
+    assert f"declares {2**22 + rest} symbols in {len(bomb)} bytes: if you trust it, decode with a limit" in refused(bomb, model)
+    with Archive(bomb, model) as archive:  # what is not bombed can be read, and what is asked for counts
+        assert torch.equal(archive.read("c"), images(model, 1, (3, 5))[0].to(torch.uint8))
+        with pytest.raises(InputError, match="if you trust it"):
+            archive.rows()
+    assert re.search(r"declares 47 symbols in \d+ bytes, beyond the limit of 46: if you trust it", limited(whole, model, 46))
+    assert len(decompress(model, whole, limit=47)) == 3
+    assert torch.equal(Archive(whole, model, limit=16).read("a"), images(model, 2)[0].to(torch.uint8))
+    fast = compress(model, images(model, 2), mode="fast", lanes=1000)
+    assert "declares 16000 symbols" in limited(fast, model, 15_999)
+    assert len(decompress(model, fast, limit=16_000)) == 2
+
+
+def limited(data, model, limit):
+    with pytest.raises(InputError) as caught:
+        decompress(model, data, limit=limit)
+    return str(caught.value)
+
+
+def test_a_large_archive_may_declare_much():
+    check_limit(10**7, None, 10**4, "x")
+    with pytest.raises(InputError, match="x declares 10000001 symbols in 10000 bytes"):
+        check_limit(10**7 + 1, None, 10**4, "x")
+
+
+def test_images_of_one_colour_may_have_empty_streams(model):
+    """Where all symbols are 0 the code is the number 0, of which no byte is written, however many they are."""
+    certain = copy.deepcopy(model)
+    with torch.no_grad():
+        certain.head.out.bias[0] = 50
+    x = torch.zeros(2, 1, 30, 40, dtype=torch.uint8)
+    x[1, 0, 29, 39] = 3
+    data = compress(certain, x, verify=False)
+    first, second = Archive(data).entries
+    assert (first.stored, second.stored > 0) == (0, True)
+    assert torch.equal(decompress(certain, data), x)
+    # However large it is, it is no broken file.
+    big = with_entries(data, lambda entries: [replace(entries[0], size=(2**14, 2**14)), entries[1]])
+    assert Archive(big).entries[0].stored == 0
+
+
+def test_a_list_of_corrections_is_read_in_time_in_proportion(model, whole):
+    contents = split(whole, "x")
+    size = 200_000
+    first = replace(contents.entries[0], tiles=(replace(contents.entries[0].tiles[0], corrections=size),))
+    rest = [replace(entry, tiles=(replace(entry.tiles[0], corrections=0, payload=0),)) for entry in contents.entries[1:]]
+    for number, line in ((b"\xff", "cannot be right: a number is too long"), (b"\x80" * 9 + b"\x02", "did not decode")):
+        streams = (number * size)[:size] + bytes(contents.entries[0].tiles[0].payload)
+        assert line in refused(join(replace(contents, entries=[first, *rest], streams=streams)), model)
 
 
 @pytest.mark.parametrize("name", ["../a", "/a", "a/b", "a\\b", "", ".", "..", ".a", "a\0", "a\n", "a ", "C:a", "x" * 201, "a*"])

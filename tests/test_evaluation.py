@@ -1,6 +1,7 @@
 import csv
 import io
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from torch import nn
 import nextpixel
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
+from nextpixel.palette import brightness
 from nextpixel.scoring import baselines
-from nextpixel.scoring.baselines import PixelMarginal, all_baselines, png, uniform, webp
+from nextpixel.scoring.baselines import JPEG_XL_EFFORTS, PixelMarginal, all_baselines, jpeg_xl, png, uniform, webp
 from nextpixel.scoring.evaluation import Evaluation, evaluate
 
 
@@ -239,6 +241,20 @@ def test_what_cannot_be_written_says_why(monkeypatch):
     assert "16383" in wide.note
     monkeypatch.setattr(features, "check", lambda feature: False)
     assert webp(images((5, 1, 4, 4)))[0].bits_per_dim is None
+
+
+def test_jpeg_xl_at_the_effort_that_suits_the_images(monkeypatch):
+    imagecodecs = pytest.importorskip("imagecodecs", reason="needs the extra bench")
+    for shape, levels in (((3, 3, 40, 32), 256), ((3, 1, 24, 24), 4)):
+        given = images(shape, levels)
+        alone, _sheet = jpeg_xl(given)
+        pictures = given.__getitems__([0, 1, 2])[0].numpy().astype(np.uint8).transpose(0, 2, 3, 1).squeeze()
+        stored = [table[pictures] for table in (np.arange(levels, dtype=np.uint8), brightness(levels))]
+        files = [[imagecodecs.jpegxl_encode(x, lossless=True, effort=e) for x in of] for of in stored for e in JPEG_XL_EFFORTS]
+        assert alone.bits_per_dim == min(sum(map(len, of_effort)) for of_effort in files) * 8 / pictures.size
+        assert (imagecodecs.jpegxl_decode(files[-1][2]) == stored[-1][2]).all()
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    assert jpeg_xl(given)[0].note == "no JPEG XL: install the extra bench"
 
 
 def test_all_baselines_by_name():

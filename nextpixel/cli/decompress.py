@@ -13,6 +13,9 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("archive", help="from nextpixel compress")
     parser.add_argument("-o", "--out", help="a folder that is yet to be made (default: the archive's name without its ending)")
     parser.add_argument("--only", nargs="+", help="names of images: no others are decoded")
+    parser.add_argument(
+        "--limit", type=int, help="decode up to so many pixels times channels (default: 2^22, or 1000 for each byte of the file)"
+    )
     parser.add_argument("--model", help="the run, the model folder or the hub id that it was made with, unless it is embedded")
 
 
@@ -28,7 +31,8 @@ def run(args: Any) -> None:
     out = Path(args.archive).with_suffix("") if args.out is None else Path(args.out)
     if args.out is None and out == Path(args.archive):
         raise InputError(f"{args.archive} has no ending that could be left off: name a folder with -o")
-    with Archive.open(args.archive, None if args.model is None else load(args.model)) as archive, folder_aside(out) as aside:
+    model = None if args.model is None else load(args.model)
+    with Archive.open(args.archive, model, limit=args.limit) as archive, folder_aside(out) as aside:
         written = 0
         with rows_bar("decompressing", archive.rows(args.only)) as progress:
             for name, x in archive.images(args.only, progress):

@@ -1,7 +1,6 @@
 """Archives as Python sees them: `compress`, `decompress`, and `Archive`, which reads one image without decoding the others."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,8 +13,8 @@ from nextpixel.coding.conditions import Conditions
 from nextpixel.coding.container import split
 from nextpixel.coding.embedded import fingerprint, unpack_model
 from nextpixel.coding.index import Entry, checksum
-from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows
-from nextpixel.coding.plan import Part, groups
+from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows, threads
+from nextpixel.coding.plan import Part, check_limit, groups
 from nextpixel.coding.writer import Settings, Writer
 from nextpixel.condition import Labels
 from nextpixel.errors import InputError
@@ -67,19 +66,22 @@ def compress(
     return Writer(model, list(x), names, cond, Settings(mode, lanes, tile, embed, verify)).write(progress)
 
 
-def decompress(model: AutoregressiveModel | None, data: bytes, cond: Any = None) -> Tensor | list[Tensor]:
+def decompress(
+    model: AutoregressiveModel | None, data: bytes, cond: Any = None, limit: int | None = None
+) -> Tensor | list[Tensor]:
     """The images of an archive: (N, C, H, W) if they have one size, else a list; uint8 up to 256 levels and int64 above.
 
     Args:
         model: that they were compressed with; None if the archive holds it.
         data: from `compress`, or an archive's bytes.
         cond: as for `compress`, but for labels, which are in the archive.
+        limit: as for `Archive`.
 
     Raises:
-        InputError: no archive, a damaged one, one of another version, model or machine, or images that do not decode to
-            the pixels that were encoded.
+        InputError: no archive, a damaged one, one of another version, model or machine, one that declares more symbols than the
+            limit, or images that do not decode to the pixels that were encoded.
     """
-    with Archive(data, model, cond) as archive:
+    with Archive(data, model, cond, limit) as archive:
         found = dict(archive)
         images = [found[name] for name in archive.names]
     return torch.stack(images) if len({x.shape for x in images}) == 1 else images
@@ -92,6 +94,8 @@ class Archive:
         data: its bytes.
         model: that it was made with; None if the archive holds it, or for a look at its header and index.
         cond: as for `compress`, but for labels.
+        limit: symbols (pixels times channels) that may be decoded at once, which takes time: as many as asked for. Without one
+            2^22, or if that is more, 1000 for each byte.
         where: what messages call it.
 
     Attributes:
@@ -112,10 +116,15 @@ class Archive:
     """
 
     def __init__(
-        self, data: bytes, model: AutoregressiveModel | None = None, cond: Any = None, where: str = "the archive"
+        self,
+        data: bytes,
+        model: AutoregressiveModel | None = None,
+        cond: Any = None,
+        limit: int | None = None,
+        where: str = "the archive",
     ) -> None:
         contents = split(data, where)
-        self.where, self.cond = where, cond
+        self.where, self.cond, self.limit, self.size = where, cond, limit, len(data)
         self.header, self.entries = contents.header, contents.entries
         self._streams, self._packed = contents.streams, contents.model
         self.names = [entry.name for entry in self.entries]
@@ -123,7 +132,9 @@ class Archive:
         self._given, self._coder = model, None
 
     @classmethod
-    def open(cls, path: str | Path, model: AutoregressiveModel | None = None, cond: Any = None) -> "Archive":
+    def open(
+        cls, path: str | Path, model: AutoregressiveModel | None = None, cond: Any = None, limit: int | None = None
+    ) -> "Archive":
         """The archive in a file.
 
         Raises:
@@ -133,7 +144,7 @@ class Archive:
             data = Path(path).read_bytes()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        return cls(data, model, cond, str(path))
+        return cls(data, model, cond, limit, str(path))
 
     def __enter__(self) -> "Archive":
         return self
@@ -193,7 +204,7 @@ class Archive:
         missing = {n: len(entry.tiles) for n, entry in enumerate(self.entries)}
         pieces: dict[int, Tensor] = {}
         for group in plan:
-            with _threads(self.header.made["threads"] if self.header.mode == "fast" else None):
+            with threads(self.header.made["threads"] if self.header.mode == "fast" else None):
                 streams = [self._stream(part) for part in group]
                 tiles = coder.decode(streams, group[0].size, conditions.of(group), progress).cpu()
             for part, tile in zip(group, tiles, strict=True):
@@ -210,14 +221,17 @@ class Archive:
         for name in names or ():
             if name not in self._numbers:
                 raise InputError(f"{self.where} has no image {name!r}: it has {_some(self.names)}")
-        sizes = [entry.size for entry in self.entries]
-        plan = groups(sizes, self.header.tile, self.header.lanes)
-        if names is None:
-            return plan
-        wanted = {self._numbers[name] for name in names}
-        if self.header.mode == "fast":  # as they were encoded
-            return [group for group in plan if any(part.image in wanted for part in group)]
-        return [mine for group in plan if (mine := [part for part in group if part.image in wanted])]
+        wanted = set(range(len(self.names)) if names is None else (self._numbers[name] for name in names))
+        fast, lanes = self.header.mode == "fast", self.header.lanes
+        plan = []
+        for group in groups([entry.size for entry in self.entries], self.header.tile, lanes):
+            mine = [part for part in group if part.image in wanted]
+            if mine:
+                plan.append(group if fast else mine)  # in fast mode as they were encoded, and filled up
+        sizes = [(group[0].size, lanes if fast else len(group)) for group in plan]
+        symbols = sum(height * width * side_by_side for (height, width), side_by_side in sizes) * self.header.channels
+        check_limit(symbols, self.limit, self.size, self.where)
+        return plan
 
     def _stream(self, part: Part) -> Stream:
         tile = self.entries[part.image].tiles[part.tile]
@@ -270,18 +284,6 @@ class Archive:
         if not self._packed:
             raise InputError(f"{self.where} does not hold its model, a {self.header.model}: give the one it was made with")
         return unpack_model(self._packed, self.where)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """With as many threads, since sums of other shares have other last digits."""
-    before = torch.get_num_threads()
-    try:
-        if number is not None:
-            torch.set_num_threads(number)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _some(names: list[str]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nextpixel.coding import coder
+from nextpixel.coding.laws import laws_of
 from nextpixel.coding.margins import Correction, ambiguous, corrected, pack, unpack
 from nextpixel.coding.tables import boundaries, counts, on_grid
 from nextpixel.errors import InputError
@@ -26,21 +27,7 @@ class Stream(NamedTuple):
     corrections: bytes
 
 
-class _Laws:
-    """The distribution functions of a scan, in float64, whatever the network computes in."""
-
-    def __init__(self, likelihood: Likelihood, bits: int) -> None:
-        self.likelihood, self.levels, self.bits = likelihood, likelihood.levels, bits
-        self.clock = likelihood.colours > 1
-
-    def cdf(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
-        """P(X <= k), (B, levels)."""
-        if c == 0 or self.clock:  # the other channels of a place have the same params
-            self.place, self.symbols = self.likelihood.at(params.double()), x[:, :, i, j]
-        return self.place.cdf(self.symbols, c)
-
-
-class Encode(_Laws):
+class Encode:
     """Keep every symbol and note the two ends of its share: after the scan, `streams` has the code of each image.
 
     Args:
@@ -51,20 +38,20 @@ class Encode(_Laws):
     """
 
     def __init__(self, likelihood: Likelihood, bits: int, epsilon: float | None, images: int) -> None:
-        super().__init__(likelihood, bits)
-        self.epsilon = epsilon
+        self.laws, self.levels, self.bits, self.epsilon = laws_of(likelihood, bits, images), likelihood.levels, bits, epsilon
         self.encoders = [coder.Encoder(bits) for _ in range(images)]
         self.corrections: list[list[Correction]] = [[] for _ in range(images)]
         self.turn = 0  # of the first symbol that is noted, but not encoded
-        self._symbols: list[Tensor] = []
-        self._ends: list[Tensor] = []
+        self._noted = 0
+        self._symbols, self._ends = np.empty((AT_ONCE, images), dtype=np.int64), np.empty((AT_ONCE, images, 2))
 
     def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
         symbol = x[:, c, i, j].clone()
-        ends = torch.stack([(symbol - 1).clamp_(min=0), symbol], 1)
-        self._symbols.append(symbol)
-        self._ends.append(self.cdf(params, x, i, j, c).gather(1, ends))
-        if len(self._symbols) == AT_ONCE:
+        self.laws.begin(params, x[:, :, i, j], c)
+        self._symbols[self._noted] = symbol.cpu().numpy()
+        self.laws.ends(self._symbols[self._noted], self._ends[self._noted])
+        self._noted += 1
+        if self._noted == AT_ONCE:
             self._encode()
         return symbol
 
@@ -74,15 +61,13 @@ class Encode(_Laws):
         Raises:
             InputError: the model gave no probabilities somewhere.
         """
-        if self._symbols:
-            self._encode()
+        self._encode()
         packed = (pack(corrections, self.levels) for corrections in self.corrections)
         return [Stream(encoder.payload(), of_image) for encoder, of_image in zip(self.encoders, packed, strict=True)]
 
     def _encode(self) -> None:
         """Encode what is noted, in few large operations."""
-        symbols = torch.stack(self._symbols, 1).cpu().numpy()  # (B, n)
-        cdf = torch.stack(self._ends, 1).cpu().numpy()  # (B, n, 2)
+        symbols, cdf = (noted[: self._noted].swapaxes(0, 1) for noted in (self._symbols, self._ends))  # (B, n), (B, n, 2)
         if not np.isfinite(cdf).all():
             raise InputError("the model gives no probabilities: its weights, or what it makes of these images, are not finite")
         k = symbols[:, :, None] + np.arange(2)
@@ -97,12 +82,11 @@ class Encode(_Laws):
                 place = image, turn, side
                 correction = Correction(self.turn + int(turn), int(k[place]), int(n[place] % 2))
                 self.corrections[image].append(correction)
-        self.turn += len(self._symbols)
-        self._symbols.clear()
-        self._ends.clear()
+        self.turn += self._noted
+        self._noted = 0
 
 
-class Decode(_Laws):
+class Decode:
     """Choose the symbols that `Encode` has kept.
 
     Args:
@@ -115,23 +99,31 @@ class Decode(_Laws):
     """
 
     def __init__(self, likelihood: Likelihood, bits: int, streams: list[Stream]) -> None:
-        super().__init__(likelihood, bits)
+        self.laws, self.levels, self.bits = laws_of(likelihood, bits, len(streams)), likelihood.levels, bits
         self.decoder = coder.LaneDecoder([stream.payload for stream in streams], bits)
-        self.turn, self.lanes = 0, np.arange(len(streams))
-        self.corrections: dict[int, list[tuple[int, Correction]]] = {}
+        self.turn = 0
+        self.corrections: dict[int, dict[int, list[Correction]]] = {}  # by turn and lane
         for lane, stream in enumerate(streams):
             for correction in unpack(stream.corrections, self.levels):
-                self.corrections.setdefault(correction.turn, []).append((lane, correction))
+                self.corrections.setdefault(correction.turn, {}).setdefault(lane, []).append(correction)
 
     def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
-        cdf = self.cdf(params, x, i, j, c).cpu().numpy()
-        table = boundaries(cdf, self.bits)
-        for lane, (_, k, parity) in self.corrections.get(self.turn, ()):
-            table[lane, k] = corrected(cdf[lane, k - 1], k, parity, self.levels, self.bits)
-        # Counting, not searching: boundaries that are not the symbol's own may be out of order by a rounding error.
-        symbol = (table[:, 1:-1] <= self.decoder.quantiles()[:, None]).sum(1)
-        lower, upper = table[self.lanes, symbol], table[self.lanes, symbol + 1]
-        # Only what no encoder has written, or for another model, finds an empty interval; the checksum of the pixels will tell.
-        self.decoder.advance(lower, np.maximum(upper, lower + 1))
+        self.laws.begin(params, x[:, :, i, j], c)
+        quantiles = self.decoder.quantiles()
+        symbols, shares = self.laws.find(quantiles)
+        for lane, corrections in self.corrections.get(self.turn, {}).items():
+            symbols[lane], *shares[lane] = self._corrected(lane, corrections, quantiles[lane])
+        self.decoder.advance(shares)
         self.turn += 1
-        return torch.from_numpy(symbol).to(x.device)
+        return torch.from_numpy(symbols).to(x.device)
+
+    def _corrected(self, lane: int, corrections: list[Correction], quantile: int) -> tuple[int, int, int]:
+        """A symbol and its share, from its whole table."""
+        cdf = self.laws.row(lane)
+        table = boundaries(cdf[None], self.bits)[0]
+        for _, k, parity in corrections:
+            table[k] = corrected(cdf[k - 1], k, parity, self.levels, self.bits)
+        # A correction is of a boundary of its symbol, which so is one of two. No search would do: where the symbols beside it are
+        # all but impossible, their boundaries hang by the same hair, and are not corrected.
+        symbol = k if table[k] <= quantile else k - 1
+        return symbol, table[symbol], table[symbol + 1]

@@ -18,6 +18,8 @@ reads zeros beyond the end.
 import constriction
 import numpy as np
 
+from nextpixel.coding import kernels
+
 PRECISION = 24
 _WORD, _STATE = 32, 64
 _WHOLE = 2**PRECISION
@@ -96,29 +98,20 @@ class LaneDecoder:
     """
 
     def __init__(self, payloads: list[bytes], bits: int) -> None:
-        self.shift = np.uint64(PRECISION - bits)
+        self.bits = bits
         longest = 2 + max(-(-len(payload) // 4) for payload in payloads)
         padded = b"".join(payload.ljust(4 * longest, b"\0") for payload in payloads)
         self.words = np.frombuffer(padded, dtype=">u4").reshape(len(payloads), longest).astype(np.uint64)
-        self.longest = longest
         self.offset = self.words[:, 0] << np.uint64(_WORD) | self.words[:, 1]  # of the code point from `lower`
         self.range = np.full(len(payloads), 2**_STATE - 1, dtype=np.uint64)
         self.next = np.full(len(payloads), 2)
+        self._quantiles = np.empty(len(payloads), dtype=np.int64)
 
     def quantiles(self) -> np.ndarray:
-        """Where the code point of each lane lies, int64 (B,): in 0 .. 2^bits - 1, or beyond it if a payload is no encoder's."""
-        self.scale = self.range >> np.uint64(PRECISION)
-        return (self.offset // self.scale >> self.shift).astype(np.int64)
+        """Where the code point of each lane lies, int64 (B,), until the next call: see `kernels.quantiles`."""
+        kernels.quantiles(self.offset, self.range, self.bits, self._quantiles)
+        return self._quantiles
 
-    def advance(self, lower: np.ndarray, upper: np.ndarray) -> None:
-        """Go on to the next symbol: intervals [lower, upper) of 2^bits, int64 (B,), not empty."""
-        unit = self.scale << self.shift
-        self.offset -= unit * lower.astype(np.uint64)
-        self.range = unit * (upper - lower).astype(np.uint64)
-        (short,) = np.nonzero(self.range < 2**_WORD)
-        if len(short):
-            at = self.next[short]
-            word = np.where(at < self.longest, self.words[short, np.minimum(at, self.longest - 1)], np.uint64(0))
-            self.range[short] <<= np.uint64(_WORD)
-            self.offset[short] = self.offset[short] << np.uint64(_WORD) | word
-            self.next[short] = at + 1
+    def advance(self, shares: np.ndarray) -> None:
+        """Go on to the next symbol: intervals [lower, upper) of 2^bits, int64 (B, 2), not empty."""
+        kernels.advance(self.offset, self.range, self.next, self.words, shares, self.bits)

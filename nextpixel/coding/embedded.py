@@ -3,11 +3,15 @@
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from nextpixel.errors import InputError
 from nextpixel.models import MODELS, AutoregressiveModel
@@ -51,8 +55,11 @@ def unpack_model(data: bytes, where: str) -> AutoregressiveModel:
         (size,) = _SIZE.unpack_from(data)
         config = json.loads(data[_SIZE.size : _SIZE.size + size])
         weights = safetensors.torch.load(data[_SIZE.size + size :])
-        # A configuration alone may ask for any amount of memory; that of the weights is that of the file.
-        with torch.device("meta"):
+        # A configuration alone may ask for any amount of memory, or of time; that of the weights is that of the file. Whatever a
+        # configuration counts has a byte of weights at least, but for rows, columns and levels, which have limits of their own.
+        if _sum_of_counts(config) > len(data):
+            raise ValueError("its configuration is larger than its weights")
+        with torch.device("meta"), _at_most(len(weights)):
             described = untrained(config, MODELS, where)
     except (struct.error, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{where} holds a model that cannot be read: {' '.join(str(error).split())}") from error
@@ -60,6 +67,31 @@ def unpack_model(data: bytes, where: str) -> AutoregressiveModel:
         if name not in weights or weights[name].shape != tensor.shape:
             raise InputError(f"{where} holds a model whose weights do not fit its configuration: {name}")
     return build(config, weights, MODELS, where, where)
+
+
+def _sum_of_counts(value: Any, name: str = "") -> int:
+    """The sum of all whole numbers in a configuration, without levels, rows and columns."""
+    if isinstance(value, dict):
+        return sum(_sum_of_counts(part, key) for key, part in value.items() if key != "levels")
+    if isinstance(value, list):
+        return sum(map(_sum_of_counts, value[:1] if name == "shape" else value))
+    return abs(value) if isinstance(value, int) else 0
+
+
+@contextmanager
+def _at_most(parameters: int) -> Iterator[None]:
+    """Where a module cannot get more parameters than so many, whatever its configuration says: building them takes time."""
+    registered = count(1)
+
+    def note(*_: Any) -> None:
+        if next(registered) > parameters:
+            raise ValueError("its configuration describes more weights than it holds")
+
+    handle = register_module_parameter_registration_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _canonical(value: Any) -> bytes:

@@ -17,6 +17,7 @@ from nextpixel.likelihoods.base import MAX_LEVELS
 
 MOST_CHANNELS = 2**16
 MOST_SIDE = 2**24
+MOST_THREADS = 2**12  # which a decoder may be made to start
 
 
 def this_machine() -> dict[str, Any]:
@@ -97,7 +98,7 @@ class Header:
             and (type(self.epsilon) is float and 0 < self.epsilon < 1 if self.mode == "float64" else self.epsilon is None)
             and isinstance(self.made, dict)
             and self.made.keys() == this_machine().keys()
-            and whole(self.made["threads"], 1, 2**16)
+            and whole(self.made["threads"], 1, MOST_THREADS)
             and all(isinstance(value, str) for name, value in self.made.items() if name != "threads")
         )
 

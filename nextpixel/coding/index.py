@@ -6,16 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from nextpixel.coding.header import MOST_SIDE, Header
-from nextpixel.coding.margins import leb128
+from nextpixel.coding.leb128 import Reader, leb128
 from nextpixel.coding.plan import parts_of
-from nextpixel.coding.tables import least_cost
 from nextpixel.errors import InputError
 
 MOST_SYMBOLS = 2**28  # of one image
 LONGEST_NAME = 200  # bytes, so that an ending and a prefix fit into a file's name
-LONGEST_NUMBER = 10  # bytes of a LEB128 number
-# A range coder's last interval may hold this much less than the costs of its symbols.
-SLACK_BITS = 72
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def unpack_index(header: Header, index: bytes, streams: int, where: str) -> list
             entry = _entry(reader, header, offset)
             offset += entry.stored
             entries.append(entry)
-        if reader.at != len(index) or offset != streams:
+        if not reader.finished or offset != streams:
             raise InputError("it does not fill the file")
         if len({entry.name for entry in entries}) != number:
             raise InputError("it has one name twice")
@@ -123,7 +119,7 @@ def unpack_index(header: Header, index: bytes, streams: int, where: str) -> list
     return entries
 
 
-def _entry(reader: "Reader", header: Header, offset: int) -> Entry:
+def _entry(reader: Reader, header: Header, offset: int) -> Entry:
     try:
         name = reader.bytes(reader.number()).decode()
     except UnicodeDecodeError:
@@ -137,33 +133,8 @@ def _entry(reader: "Reader", header: Header, offset: int) -> Entry:
     # Two bytes at least for each tile: so the list of them cannot be longer than the index.
     if header.tile and 2 * -(-size[0] // header.tile[0]) * -(-size[1] // header.tile[1]) > len(reader.data):
         raise InputError(f"{name} declares more tiles than there are")
-    for part in parts_of(0, size, header.tile):
+    for _ in parts_of(0, size, header.tile):
         corrections, payload = reader.number(), reader.number()
-        symbols = part.size[0] * part.size[1] * header.channels
-        if symbols * least_cost(header.levels, header.bits) > 8 * payload + SLACK_BITS:
-            raise InputError(f"{name} declares {symbols} symbols, more than {payload} bytes can hold")
         tiles.append(Tile(offset, corrections, payload))
         offset += corrections + payload
     return Entry(name, size, label - 1 if label else None, crc, tuple(tiles))
-
-
-class Reader:
-    """Takes bytes and LEB128 numbers from a string of bytes, one after the other."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def bytes(self, count: int) -> bytes:
-        if self.at + count > len(self.data):
-            raise InputError("it is cut off")
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-    def number(self) -> int:
-        found = 0
-        for k in range(LONGEST_NUMBER):
-            byte = self.bytes(1)[0]
-            found |= (byte & 127) << 7 * k
-            if byte < 128:
-                return found
-        raise InputError("a number is too long")

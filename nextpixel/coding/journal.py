@@ -10,8 +10,7 @@ import zlib
 from pathlib import Path
 
 from nextpixel.coding.choosers import Stream
-from nextpixel.coding.index import Reader
-from nextpixel.coding.margins import leb128
+from nextpixel.coding.leb128 import Reader, leb128
 from nextpixel.errors import InputError
 
 MAGIC = b"\x89NPJ\r\n\x1a\n"
@@ -87,6 +86,6 @@ class Journal:
 
 def _unpack(body: bytes) -> list[Stream]:
     reader, parts = Reader(body), []
-    while reader.at < len(body):
+    while not reader.finished:
         parts.append(reader.bytes(reader.number()))
     return [Stream(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]

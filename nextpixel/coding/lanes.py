@@ -6,6 +6,8 @@ of the same width, filled up with copies of the last image, and decoded as they 
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -115,3 +117,15 @@ class LaneCoder:
 def scan_rows(coder: LaneCoder, groups: list[list[Part]]) -> int:
     """How many rows the scans of these groups have, over all passes."""
     return sum(-(-group[0].size[0] // stride) for group in groups for stride in coder.model.strides)
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """With as many threads, since sums of other shares have other last digits."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)

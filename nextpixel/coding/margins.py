@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nextpixel.coding.leb128 import Reader, leb128
 from nextpixel.coding.perturbation import NOISE, Perturbed
 from nextpixel.coding.tables import counts, digits, on_grid
 from nextpixel.errors import InputError
@@ -101,39 +102,22 @@ def unpack(data: bytes, levels: int) -> list[Correction]:
     """What `pack` packed.
 
     Raises:
-        InputError: the bytes end within a number.
+        InputError: the bytes end within a number, or a number is too long.
 
     Example:
         >>> unpack(bytes.fromhex("06d304"), levels=2)
         [Correction(turn=3, k=1, parity=0), Correction(turn=300, k=1, parity=1)]
     """
-    found, turn, number, shift = [], 0, 0, 0
-    for byte in data:
-        number |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            place, parity = divmod(number, 2)
+    found, turn, reader = [], 0, Reader(data)
+    try:
+        while not reader.finished:
+            place, parity = divmod(reader.number(), 2)
             delta, k = divmod(place, levels - 1)
             turn += delta
             found.append(Correction(turn, k + 1, parity))
-            number = shift = 0
-    if shift:
-        raise InputError("a list of corrections ends within a number")
+    except InputError as error:
+        raise InputError(f"a list of corrections cannot be right: {error}") from error
     return found
-
-
-def leb128(number: int) -> bytes:
-    """A whole number in groups of 7 bits, lowest first, each but the last with its high bit set.
-
-    Example:
-        >>> leb128(300).hex()
-        'ac02'
-    """
-    found = bytearray()
-    while number > 127:
-        found.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*found, number])
 
 
 @torch.no_grad()
@@ -160,7 +144,7 @@ def measured_epsilon(model: "AutoregressiveModel", x: Tensor, h: Tensor | None, 
         for c in range(model.shape[0]):
             right, wrong = (law.cdf(known_part, c)[:, :-1].cpu().numpy() for law in laws)
             matters = np.minimum(right, 1 - right) > 2.0**-bits / 4
-            largest = max(largest, (np.abs(right - wrong) / error_form(right))[matters].max(initial=0.0))
+            largest = max(largest, (np.abs(right - wrong)[matters] / error_form(right[matters])).max(initial=0.0))
     # In steps of 19 percent, so that the last digits of a measurement are not in the file.
     epsilon = 2.0 ** (np.ceil(4 * np.log2(max(SAFETY * largest, LEAST_EPSILON))) / 4)
     # The most spacings that the bound can be: for the smallest P with all digits.

@@ -17,7 +17,6 @@ rate is far less, as long as its spacing is small beside a usual symbol's share,
 symbol at the end of a law keeps its digits. docs/codec.md has the figures.
 """
 
-import math
 from fractions import Fraction
 
 import numpy as np
@@ -103,13 +102,3 @@ def boundaries_ref(cdf: list[float], bits: int) -> list[int]:
         rounded = round(side / spacing) * spacing
         found.append(k + round((1 - rounded if p > 0.5 else rounded) * (2**bits - levels)))
     return [*found, 2**bits]
-
-
-def least_cost(levels: int, bits: int) -> float:
-    """The fewest bits that any symbol can cost, which is when all others have one count.
-
-    Example:
-        >>> round(least_cost(levels=256, bits=20), 6)
-        0.000351
-    """
-    return -math.log2(1 - (levels - 1) / 2**bits)

@@ -5,6 +5,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ BATCH = 1024
 MOST_FILES = 1000  # images that the codecs get: their mean is then known to about a percent
 # A sheet's largest side, pixels: the header is long forgotten there, memory and time stay small, WebP could do 16383.
 SHEET_SIDE = 4096
+JPEG_XL_EFFORTS = (3, 5, 7, 9, 10)
 WEBP_SIDE = 16383
 
 Encoder = Callable[[np.ndarray], bytes]  # symbols, uint8 (H, W) or (H, W, 3) -> a file's bytes
@@ -162,6 +164,22 @@ def webp(images: Images) -> list[Baseline]:
         return [Baseline("WebP", None, f"no WebP for images {images.shape}: it ends at {WEBP_SIDE} pixels a side")]
     options = {"format": "WEBP", "lossless": True, "quality": 100, "method": 6}
     return _codec("WebP", _storages(images.levels, lambda picture: _file(Image.fromarray(picture), **options)), images)
+
+
+def jpeg_xl(images: Images) -> list[Baseline]:
+    """Lossless JPEG XL, which wants the extra `bench`: a file per image, and one sheet of all images.
+
+    Tried are several efforts, since for small pictures more effort is often larger, and both storages as by `webp`.
+    """
+    try:
+        import imagecodecs
+    except ImportError:
+        return [Baseline("JPEG XL", None, "no JPEG XL: install the extra bench")]
+    encoders = {}
+    for effort in JPEG_XL_EFFORTS:
+        encode = partial(imagecodecs.jpegxl_encode, lossless=True, effort=effort)
+        encoders |= {f"{stored}, effort {effort}": made for stored, made in _storages(images.levels, encode).items()}
+    return _codec("JPEG XL", encoders, images)
 
 
 def _codec(name: str, encoders: dict[str, Encoder], images: Images) -> list[Baseline]:
