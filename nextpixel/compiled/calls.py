@@ -15,7 +15,7 @@ from nextpixel.compiled.layout import lay_out, rows_of
 from nextpixel.compiled.lines import OPERATIONS
 from nextpixel.grid import RowConvolution
 from nextpixel.layers.head import condition_row
-from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput, concat_elu_to, gated_activation_
+from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput, concat_elu, concat_elu_to, gated_activation_
 from nextpixel.recording import NotRecordableError
 
 if TYPE_CHECKING:
@@ -230,11 +230,17 @@ def _concat_elu(recorder: "Recorder", out: Tensor, positive: Tensor, negative: T
     return out
 
 
+def _new_concat_elu(recorder: "Recorder", x: Tensor, dim: int = 1) -> Tensor:
+    out = recorder.new(*(size * (1 + (axis == dim)) for axis, size in enumerate(x.shape)))
+    return _concat_elu(recorder, out, *out.chunk(2, dim), x)
+
+
 TAKEN: dict[Callable[..., Any], Callable[..., Any]] = {
     function.__wrapped__: handler
     for function, handler in (
         (gated_activation_, _gate),
         (concat_elu_to, _concat_elu),
+        (concat_elu, _new_concat_elu),
         (IntensityInput.forward, _intensity),
         (EmbeddingInput.forward, _embedding),
         (condition_row, _condition_row),

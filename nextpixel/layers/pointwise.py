@@ -37,6 +37,7 @@ def gated_activation_(value: Tensor, gate: Tensor, out: Tensor | None = None) ->
     return torch.mul(value.tanh_(), gate.sigmoid_(), out=value if out is None else out)
 
 
+@recordable
 def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
     r"""The non-linearity of PixelCNN++, :math:`[\mathrm{elu}(x), \mathrm{elu}(-x)]` (arXiv:1701.05517, the authors' code).
 
