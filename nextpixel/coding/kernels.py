@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from nextpixel.jit import jit
 from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE
 
 _24, _32 = np.uint64(24), np.uint64(32)
@@ -48,7 +49,7 @@ def _of_mixture(law: Any, lane: int, k: int) -> float:
     return total
 
 
-@njit
+@jit
 def condition_mixture(law: Any, params: Any, known: Any, c: int, channels: int, lowest: float) -> None:
     """Make `law`, which was that of channel c - 1 of these places, that of channel c: see `DiscretizedLogisticMixture`.
 
@@ -127,31 +128,31 @@ def _find(at: Callable, law: Any, quantiles: Any, levels: int, bits: int, digits
         symbols[lane], shares[lane, 0], shares[lane, 1] = low, lower, upper
 
 
-@njit
+@jit
 def ends_in_table(law: Any, symbols: Any, out: Any) -> None:
     """P(X < x) and P(X <= x), (B, 2), for the symbol of each lane."""
     _ends(_of_table, law, symbols, out)
 
 
-@njit
+@jit
 def ends_in_mixture(law: Any, symbols: Any, out: Any) -> None:
     """As `ends_in_table`."""
     _ends(_of_mixture, law, symbols, out)
 
 
-@njit
+@jit
 def find_in_table(law: Any, quantiles: Any, levels: int, bits: int, digits: int, symbols: Any, shares: Any) -> None:
     """The symbols (B,) whose shares [F_k, F_k+1), (B, 2), hold the quantiles."""
     _find(_of_table, law, quantiles, levels, bits, digits, symbols, shares)
 
 
-@njit
+@jit
 def find_in_mixture(law: Any, quantiles: Any, levels: int, bits: int, digits: int, symbols: Any, shares: Any) -> None:
     """As `find_in_table`."""
     _find(_of_mixture, law, quantiles, levels, bits, digits, symbols, shares)
 
 
-@njit
+@jit
 def row_of_mixture(law: Any, lane: int, out: Any) -> None:
     """The whole distribution function of a lane, (levels,)."""
     for k in range(len(out)):
@@ -161,7 +162,7 @@ def row_of_mixture(law: Any, lane: int, out: Any) -> None:
 # --- the range decoder ---------------------------------------------------------------------------------------------------
 
 
-@njit
+@jit
 def quantiles(offset: Any, size: Any, bits: int, out: Any) -> None:
     """Where the code point of each lane lies in 0 .. 2^bits - 1, or beyond it if a payload is no encoder's.
 
@@ -171,7 +172,7 @@ def quantiles(offset: Any, size: Any, bits: int, out: Any) -> None:
         out[lane] = np.int64(offset[lane] // (size[lane] >> _24)) >> (24 - bits)
 
 
-@njit
+@jit
 def advance(offset: Any, size: Any, following: Any, words: Any, shares: Any, bits: int) -> None:
     """Take the intervals [lower, upper) of 2^bits, (B, 2), and words (B, n) where the range has become short."""
     for lane in range(len(offset)):

@@ -12,6 +12,7 @@ ul  and the row's left part       down-right-shifted ones, on the row and the pi
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextpixel.grid import PatchRow, RowConvolution, kernel_matrix
