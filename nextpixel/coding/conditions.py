@@ -37,9 +37,8 @@ class Conditions:
     def __init__(self, coder: LaneCoder, cond: Any, sizes: list[tuple[int, int]]) -> None:
         # A map has the size of its image, so each size has an h of its own, of which only the images of that size are read. What
         # has no places is the same for all sizes, of which there may be as many as images.
-        largest = max(sizes)
-        h = coder.condition(cond, len(sizes), *largest)
-        if h is None or (h.shape[2:] == (1, 1) and largest != (1, 1)):
+        h = coder.condition(cond, len(sizes), *max(sizes))
+        if h is None or h.shape[2:] == (1, 1):
             self.h = dict.fromkeys(sizes, h)
         else:
             self.h = {size: coder.condition(cond, len(sizes), *size) for size in dict.fromkeys(sizes)}
