@@ -140,7 +140,7 @@ def test_three_stages_by_hand():
 def test_pixels_of_the_coarser_grid_are_kept_and_cost_nothing_again(monkeypatch):
     model = tiny_model(NAME, (3, 5, 4))
     x, fine = images(model, 3), model.networks[1]
-    before = model.log_prob(x), model.log_prob_by_stage(x), model.sample(3, seed=1)
+    before = model.log_prob(x), model.log_prob_by_stage(x), model.sample(3, seed=1, method="cached")
     whole, one = fine.network, fine.step
     nonsense = torch.nan  # in place of what the finer stage says of a pixel that it does not choose
 
@@ -155,7 +155,7 @@ def test_pixels_of_the_coarser_grid_are_kept_and_cost_nothing_again(monkeypatch)
 
     monkeypatch.setattr(fine, "network", network)
     monkeypatch.setattr(fine, "step", step)
-    after = model.log_prob(x), model.log_prob_by_stage(x), model.sample(3, seed=1)
+    after = model.log_prob(x), model.log_prob_by_stage(x), model.sample(3, seed=1, method="cached")
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 

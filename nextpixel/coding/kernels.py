@@ -128,25 +128,25 @@ def _find(at: Callable, law: Any, quantiles: Any, levels: int, bits: int, digits
         symbols[lane], shares[lane, 0], shares[lane, 1] = low, lower, upper
 
 
-@jit
+@njit  # which numba can not keep on the disk: it hands on a function
 def ends_in_table(law: Any, symbols: Any, out: Any) -> None:
     """P(X < x) and P(X <= x), (B, 2), for the symbol of each lane."""
     _ends(_of_table, law, symbols, out)
 
 
-@jit
+@njit  # which numba can not keep on the disk: it hands on a function
 def ends_in_mixture(law: Any, symbols: Any, out: Any) -> None:
     """As `ends_in_table`."""
     _ends(_of_mixture, law, symbols, out)
 
 
-@jit
+@njit  # which numba can not keep on the disk: it hands on a function
 def find_in_table(law: Any, quantiles: Any, levels: int, bits: int, digits: int, symbols: Any, shares: Any) -> None:
     """The symbols (B,) whose shares [F_k, F_k+1), (B, 2), hold the quantiles."""
     _find(_of_table, law, quantiles, levels, bits, digits, symbols, shares)
 
 
-@jit
+@njit  # which numba can not keep on the disk: it hands on a function
 def find_in_mixture(law: Any, quantiles: Any, levels: int, bits: int, digits: int, symbols: Any, shares: Any) -> None:
     """As `find_in_table`."""
     _find(_of_mixture, law, quantiles, levels, bits, digits, symbols, shares)
