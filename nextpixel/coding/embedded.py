@@ -61,7 +61,16 @@ def unpack_model(data: bytes, where: str) -> AutoregressiveModel:
             raise ValueError("its configuration is larger than its weights")
         with torch.device("meta"), _at_most(len(weights)):
             described = untrained(config, MODELS, where)
-    except (struct.error, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        struct.error,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise InputError(f"{where} holds a model that cannot be read: {' '.join(str(error).split())}") from error
     for name, tensor in described.state_dict().items():
         if name not in weights or weights[name].shape != tensor.shape:
