@@ -57,7 +57,7 @@ def unpack_model(data: bytes, where: str) -> AutoregressiveModel:
         weights = safetensors.torch.load(data[_SIZE.size + size :])
         # A configuration alone may ask for any amount of memory, or of time; that of the weights is that of the file. Whatever a
         # configuration counts has a byte of weights at least, but for rows, columns and levels, which have limits of their own.
-        if _sum_of_counts(config) > len(data):
+        if not _sum_of_counts(config) <= len(data):
             raise ValueError("its configuration is larger than its weights")
         with torch.device("meta"), _at_most(len(weights)):
             described = untrained(config, MODELS, where)
@@ -78,13 +78,13 @@ def unpack_model(data: bytes, where: str) -> AutoregressiveModel:
     return build(config, weights, MODELS, where, where)
 
 
-def _sum_of_counts(value: Any, name: str = "") -> int:
-    """The sum of all whole numbers in a configuration, without levels, rows and columns."""
+def _sum_of_counts(value: Any, name: str = "") -> float:
+    """The sum of all numbers in a configuration, without levels, rows and columns."""
     if isinstance(value, dict):
         return sum(_sum_of_counts(part, key) for key, part in value.items() if key != "levels")
     if isinstance(value, list):
         return sum(map(_sum_of_counts, value[:1] if name == "shape" else value))
-    return abs(value) if isinstance(value, int) else 0
+    return abs(value) if isinstance(value, int | float) else 0
 
 
 @contextmanager
