@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import numba
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """`numba.njit` that releases Python's lock and keeps its result in the user's cache.
 
-    numba looks at one file to tell whether what it has kept is still right. Ours call functions of other files of their folder,
-    whose contents name the folder that they are kept in. Where no folder can be written, every process compiles anew.
+    numba looks at one file to tell whether what it has kept is still right. Ours call functions, and take up constants, of other
+    files, so that the contents of the whole package name the folder. Where none can be written, every process compiles anew.
 
     Example:
         >>> @jit
@@ -22,7 +23,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
         >>> double(3)
         6
     """
-    before, folder = numba.config.CACHE_DIR, _folder(function)
+    before, folder = numba.config.CACHE_DIR, _folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK) and Path(function.__code__.co_filename).is_file()
@@ -35,9 +36,10 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
         numba.config.CACHE_DIR = before
 
 
-def _folder(function: Callable[..., Any]) -> Path:
+@lru_cache
+def _folder() -> Path:
     contents = hashlib.sha256()
-    for path in sorted(Path(function.__code__.co_filename).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         contents.update(path.read_bytes())
     base = numba.config.CACHE_DIR or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextpixel"
     return Path(base) / contents.hexdigest()[:16]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from nextpixel.compiled.logistic import intensity, log_mass, upper_side
 from nextpixel.jit import jit
 from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE
 
@@ -43,7 +44,7 @@ def _of_mixture(law: Any, lane: int, k: int) -> float:
     _, weights, means, rates, last = law
     if k >= last:
         return 1.0
-    side, total = (2 * k - (last - 1)) / last, 0.0
+    side, total = upper_side(k, last + 1), 0.0
     for m in range(weights.shape[1]):
         total += weights[lane, m] / (1 + math.exp((means[lane, m] - side) * rates[lane, m]))
     return total
@@ -69,12 +70,12 @@ def condition_mixture(law: Any, params: Any, known: Any, c: int, channels: int, 
             if c == 0:
                 logits[lane, m] = params[lane, m]
             else:
-                logits[lane, m] += _log_mass(known[lane, c - 1], last, means[lane, m], rates[lane, m])
+                logits[lane, m] += log_mass(means[lane, m], rates[lane, m], known[lane, c - 1], last + 1)
             largest = max(largest, logits[lane, m])
             mean = params[lane, (1 + c) * mixtures + m]
             for d in range(c):
                 coefficient = params[lane, (1 + 2 * channels + c * (c - 1) // 2 + d) * mixtures + m]
-                mean += math.tanh(coefficient) * ((2 * known[lane, d] - last) / last)
+                mean += math.tanh(coefficient) * intensity(known[lane, d], last + 1)
             means[lane, m] = mean
             rates[lane, m] = math.exp(-min(max(params[lane, (1 + channels + c) * mixtures + m], lowest), HIGHEST_LOG_SCALE))
         total = 0.0
@@ -83,24 +84,6 @@ def condition_mixture(law: Any, params: Any, known: Any, c: int, channels: int, 
             total += weights[lane, m]
         for m in range(mixtures):
             weights[lane, m] /= total
-
-
-@njit
-def _log_mass(x: int, last: int, mean: float, rate: float) -> float:
-    """log of the mass of symbol x, exact however small it is; the first and the last bin are open."""
-    mass = 0.0
-    if x < last:
-        mass += _log_sigmoid(((2 * x - (last - 1)) / last - mean) * rate)
-    if x > 0:
-        mass += _log_sigmoid((mean - (2 * x - (last + 1)) / last) * rate)
-    if 0 < x < last:
-        mass += math.log(-math.expm1(-2 / last * rate))
-    return mass
-
-
-@njit
-def _log_sigmoid(a: float) -> float:
-    return min(a, 0.0) - math.log1p(math.exp(-abs(a)))
 
 
 # --- what is asked of a law ----------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from nextpixel.compiled.logistic import intensity, log_mass, upper_side
 from nextpixel.compiled.simd import elementwise, peek, poke, size_of
-from nextpixel.likelihoods.logistic_mixture import FAR, HIGHEST_LOG_SCALE, NEARLY_1
+from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE, NEARLY_1
 
 _copy, _exp, _sigmoid, _tanh = (elementwise(name) for name in ("copy", "exp", "sigmoid", "tanh"))
 
@@ -71,7 +72,7 @@ def draw_mixture(line: Any, scratch: int, like: Any) -> None:
             _copy(means, params + (1 + c) * run, 0, 0, mixtures, like)
             for d in range(c):
                 _tanh(terms, params + (1 + 2 * channels + c * (c - 1) // 2 + d) * run, 0, 0, mixtures, like)
-                y = _intensity(peek(symbols + d * line[7] * 8, np.int64(0)), levels)
+                y = intensity(peek(symbols + d * line[7] * 8, np.int64(0)), levels)
                 for k in range(mixtures):
                     mean = peek(means + k * size, like) + peek(terms + k * size, like) * y
                     poke(means + k * size, mean, like)
@@ -82,7 +83,7 @@ def draw_mixture(line: Any, scratch: int, like: Any) -> None:
             if c < channel:  # a component that explains the known channels badly is as unlikely for the next one
                 symbol = peek(symbols + c * line[7] * 8, np.int64(0))
                 for k in range(mixtures):
-                    mass = _log_mass(
+                    mass = log_mass(
                         np.float64(peek(means + k * size, like)), np.float64(peek(rates + k * size, like)), symbol, levels
                     )
                     poke(weights + k * size, peek(weights + k * size, like) + mass, like)
@@ -99,7 +100,7 @@ def draw_mixture(line: Any, scratch: int, like: Any) -> None:
         low, high = 0, levels - 1
         while low < high:
             middle = (low + high) // 2
-            side = _upper_side(middle, levels)
+            side = upper_side(middle, levels)
             for k in range(mixtures):
                 term = (side - peek(means + k * size, like)) * peek(rates + k * size, like)
                 poke(terms + k * size, term, like)
@@ -140,30 +141,3 @@ def _choose(line: Any, image: int, symbol: int) -> None:
 @njit(nogil=True)
 def _noise(line: Any, image: int) -> float:
     return peek(line[11] + image * line[12] * 8, np.float64(0))
-
-
-@njit(nogil=True)
-def _intensity(symbol: int, levels: int) -> float:
-    return (2.0 * symbol - (levels - 1)) / (levels - 1)
-
-
-@njit(nogil=True)
-def _upper_side(symbol: int, levels: int) -> float:
-    """Of the symbol's bin."""
-    return FAR if symbol == levels - 1 else (2.0 * symbol - (levels - 2)) / (levels - 1)
-
-
-@njit(nogil=True)
-def _log_mass(mean: float, rate: float, symbol: int, levels: int) -> float:
-    """log of the probability of a symbol's bin under one logistic, as the likelihood's own `_log_mass`."""
-    lower = -FAR if symbol == 0 else (2.0 * symbol - levels) / (levels - 1)
-    inside = -math.expm1(-2.0 / (levels - 1) * rate) if 0 < symbol < levels - 1 else 1.0
-    above, below = (_upper_side(symbol, levels) - mean) * rate, (mean - lower) * rate
-    if above > -300 and below > -300:  # one logarithm of the product, where it is far from the least number
-        return math.log(inside / ((1 + math.exp(-above)) * (1 + math.exp(-below))))
-    return math.log(inside) + _log_sigmoid(above) + _log_sigmoid(below)
-
-
-@njit(nogil=True)
-def _log_sigmoid(x: float) -> float:
-    return min(x, 0.0) - math.log1p(math.exp(-abs(x)))

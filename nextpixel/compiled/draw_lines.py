@@ -1,10 +1,16 @@
-"""Lines that draw: the operands of a law's rule."""
+"""The lines of a row's places: those of the steps, and those that draw, which hold the operands of a law's rule."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from nextpixel.compiled.columns import all_columns
 from nextpixel.compiled.recorder import Recorder
+from nextpixel.compiled.request import Request, Row
 from nextpixel.likelihoods import DiscretizedLogisticMixture, Guided, Likelihood
+from nextpixel.raster import Steppable, visit
 
 
 def scratch_bytes(likelihood: Likelihood) -> int:
@@ -57,3 +63,27 @@ def draw_line(
             (memory.read(noise), (noise.stride(0), memory.settings(*settings))),
             (0, (0, 0)) if known is None else (memory.read(known), (known.stride(0), 0)),
         )
+
+
+def row_lines(recorder: Recorder, part: Steppable, cache: Any, row: Row, request: Request, i: int, kept: range) -> np.ndarray:
+    """The lines of all places of row i.
+
+    Args:
+        recorder: of the program.
+        part, cache: what scans, and its memory.
+        row: the images' row.
+        request: its law and temperature.
+        i: the row.
+        kept: its columns whose symbols a coarser pass has chosen.
+
+    Raises:
+        NotRecordableError: `step` asks for something that has no line.
+    """
+
+    def place(j: int) -> None:
+        for c, params in visit(part, cache, row.image, i, j, j in kept, request.law):
+            known = None if row.known is None else row.known[:, c, 0, j]
+            noise = row.noise[:, c, 0, j]
+            draw_line(recorder, request.law, params, row.symbols[:, :, 0, j], c, noise, known, request.temperature)
+
+    return all_columns(lambda j: recorder.record(lambda: place(j), row=i, place=True), row.symbols.shape[3])

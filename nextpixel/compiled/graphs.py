@@ -11,9 +11,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from nextpixel.compiled.request import Request
+from nextpixel.compiled.request import Request, Row
 from nextpixel.likelihoods import Guided
 from nextpixel.raster import Draw, Keep, Progress, chosen, visit
 
@@ -60,44 +59,35 @@ class GraphRows:
     def __init__(self, part: "AutoregressiveModel", request: Request, coarser: int | None = None, stride: int = 1) -> None:
         self.part, self.request, self.coarser, self.stride = part, request, coarser, stride
         batch, _, self.height, self.width = request.x.shape
-        self.symbols, self.noise = (torch.zeros_like(t[:, :, :1]) for t in (request.x, request.noise))
-        self.known = None if request.known is None else torch.zeros_like(request.known[:, :, :1])
-        self.choose = Draw(request.law, self.noise, request.temperature)
-        # The chooser's own memory: one run for every place and channel, in the order of its list.
-        self.noise_places = torch.stack(self.choose.noise)
-        self.choose.noise = list(self.noise_places.unbind(0))
-        if self.known is not None:
-            self.choose = Keep(self.known, self.choose)
+        self.row = Row.of(request)
         self.cache = part.start(batch, request.h, (self.height, self.width))
         self.steps: dict[tuple[bool, int], Callable[[], None]] = {}
 
-    def run(self, progress: Callable[[], None]) -> None:
+    def run(self, report: Callable[[], None]) -> None:
         """Fill the images; tells when a row is launched."""
         for i in range(self.height):
-            row = slice(i, i + 1)
             self.part.begin_row(self.cache, self.request.x, i)
-            self.symbols.copy_(self.request.x[:, :, row])
-            self.noise_places.copy_(self.request.noise[:, :, i].permute(2, 1, 0).flatten(0, 1))
-            if self.known is not None:
-                self.known.copy_(self.request.known[:, :, row])
-            kind = len(chosen(self.coarser, self.stride, i, self.width)) > 0, self.part.row_kind(i)
+            self.row.read(self.request, i)
+            kept = chosen(self.coarser, self.stride, i, self.width)
+            kind = len(kept) > 0, self.part.row_kind(i)
             if kind not in self.steps:
-                self.steps[kind] = self.prepare(i)
+                self.steps[kind] = self.prepare(i, kept)
             self.steps[kind]()
-            self.request.x[:, :, row] = self.symbols
-            progress()
+            self.row.write(self.request, i)
+            report()
 
-    def prepare(self, i: int) -> Callable[[], None]:
-        """What runs the steps of rows of the same kind as i."""
-        return Replay(lambda: self._visit(i), self.request.x.device)
+    def prepare(self, i: int, kept: range) -> Callable[[], None]:
+        """What runs the steps of rows of the same kind as i, of which a coarser pass has chosen the columns `kept`."""
+        choose = Draw(self.request.law, self.row.noise, self.request.temperature)
+        if self.row.known is not None:
+            choose = Keep(self.row.known, choose)
 
-    def _visit(self, i: int) -> None:
-        """All places of a row of this kind; symbols, noise and what is known are those of the row's own memory."""
-        rows: Tensor = self.symbols.expand(-1, -1, self.height, -1)
-        kept = chosen(self.coarser, self.stride, i, self.width)
-        for j in range(self.width):
-            for c, params in visit(self.part, self.cache, rows, i, j, j in kept, self.request.law):
-                self.symbols[:, c, 0, j] = self.choose(params, self.symbols, 0, j, c)
+        def places() -> None:
+            for j in range(self.width):
+                for c, params in visit(self.part, self.cache, self.row.image, i, j, j in kept, self.request.law):
+                    self.row.symbols[:, c, 0, j] = choose(params, self.row.symbols, 0, j, c)
+
+        return Replay(places, self.request.x.device)
 
 
 @torch.inference_mode()

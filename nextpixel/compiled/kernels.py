@@ -7,10 +7,9 @@ from numba import njit
 
 from nextpixel.compiled.draw_kernels import draw_binary, draw_categorical, draw_mixture
 from nextpixel.compiled.lines import ELEMENTWISE, OPERATIONS, OTHERS
-from nextpixel.compiled.simd import elementwise, peek, poke, register_bytes, size_of, tile
+from nextpixel.compiled.simd import any_elementwise, elementwise, peek, poke, register_bytes, size_of, tile, tiles
 from nextpixel.jit import jit
 
-COPY, NEG, RELU, ELU, SIGMOID, TANH, ADD, MUL, GATE, ADDCMUL = (OPERATIONS[name] for name in ELEMENTWISE)
 CONCAT_ELU, PRODUCT, INTENSITY, EMBEDDING, BINARY, CATEGORICAL, MIXTURE = (OPERATIONS[name] for name in OTHERS)
 
 REGISTER = register_bytes()
@@ -19,11 +18,9 @@ ROWS = 8 if REGISTER == 64 else 4
 # So many rows of a panel stay in the nearest cache while the rows of the other factor pass by.
 DEPTH = 384
 
-_tile_rows_1, _tile_4_1, _tile_2_1, _tile_1_1 = (tile(rows, 1, 1) for rows in (ROWS, 4, 2, 1))
-_tile_rows_2, _tile_4_2, _tile_2_2, _tile_1_2 = (tile(rows, 1, 2) for rows in (ROWS, 4, 2, 1))
-_tile_rows_3, _tile_4_3, _tile_2_3, _tile_1_3 = (tile(rows, 1, 3) for rows in (ROWS, 4, 2, 1))
-_tile_wide = tile(1, 4, 2)
-_copy, _neg, _relu, _elu, _sigmoid, _tanh, _add, _mul, _gate, _addcmul = (elementwise(name) for name in ELEMENTWISE)
+_tile, _tile_wide = tiles(tuple(dict.fromkeys((ROWS, 4, 2, 1))), (1, 2, 3)), tile(1, 4, 2)
+_elementwise = any_elementwise(ELEMENTWISE)
+_copy, _neg, _elu, _add = (elementwise(name) for name in ("copy", "neg", "elu", "add"))
 
 
 @jit
@@ -68,30 +65,12 @@ def run(table: Any, scratch: int, like: Any) -> None:
                     x = a + (i * table[line, 9] + j * table[line, 10]) * size
                     y = b + (i * table[line, 12] + j * table[line, 13]) * size
                     z = c + (i * table[line, 15] + j * table[line, 16]) * size
-                    if operation == COPY:
-                        _copy(to, x, 0, 0, n2, like)
-                    elif operation == GATE:
-                        _gate(to, x, y, 0, n2, like)
+                    if operation < len(ELEMENTWISE):
+                        _elementwise(operation, to, x, y, z, n2, like)
                     elif operation == CONCAT_ELU:  # two results; x may be the first of them
                         _neg(y, x, 0, 0, n2, like)
                         _elu(y, y, 0, 0, n2, like)
                         _elu(to, x, 0, 0, n2, like)
-                    elif operation == RELU:
-                        _relu(to, x, 0, 0, n2, like)
-                    elif operation == ELU:
-                        _elu(to, x, 0, 0, n2, like)
-                    elif operation == NEG:
-                        _neg(to, x, 0, 0, n2, like)
-                    elif operation == SIGMOID:
-                        _sigmoid(to, x, 0, 0, n2, like)
-                    elif operation == TANH:
-                        _tanh(to, x, 0, 0, n2, like)
-                    elif operation == ADD:
-                        _add(to, x, y, 0, n2, like)
-                    elif operation == MUL:
-                        _mul(to, x, y, 0, n2, like)
-                    elif operation == ADDCMUL:
-                        _addcmul(to, x, y, z, n2, like)
                     elif operation == INTENSITY:
                         # Symbols are int64, whatever the type: their strides count eight bytes.
                         symbol = peek(a + (i * table[line, 9] + j * table[line, 10]) * 8, np.int64(0))
@@ -147,39 +126,6 @@ def _product(
                     _tile(rows, wide, target + row * out_row * size, out_row, first, add_row, source, a_row, weights, depth, like)
                 row += rows
             pair += 1
-
-
-@njit(nogil=True)
-def _tile(
-    rows: int, wide: int, out: int, out_row: int, add: int, add_row: int, a: int, a_row: int, w: int, k: int, like: Any
-) -> None:
-    """The tile of so many rows, `wide` registers wide."""
-    if wide == 2:
-        if rows == ROWS:
-            _tile_rows_2(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-        elif rows == 4:
-            _tile_4_2(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-        elif rows == 2:
-            _tile_2_2(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-        else:
-            _tile_1_2(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-    elif wide == 3:
-        if rows == ROWS:
-            _tile_rows_3(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-        elif rows == 4:
-            _tile_4_3(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-        elif rows == 2:
-            _tile_2_3(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-        else:
-            _tile_1_3(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-    elif rows == ROWS:
-        _tile_rows_1(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-    elif rows == 4:
-        _tile_4_1(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-    elif rows == 2:
-        _tile_2_1(out, out_row, add, add_row, a, a_row, w, 0, k, like)
-    else:
-        _tile_1_1(out, out_row, add, add_row, a, a_row, w, 0, k, like)
 
 
 def panel_registers(registers: int) -> list[int]:

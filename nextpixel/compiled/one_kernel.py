@@ -7,13 +7,11 @@ import torch
 import triton
 import triton.language as tl
 
-from nextpixel.compiled.columns import all_columns
-from nextpixel.compiled.draw_lines import draw_line
+from nextpixel.compiled.draw_lines import row_lines
 from nextpixel.compiled.graphs import GraphRows
 from nextpixel.compiled.memory import Memory
 from nextpixel.compiled.recorder import Recorder
 from nextpixel.compiled.triton_kernel import run_lines
-from nextpixel.raster import chosen, visit
 
 NUMBERS = {torch.float32: tl.float32, torch.float64: tl.float64}
 # Columns and rows of a matrix that are multiplied at once, and the warps that do it.
@@ -34,21 +32,10 @@ class KernelRows(GraphRows):
         super().__init__(*args)
         self.memories: list[Memory] = []  # which the tables' addresses point to
 
-    def prepare(self, i: int) -> Callable[[], None]:
+    def prepare(self, i: int, kept: range) -> Callable[[], None]:
         dtype, device = next(self.part.parameters()).dtype, self.request.x.device
         memory = Memory(dtype, device, scratch=0)
-        rows = self.symbols.expand(-1, -1, self.height, -1)
-        recorder, channels = Recorder(memory, rows), self.symbols.shape[1]
-        kept = chosen(self.coarser, self.stride, i, self.width)
-
-        def place(j: int) -> None:
-            for c, params in visit(self.part, self.cache, rows, i, j, j in kept, self.request.law):
-                noise = self.noise_places[j * channels + c]
-                known = None if self.known is None else self.known[:, c, 0, j]
-                symbols = self.symbols[:, :, 0, j]
-                draw_line(recorder, self.request.law, params, symbols, c, noise, known, self.request.temperature)
-
-        lines = all_columns(lambda j: recorder.record(lambda: place(j), row=i, place=True), self.width)
+        lines = row_lines(Recorder(memory, self.row.image), self.part, self.cache, self.row, self.request, i, kept)
         memory.close()
         table = torch.from_numpy(lines).to(device)
         levels = triton.next_power_of_2(self.request.law.levels)

@@ -50,3 +50,49 @@ class Request:
     def _each(self, function: Callable[[Tensor], Tensor]) -> "Request":
         parts = {name: getattr(self, name) for name in ("x", "noise", "known", "h")}
         return replace(self, **{name: None if tensor is None else function(tensor) for name, tensor in parts.items()})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the images of a request, in memory that stays where it is, and for a scan stands for every row.
+
+    Attributes:
+        symbols: (B, C, 1, W) int64.
+        noise: (B, C, 1, W) float64; each place and channel is one run of memory, as `Draw` wants it.
+        known: (B, C, 1, W) bool, or None.
+        height: rows of the images.
+    """
+
+    symbols: Tensor
+    noise: Tensor
+    known: Tensor | None
+    height: int
+
+    @classmethod
+    def of(cls, request: Request) -> "Row":
+        """Memory for the rows of a request."""
+        batch, channels, height, width = request.x.shape
+        known = None if request.known is None else torch.zeros_like(request.known[:, :, :1])
+        noise = request.noise.new_zeros(width, channels, batch).permute(2, 1, 0).unsqueeze(2)
+        return cls(torch.zeros_like(request.x[:, :, :1]), noise, known, height)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of it."""
+        return [self.symbols, self.noise] if self.known is None else [self.symbols, self.noise, self.known]
+
+    @property
+    def image(self) -> Tensor:
+        """(B, C, H, W), whose rows are all this one."""
+        return self.symbols.expand(-1, -1, self.height, -1)
+
+    def read(self, request: Request, i: int) -> None:
+        """Take row i of a request."""
+        self.symbols.copy_(request.x[:, :, i : i + 1])
+        self.noise.copy_(request.noise[:, :, i : i + 1])
+        if self.known is not None:
+            self.known.copy_(request.known[:, :, i : i + 1])
+
+    def write(self, request: Request, i: int) -> None:
+        """Give its symbols to row i."""
+        request.x[:, :, i : i + 1] = self.symbols

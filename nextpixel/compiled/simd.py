@@ -5,6 +5,7 @@ place for a compiler to make vectors of them. So these two are written as vector
 processor has; LLVM turns them into its instructions. Memory is given as addresses, strides as numbers of elements.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,8 +19,6 @@ from numba.extending import intrinsic
 from nextpixel.compiled import vector_math
 
 I64 = ir.IntType(64)
-# Rows of a tile: with two registers of columns each, all sums and factors fit into the registers.
-WIDE_ROWS, NARROW_ROWS = 8, 4
 
 
 @lru_cache
@@ -40,23 +39,46 @@ def tile(rows: int, panels: int, registers: int) -> Callable[..., None]:
 
     @intrinsic
     def product(
-        context: Any,
-        out: Any,
-        out_stride: Any,
-        add: Any,
-        add_stride: Any,
-        a: Any,
-        a_stride: Any,
-        w: Any,
-        jump: Any,
-        k: Any,
-        like: Any,
+        context: Any, out: Any, out_row: Any, add: Any, add_row: Any, a: Any, a_row: Any, w: Any, jump: Any, k: Any, like: Any
     ) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
             _Tile(builder, context.get_value_type(like), rows, panels, registers).emit(*values[:-1])
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 9, like), generate
+
+    return product
+
+
+@lru_cache
+def tiles(heights: tuple[int, ...], widths: tuple[int, ...]) -> Callable[..., None]:
+    """Tiles of one panel, of any of these numbers of rows and registers: the function made takes both numbers, and then
+    (out, out_stride, add, add_stride, a, a_stride, w, k, like), as that of `tile`."""
+
+    @intrinsic
+    def product(
+        context: Any,
+        rows: Any,
+        registers: Any,
+        out: Any,
+        out_row: Any,
+        add: Any,
+        add_row: Any,
+        a: Any,
+        a_row: Any,
+        w: Any,
+        k: Any,
+        like: Any,
+    ) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+            rows, registers, *operands, k, _ = values
+            for height, width in itertools.product(heights, widths):
+                same = (builder.icmp_signed("==", value, I64(n)) for value, n in ((rows, height), (registers, width)))
+                with builder.if_then(builder.and_(*same)):
+                    _Tile(builder, context.get_value_type(like), height, 1, width).emit(*operands, I64(0), k)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 10, like), generate
 
     return product
 
@@ -82,24 +104,11 @@ class _Tile:
         step = I64(self.vector.count * self.registers)
         rows = [builder.add(a, self._bytes(builder.mul(a_stride, I64(m)))) for m in range(self.rows)]
         with _loop(builder, k, sums) as (index, now, following):
-            weights = [
-                builder.load(
-                    builder.inttoptr(
-                        builder.add(
-                            w,
-                            self._bytes(
-                                builder.add(
-                                    builder.mul(index, step),
-                                    builder.add(builder.mul(jump, I64(panel)), I64(v * self.vector.count)),
-                                )
-                            ),
-                        ),
-                        self.vector.as_pointer(),
-                    ),
-                    align=_size(self.element),
-                )
-                for panel, v in self.columns
-            ]
+            weights = []
+            for panel, v in self.columns:
+                column = builder.add(builder.mul(jump, I64(panel)), I64(v * self.vector.count))
+                place = builder.add(w, self._bytes(builder.add(builder.mul(index, step), column)))
+                weights.append(builder.load(builder.inttoptr(place, self.vector.as_pointer()), align=_size(self.element)))
             for m, row in enumerate(rows):
                 place = builder.inttoptr(builder.add(row, self._bytes(index)), self.element.as_pointer())
                 factor = vector_math.splat(builder, builder.load(place), self.vector)
@@ -127,41 +136,61 @@ class _Tile:
 def elementwise(name: str) -> Callable[..., None]:
     """A loop over `n` elements: the function made takes (out, a, b, c, n, like) and writes `vector_math.OPERATIONS[name]` of the
     inputs that it has; the others are not read. `out` may be one of the inputs."""
-    operation, inputs = vector_math.OPERATIONS[name]
 
     @intrinsic
     def loop(context: Any, out: Any, a: Any, b: Any, c: Any, n: Any, like: Any) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-            element, n = context.get_value_type(like), values[4]
-
-            def compute(kind: Any, first: Any) -> tuple[Any, Any]:
-                offset = builder.mul(first, I64(_size(element)))
-                places = [builder.inttoptr(builder.add(at, offset), kind.as_pointer()) for at in values[: 1 + inputs]]
-                return operation(builder, *(builder.load(place, align=_size(element)) for place in places[1:])), places[0]
-
-            def vectors(width: int) -> None:
-                # What whole vectors leave over is the end of one that reaches back into them. Its inputs are read first, for
-                # the others may be written in their place.
-                kind = ir.VectorType(element, width)
-                last, place = compute(kind, builder.sub(n, I64(width)))
-                with _loop(builder, builder.sdiv(n, I64(width)), []) as (index, _, _):
-                    builder.store(*compute(kind, builder.mul(index, I64(width))), align=_size(element))
-                builder.store(last, place, align=_size(element))
-
-            wide = register_bytes() // _size(element)
-            with builder.if_else(builder.icmp_signed(">=", n, I64(wide))) as (then, otherwise):
-                with then:
-                    vectors(wide)
-                with otherwise, builder.if_else(builder.icmp_signed(">=", n, I64(4))) as (then, otherwise):
-                    with then:
-                        vectors(4)
-                    with otherwise, _loop(builder, n, []) as (index, _, _):
-                        builder.store(*compute(element, index), align=_size(element))
+            _emit_elementwise(builder, context.get_value_type(like), name, *values[:-1])
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 5, like), generate
 
     return loop
+
+
+@lru_cache
+def any_elementwise(names: tuple[str, ...]) -> Callable[..., None]:
+    """The same for any of some operations: the function made takes which of the names it is, before the rest."""
+
+    @intrinsic
+    def loop(context: Any, which: Any, out: Any, a: Any, b: Any, c: Any, n: Any, like: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+            for code, name in enumerate(names):
+                with builder.if_then(builder.icmp_signed("==", values[0], I64(code))):
+                    _emit_elementwise(builder, context.get_value_type(like), name, *values[1:-1])
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6, like), generate
+
+    return loop
+
+
+def _emit_elementwise(builder: ir.IRBuilder, element: ir.Type, name: str, *operands: Any) -> None:
+    (operation, inputs), (*addresses, n) = vector_math.OPERATIONS[name], operands
+
+    def compute(kind: Any, first: Any) -> tuple[Any, Any]:
+        offset = builder.mul(first, I64(_size(element)))
+        places = [builder.inttoptr(builder.add(at, offset), kind.as_pointer()) for at in addresses[: 1 + inputs]]
+        return operation(builder, *(builder.load(place, align=_size(element)) for place in places[1:])), places[0]
+
+    def vectors(width: int) -> None:
+        # What whole vectors leave over is the end of one that reaches back into them. Its inputs are read first, for the others
+        # may be written in their place.
+        kind = ir.VectorType(element, width)
+        last, place = compute(kind, builder.sub(n, I64(width)))
+        with _loop(builder, builder.sdiv(n, I64(width)), []) as (index, _, _):
+            builder.store(*compute(kind, builder.mul(index, I64(width))), align=_size(element))
+        builder.store(last, place, align=_size(element))
+
+    wide = register_bytes() // _size(element)
+    with builder.if_else(builder.icmp_signed(">=", n, I64(wide))) as (then, otherwise):
+        with then:
+            vectors(wide)
+        with otherwise, builder.if_else(builder.icmp_signed(">=", n, I64(4))) as (then, otherwise):
+            with then:
+                vectors(4)
+            with otherwise, _loop(builder, n, []) as (index, _, _):
+                builder.store(*compute(element, index), align=_size(element))
 
 
 @intrinsic

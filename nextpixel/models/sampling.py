@@ -142,19 +142,7 @@ class Sampling:
         """Fill x from a law, the model's own or a guided one; each `repeats` images that follow one another share their noise."""
         if not (math.isfinite(temperature) and temperature >= LOWEST_TEMPERATURE):
             raise InputError(f"temperature must be at least {LOWEST_TEMPERATURE}, not {temperature}")
-        if method is not None and method not in METHODS:
-            raise InputError(f"method must be {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}, not {method!r}")
-        reason = why_not(self.device, next(self.parameters()).dtype, law, temperature)
-        if block is not None:
-            if method != "fixed-point":
-                raise InputError(f"block {block} is a setting of method 'fixed-point', not of {method!r}")
-            check_block(self, block)
-        if method == "one-kernel":
-            reason = why_not_one_kernel(self.device, next(self.parameters()).dtype, law)
-        strict = method in ("compiled", "one-kernel")
-        if strict and reason is not None:
-            raise InputError(f"method {method!r}: {reason}")
-        method = method or ("cached" if reason else "compiled")
+        strict, method = method is not None, self._way_to_draw(method, law, temperature, block)
         # Drawn for all images at once, and always on the CPU: neither lanes nor the device change the pictures.
         generator = torch.Generator().manual_seed(seed)
         shape = (x.shape[0] // repeats, *x.shape[1:])
@@ -186,6 +174,27 @@ class Sampling:
         finally:
             self.train(training)
         return x.to(torch.uint8) if self.levels <= 256 else x
+
+    def _way_to_draw(
+        self: "AutoregressiveModel", method: Method | None, law: Likelihood, temperature: float, block: int | None
+    ) -> Method:
+        """The method that is asked for, if it can be, or the default one."""
+        if method is not None and method not in METHODS:
+            raise InputError(f"method must be {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}, not {method!r}")
+        if block is not None:
+            if method != "fixed-point":
+                raise InputError(f"block {block} is a setting of method 'fixed-point', not of {method!r}")
+            check_block(self, block)
+        dtype = next(self.parameters()).dtype
+        reasons = {
+            "compiled": why_not(self.device, dtype, law, temperature),
+            "one-kernel": why_not_one_kernel(self.device, dtype, law),
+        }
+        if method is None:
+            return "cached" if reasons["compiled"] else "compiled"
+        if reasons.get(method):
+            raise InputError(f"method {method!r}: {reasons[method]}")
+        return method
 
 
 def _chooser(law: Likelihood, temperature: float, noise: Tensor, known: Tensor | None) -> Choose:
