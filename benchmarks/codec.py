@@ -35,11 +35,11 @@ def chosen(images: Images, number: int) -> tuple[torch.Tensor, torch.Tensor | No
 def rates(x: torch.Tensor, model, settings: DataSettings, nats: torch.Tensor, archive) -> None:
     dims, bits = x.numel(), -nats.sum().item() / math.log(2)
     streams = 8 * sum(entry.stored for entry in archive.entries)
-    corrections = 8 * sum(tile.corrections for entry in archive.entries for tile in entry.tiles)
+    thresholds = 8 * sum(tile.thresholds for entry in archive.entries for tile in entry.tiles)
     excess = [8 * entry.stored + nat / math.log(2) for entry, nat in zip(archive.entries, nats.tolist(), strict=True)]
     print(f"model's log_prob       {bits / dims:.4f} bits/dim")
     print(f"streams                {streams / dims:.4f} bits/dim, {100 * (streams / bits - 1):.2f} % above, ", end="")
-    print(f"{sum(excess) / 8 / len(x):.2f} bytes per image (at most {max(excess) / 8:.2f}); corrections {corrections / dims:.5f}")
+    print(f"{sum(excess) / 8 / len(x):.2f} bytes per image (at most {max(excess) / 8:.2f}); thresholds {thresholds / dims:.5f}")
     if model.levels > 256 or model.codes:
         return
     from nextpixel.data.raw import RawImages

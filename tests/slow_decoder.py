@@ -27,15 +27,11 @@ class RangeDecoder:
     def word(self):
         return self.words.pop(0) if self.words else 0
 
-    def decode(self, table, corrected=None):
-        """The symbol whose share of 2^24 holds the code point; `table` has the boundaries of all shares, the last corrected one
-        of which is the lower or the upper boundary of the symbol."""
+    def decode(self, table):
+        """The symbol whose share of 2^24 holds the code point; `table` has the boundaries of all shares."""
         scale = self.range >> 24
         quantile = (self.point - self.lower) % 2**64 // scale
-        if corrected is None:
-            symbol = max(k for k in range(len(table) - 1) if table[k] <= quantile)
-        else:
-            symbol = corrected if table[corrected] <= quantile else corrected - 1
+        symbol = max(k for k in range(len(table) - 1) if table[k] <= quantile)
         self.lower = (self.lower + scale * table[symbol]) % 2**64
         self.range = scale * (table[symbol + 1] - table[symbol])
         if self.range < 2**32:
@@ -62,7 +58,7 @@ class Bytes:
                 return found
 
 
-def table_of(cdf, bits, corrections):
+def table_of(cdf, bits, threshold):
     """The boundaries of all symbols, in 2^24, from P(X <= k)."""
     levels = len(cdf)
     digits = 7 + math.ceil(math.log2(levels)) // 2
@@ -72,35 +68,31 @@ def table_of(cdf, bits, corrections):
         side, spacing = Fraction(min(p, 1 - p)), Fraction(1, 2**bits)
         while side >= spacing * 2**digits:
             spacing *= 2
-        n = round(side / spacing)
-        if k in corrections and n % 2 != corrections[k]:
-            n += 1 if side / spacing > n else -1
+        n = math.floor(side / spacing)
+        if side / spacing - n >= threshold:
+            n += 1
         rounded = 1 - n * spacing if p > 0.5 else n * spacing
         table.append(k + round(rounded * (2**bits - levels)))
     return [boundary << (24 - bits) for boundary in (*table, 2**bits)]
 
 
-def corrections_of(data, levels):
-    """turn -> boundary -> parity."""
-    found, turn, data = {}, 0, Bytes(data)
-    while data.at < len(data.data):
-        place, parity = divmod(data.number(), 2)
-        turn += place // (levels - 1)
-        found.setdefault(turn, {})[place % (levels - 1) + 1] = parity
-    return found
+def thresholds_of(runs, turns):
+    """Of every turn."""
+    found = []
+    for run in runs:
+        found += [Fraction(1, 4) + Fraction(run % 16, 32)] * 2 ** (run // 16)
+    return (found + [Fraction(1, 2)] * turns)[:turns]
 
 
 @torch.no_grad()
-def decode_tile(model, size, label, bits, corrections, payload):
+def decode_tile(model, size, label, bits, runs, payload):
     x = torch.zeros(1, model.shape[0], *size, dtype=torch.long)
-    coder, corrections = RangeDecoder(payload), corrections_of(corrections, model.levels)
-    order = model.order(*size)
-    for turn in range(order.numel()):
+    coder, order = RangeDecoder(payload), model.order(*size)
+    for turn, threshold in enumerate(thresholds_of(runs, order.numel())):
         c, i, j = (int(k) for k in (order == turn).nonzero()[0])
         params = model(x, label)[:, :, i, j]
         cdf = model.likelihood.pmf(params, x[:, :, i, j], c)[0].cumsum(0).tolist()
-        mended = corrections.get(turn, {})
-        x[0, c, i, j] = coder.decode(table_of(cdf, bits, mended), max(mended, default=None))
+        x[0, c, i, j] = coder.decode(table_of(cdf, bits, threshold))
     return x[0]
 
 
@@ -108,7 +100,7 @@ def read(data):
     """header, model, and of each image its name, label and symbols."""
     assert data[:8] == b"\x89NPX\r\n\x1a\n"
     version, *sizes = struct.unpack("<HIQQ", data[8:30])
-    assert version == 1
+    assert version == 2
     assert hashlib.sha256(data[:-32]).digest() == data[-32:]
     body = Bytes(data[30:-32])
     header, packed, index = json.loads(body.take(sizes[0])), Bytes(body.take(sizes[1])), Bytes(body.take(sizes[2]))
@@ -122,8 +114,8 @@ def read(data):
         for i in range(0, height, down):
             for j in range(0, width, right):
                 view = x[:, i : i + down, j : j + right]
-                of_corrections, of_payload = index.number(), index.number()
-                streams = body.take(of_corrections), body.take(of_payload)
+                of_runs, of_payload = index.number(), index.number()
+                streams = body.take(of_runs), body.take(of_payload)
                 view[:] = decode_tile(model, view.shape[1:], label - 1 if label else None, header["bits"], *streams)
         assert zlib.crc32(x.numpy().astype("u1" if header["levels"] <= 256 else "<u2").tobytes()) == crc
         images.append((name, label - 1 if label else None, x))

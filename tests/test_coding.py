@@ -10,7 +10,7 @@ from slow_decoder import RangeDecoder
 from tiny import CONDITIONS, images, random_cond, tiny_model
 
 import nextpixel
-from nextpixel.coding import choosers, coder, kernels, margins, tables
+from nextpixel.coding import choosers, coder, kernels, margins, tables, thresholds
 from nextpixel.coding.choosers import Decode, Encode, Stream
 from nextpixel.coding.lanes import LaneCoder
 from nextpixel.coding.laws import laws_of
@@ -34,7 +34,7 @@ def lane_coder(model, x, mode="float64", cond=None, lanes=8):
 
 
 def bytes_of(streams):
-    return np.array([len(payload) + len(corrections) for payload, corrections in streams])
+    return np.array([len(payload) + len(thresholds) for payload, thresholds in streams])
 
 
 # --- tables --------------------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_the_grid_is_no_finer_than_a_count():
     n, spacing = tables.on_grid(np.array([p, 1 - p]), 2, 16)
     assert n.tolist() == [2.5, 2.5]
     assert spacing.tolist() == [2.0**-16, 2.0**-16]
-    assert margins.ambiguous(np.array([p, 1 - p]), 2, 16, epsilon=1e-8).all()
+    assert margins.free(np.array([p, 1 - p]), 2, 16, epsilon=1e-8).all(0).nonzero()[0].tolist() == [*range(8), *range(9, 16)]
 
 
 @pytest.mark.parametrize("levels", [2, 256])
@@ -123,21 +123,30 @@ def law_and_params(likelihood, channels, levels, lanes=6, seed=0):
 
 @pytest.mark.parametrize("levels", [2, 17, 256, 8192])
 def test_a_boundary_alone_is_that_of_the_table(levels):
-    """At and beside many middles of each octave, on both sides of one half, and anywhere."""
+    """At and beside many thresholds of each octave, on both sides of one half, and anywhere."""
     bits, digits, generator = tables.table_bits(levels), tables.digits(levels), np.random.default_rng(0)
-    n = generator.integers(2 ** (digits - 1), 2**digits, size=(bits, 10))
-    middle = (n + 0.5) / 2.0 ** (digits + 1 + np.arange(bits)[:, None])
+    n = generator.integers(2 ** (digits - 1), 2**digits, size=(bits, 16))
+    middle = (n + thresholds.THRESHOLDS) / 2.0 ** (digits + 1 + np.arange(bits)[:, None])
     middle = np.concatenate([middle, 1 - middle])
-    for p in np.concatenate([middle, np.nextafter(middle, 0), np.nextafter(middle, 1), generator.random((9, 10))]).flat:
+    for p in np.concatenate([middle, np.nextafter(middle, 0), np.nextafter(middle, 1), generator.random((9, 16))]).flat:
         cdf = np.append(np.full(levels - 1, p), 1.0)
-        expected = tables.boundaries(cdf[None], bits)[0]
+        threshold = generator.choice(thresholds.THRESHOLDS)
+        expected = tables.boundaries(cdf[None], bits, threshold)[0]
         for k in (0, 1, levels // 2, levels - 1, levels):
-            assert kernels.boundary(p, k, levels, bits, digits) == expected[k]
+            assert kernels.boundary(p, k, levels, bits, digits, threshold) == expected[k]
 
 
 def test_a_boundary_is_within_the_table_whatever_the_network_says():
     for p in (np.nan, np.inf, -np.inf, -1e-17, 1 + 1e-15):
-        assert 5 <= kernels.boundary(p, 5, 17, 16, 9) <= 2**16 - 12
+        assert 5 <= kernels.boundary(p, 5, 17, 16, 9, 0.5) <= 2**16 - 12
+
+
+def whole_laws(laws, lanes, levels):
+    """P(X <= k) for all symbols, from the ends of each."""
+    ends = np.empty((levels, lanes, 2))
+    for symbol in range(levels):
+        laws.ends(np.full(lanes, symbol), ends[symbol])
+    return ends[:, :, 1].T
 
 
 @each_likelihood
@@ -150,9 +159,11 @@ def test_a_symbol_is_found_as_in_its_whole_table(likelihood, levels):
         for c in range(channels):
             cdf = place.cdf(known, c).numpy()
             laws.begin(params, known, c)
-            np.testing.assert_allclose([laws.row(lane) for lane in range(len(params))], cdf, atol=1e-13, rtol=0)
-            rows = np.array([laws.row(lane) for lane in range(len(params))])
-            table, lanes = tables.boundaries(rows, bits), np.arange(len(params))
+            rows, lanes = whole_laws(laws, len(params), levels), np.arange(len(params))
+            np.testing.assert_allclose(rows, cdf, atol=1e-13, rtol=0)
+            rounds_up_from = np.resize(thresholds.THRESHOLDS, len(params))
+            tables_of = (tables.boundaries(row[None], bits, start) for row, start in zip(rows, rounds_up_from, strict=True))
+            table = np.concatenate([*tables_of])
             ends = np.empty((len(params), 2))
             for symbol in {0, 1, levels // 2, levels - 1}:
                 laws.ends(np.full(len(params), symbol), ends)
@@ -160,7 +171,7 @@ def test_a_symbol_is_found_as_in_its_whole_table(likelihood, levels):
                 assert (ends[:, 0] == (rows[:, symbol - 1] if symbol else 0)).all()
                 # At the first and the last quantile of the symbol's share.
                 for quantiles in (table[:, symbol], table[:, symbol + 1] - 1):
-                    symbols, shares = laws.find(quantiles)
+                    symbols, shares = laws.find(quantiles, rounds_up_from)
                     assert (symbols == symbol).all()
                     assert (shares == table[lanes[:, None], symbol + np.arange(2)]).all()
 
@@ -175,25 +186,27 @@ def test_laws_are_of_the_newest_params_and_in_float64(likelihood):
     for c, params in enumerate((first, newest)):
         laws.begin(params.float(), known, c)
         expected = law.at(params.float().double()).cdf(known, c)
-        np.testing.assert_allclose([laws.row(lane) for lane in range(len(known))], expected, atol=1e-13, rtol=0)
+        np.testing.assert_allclose(whole_laws(laws, len(known), 300), expected, atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize("above", [True, False])
 @pytest.mark.parametrize("symbol", [0, 16])
-def test_a_correction_tells_the_symbol_where_its_neighbours_hang_by_the_same_hair(symbol, above):
-    """Symbols 1 to 15 are all but impossible, so all of their boundaries are where symbol 16 begins, next to a middle."""
+def test_a_symbol_is_found_where_its_neighbours_hang_by_a_hair(symbol, above):
+    """Symbols 1 to 15 are all but impossible, so all of their boundaries are where symbol 16 begins, next to a threshold."""
     law, bits, digits = make_likelihood("categorical", 1, 17), tables.table_bits(17), tables.digits(17)
     middle, hair = 300.5 / 2 ** (digits + 1), 1e-12
     mine = middle + (hair if above else -hair)
     here, elsewhere = (torch.tensor([[p, *[1e-30] * 15, 1 - p]], dtype=torch.float64).log() for p in (mine, 2 * middle - mine))
     encode, x = Encode(law, bits, 1e-8, images=1), torch.full((1, 1, 1, 1), symbol)
     encode(here, x, 0, 0, 0)
-    boundary = tables.boundaries(here.softmax(1).cumsum(1).numpy(), bits)[0, 16 if symbol else 1]
+    (stream,) = encode.streams()
+    ((_, threshold), _) = thresholds.changes(stream.thresholds)
+    boundary = tables.boundaries(here.softmax(1).cumsum(1).numpy(), bits, threshold)[0, 16 if symbol else 1]
     # The quantile of this symbol that is nearest to the other.
     quantile = boundary if symbol else boundary - 1
     encoder = coder.Encoder(bits)
     encoder.add([quantile], [quantile + 1])
-    decode = Decode(law, bits, [Stream(encoder.payload(), encode.streams()[0].corrections)])
+    decode = Decode(law, bits, [Stream(encoder.payload(), stream.thresholds)])
     assert decode(elsewhere, x, 0, 0, 0).item() == symbol
 
 
@@ -306,15 +319,18 @@ def test_the_model_is_not_changed():
 
 
 def test_streams_do_not_hang_on_how_much_is_encoded_at_once(monkeypatch):
-    model = tiny_model("pixelcnn", (2, 5, 5), 17)
-    x = images(model, 16)
-    lanes = LaneCoder(model, epsilon=2.0**-12)
-    streams = lanes.encode(x)
-    assert sum(len(stream.corrections) for stream in streams) > 20
-    for at_once in (1, 7, 50):
-        monkeypatch.setattr(choosers, "AT_ONCE", at_once)
-        assert lanes.encode(x) == streams
-    assert torch.equal(lanes.decode(streams, (5, 5)), x)
+    model = tiny_model("pixelcnn", (2, 9, 9), 17)
+    x = images(model, 8)
+    lanes = LaneCoder(model, epsilon=2.0**-14)
+    for longest in (thresholds.LONGEST, 32):
+        monkeypatch.setattr(choosers, "LONGEST", longest)
+        monkeypatch.setattr(thresholds, "LONGEST", longest)
+        streams = lanes.encode(x)
+        assert min(len(stream.thresholds) for stream in streams) > 2
+        for at_once in (1, 7, 50):
+            monkeypatch.setattr(choosers, "AT_ONCE", at_once)
+            assert lanes.encode(x) == streams
+        assert torch.equal(lanes.decode(streams, (9, 9)), x)
 
 
 @each_model
@@ -415,16 +431,18 @@ def test_archives_decode_where_every_operation_is_wrong_by_1e_10(name, likelihoo
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_corrections_are_what_makes_that_so(likelihood):
+def test_thresholds_are_what_makes_that_so(likelihood):
     """The same with noise so large that tables do differ."""
-    model, noise = tiny_model("gated-pixelcnn", (1, 6, 6), 17, likelihood=likelihood), 2e-6
-    x = images(model, 32)
+    model, noise = tiny_model("gated-pixelcnn", (1, 6, 6), 17, likelihood=likelihood), 5e-7
+    x = images(model, 128)
     lanes = LaneCoder(model)
     lanes.epsilon = margins.measured_epsilon(lanes.model, x, None, lanes.bits, noise)
     streams = lanes.encode(x)
-    assert sum(len(stream.corrections) for stream in streams) > 20
+    assert torch.equal(lanes.decode(streams, (6, 6)), x)
     assert torch.equal(decode_elsewhere(lanes, streams, (6, 6), noise), x)
-    bare = [Stream(stream.payload, b"") for stream in streams]
+    lanes.epsilon = 1e-12
+    bare = lanes.encode(x)
+    assert not any(stream.thresholds for stream in bare)
     assert torch.equal(lanes.decode(bare, (6, 6)), x)
     assert not torch.equal(decode_elsewhere(lanes, bare, (6, 6), noise), x)
 
@@ -450,38 +468,84 @@ def test_a_model_that_magnifies_errors_too_much_is_refused():
         margins.measured_epsilon(model, images(model), None, 16, noise=0.1)
 
 
+free_thresholds = st.builds(
+    lambda turns, seed, density: np.random.default_rng(seed).random((turns, 16)) >= density,
+    st.integers(1, 300),
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 0.01, 0.1, 0.5]),
+).map(lambda free: free | ~free.any(1, keepdims=True))
+
+
 @quick
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 16), st.integers(0, 1))))
-def test_corrections_survive_packing(found):
-    corrections = [margins.Correction(*parts) for parts in sorted(found)]
-    assert margins.unpack(margins.pack(corrections, 17), 17) == corrections
+@given(free_thresholds, st.integers(1, 300))
+def test_runs_take_only_thresholds_that_are_free(free, known):
+    """Whatever is known at once; and they come back from their bytes."""
+    runs, chosen = thresholds.Runs(), np.array([], dtype=np.int64)
+    while len(chosen) < len(free):
+        end = min(len(chosen) + known, len(free))
+        known += 300  # as a buffer that has to grow until something can be chosen
+        chosen = np.append(chosen, runs.extend(free[len(chosen) : end], whole=end == len(free)))
+    assert free[np.arange(len(free)), chosen].all()
+    unpacked = np.full(len(free), thresholds.THRESHOLDS[thresholds.USUAL])
+    for turn, threshold in thresholds.changes(runs.pack()):
+        unpacked[turn:] = threshold
+    assert (unpacked == thresholds.THRESHOLDS[chosen]).all()
 
 
-def test_corrections_that_are_cut_off_are_refused():
-    packed = margins.pack([margins.Correction(10**6, 3, 1)], 17)
-    with pytest.raises(InputError, match="a list of corrections cannot be right: it is cut off"):
-        margins.unpack(packed[:-1], 17)
+def test_runs_are_as_long_as_they_can_be():
+    free = np.zeros((10_000, 16), dtype=bool)
+    free[:, 8] = True
+    free[5_000] = np.arange(16) == 9
+    runs = thresholds.Runs()
+    assert (runs.extend(free, whole=True) == np.where(np.arange(10_000) == 5_000, 9, 8)).all()
+    lengths = [1 << (run >> 4) for run in runs.pack()]
+    assert lengths == [4096, 512, 256, 128, 8, 1]
+    assert not thresholds.Runs().extend(np.ones((thresholds.LONGEST - 1, 16), dtype=bool), whole=False).size
+
+
+def test_no_list_says_what_holds_anyway():
+    runs = thresholds.Runs()
+    assert (runs.extend(np.ones((10_000, 16), dtype=bool), whole=True) == thresholds.USUAL).all()
+    assert runs.pack() == b""
+    assert thresholds.changes(b"") == []
+
+
+def test_a_turn_that_may_have_no_threshold_is_refused():
+    with pytest.raises(InputError, match="no archive of these images is portable"):
+        thresholds.Runs().extend(np.zeros((3, 16), dtype=bool), whole=True)
+    model = tiny_model("pixelcnn")
+    with pytest.raises(InputError, match="no archive of these images is portable"):
+        LaneCoder(model, epsilon=0.5).encode(images(model))
+
+
+def test_two_boundaries_within_the_largest_error_never_block_all_thresholds():
+    """Of the largest P that the bound of `measured_epsilon` is compared at, at every pair of fractions."""
+    levels, bits = 256, 20
+    smallest = 2.0 ** (tables.digits(levels) - bits)
+    epsilon = margins.MOST_ERROR / (margins.error_form(np.array(smallest)) * 2.0**bits)
+    fractions = (np.arange(0, 1, 1 / 64) + 1e-9) * 2.0**-bits
+    one = margins.free(smallest + fractions, levels, bits, epsilon)
+    assert (one[:, None] & one[None]).any(2).all()
+    assert one.sum(1).min() >= 11
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.data(), st.sampled_from([2.0**-30, 2.0**-20, 2.0**-13]))
-def test_an_error_within_the_bound_is_always_mended(data, epsilon):
-    """The encoder's P, often beside the middle between two points, and a decoder's that is wrong by up to the bound."""
+def test_an_error_within_the_bound_moves_no_boundary(data, epsilon):
+    """The encoder's P, often beside a threshold between two points, and a decoder's that is wrong by up to the bound."""
     p, error, beside = data.draw(st.floats(0, 1)), data.draw(st.floats(-1, 1)), data.draw(st.floats(-1, 1))
     n, spacing = (float(value) for value in tables.on_grid(np.array(p), 2, 16))
-    middle = (int(n) + 0.5) * spacing + beside * epsilon * float(margins.error_form(np.array(p)))
+    fraction = data.draw(st.sampled_from(thresholds.THRESHOLDS.tolist()))
+    middle = (int(n) + fraction) * spacing + beside * epsilon * float(margins.error_form(np.array(p)))
     for mine in (p, middle, 1 - middle):
         bound = epsilon * float(margins.error_form(np.array(mine)))
         theirs = min(max(mine + 0.99 * error * bound, 0.0), 1.0)
-        encoded = tables.boundaries_ref([mine, 1.0], 16)[1]
-        if margins.ambiguous(np.array(mine), 2, 16, epsilon):
-            parity = round(float(tables.on_grid(np.array(mine), 2, 16)[0])) % 2
-            assert margins.corrected(theirs, 1, parity, 2, 16) == encoded
-        else:
-            assert tables.boundaries_ref([theirs, 1.0], 16)[1] == encoded
+        for threshold in thresholds.THRESHOLDS[margins.free(np.array(mine), 2, 16, epsilon)]:
+            encoded = tables.boundaries_ref([mine, 1.0], 16, threshold)[1]
+            assert tables.boundaries_ref([theirs, 1.0], 16, threshold)[1] == encoded
 
 
-def test_encode_flags_only_boundaries_that_hang_by_a_hair():
+def test_encode_leaves_the_usual_threshold_only_for_boundaries_that_hang_by_a_hair():
     law = make_likelihood("categorical", 1, 2)
     for shift, flagged in ((0.0, True), (0.1, False)):
         p = (76.5 + shift) / 256
@@ -490,4 +554,4 @@ def test_encode_flags_only_boundaries_that_hang_by_a_hair():
         x = torch.zeros(1, 1, 1, 1, dtype=torch.long)
         choose(logit, x, 0, 0, 0)
         (stream,) = choose.streams()
-        assert bool(stream.corrections) == flagged
+        assert bool(stream.thresholds) == flagged

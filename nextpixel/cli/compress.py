@@ -66,11 +66,11 @@ def summary(archive: Any, size: int) -> str:
     """The sizes of an archive of so many bytes, in one line."""
     symbols = sum(archive.header.channels * entry.size[0] * entry.size[1] for entry in archive.entries)
     streams = sum(entry.stored for entry in archive.entries)
-    corrections = sum(tile.corrections for entry in archive.entries for tile in entry.tiles)
+    thresholds = sum(tile.thresholds for entry in archive.entries for tile in entry.tiles)
     rest = size - streams - archive.embedded
     return (
-        f"{images(len(archive))} in {streams} bytes, {8 * streams / symbols:.4f} bits/dim ({corrections} bytes of it are "
-        f"corrections); model {archive.embedded} bytes, header and index {rest} bytes; file {size} bytes"
+        f"{images(len(archive))} in {streams} bytes, {8 * streams / symbols:.4f} bits/dim ({thresholds} bytes of it are "
+        f"thresholds); model {archive.embedded} bytes, header and index {rest} bytes; file {size} bytes"
     )
 
 

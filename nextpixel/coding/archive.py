@@ -235,7 +235,7 @@ class Archive:
 
     def _stream(self, part: Part) -> Stream:
         tile = self.entries[part.image].tiles[part.tile]
-        middle = tile.offset + tile.corrections
+        middle = tile.offset + tile.thresholds
         return Stream(bytes(self._streams[middle : middle + tile.payload]), bytes(self._streams[tile.offset : middle]))
 
     @property

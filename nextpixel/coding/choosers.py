@@ -11,20 +11,21 @@ from torch import Tensor
 
 from nextpixel.coding import coder
 from nextpixel.coding.laws import laws_of
-from nextpixel.coding.margins import Correction, ambiguous, corrected, pack, unpack
-from nextpixel.coding.tables import boundaries, counts, on_grid
+from nextpixel.coding.margins import free
+from nextpixel.coding.tables import counts, on_grid, rounded
+from nextpixel.coding.thresholds import LONGEST, THRESHOLDS, USUAL, Runs, changes
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import Likelihood
 
 # Symbols of each image that are encoded at once: enough for large operations, few enough for the memory.
-AT_ONCE = 2048
+AT_ONCE = 4096
 
 
 class Stream(NamedTuple):
-    """The code of one scanned image, or tile: what the range coder wrote, and the corrections of its tables (`margins.pack`)."""
+    """The code of one scanned image, or tile: what the range coder wrote, and the thresholds of its tables (`Runs.pack`)."""
 
     payload: bytes
-    corrections: bytes
+    thresholds: bytes
 
 
 class Encode:
@@ -33,17 +34,17 @@ class Encode:
     Args:
         likelihood: the law of a place.
         bits: of the tables.
-        epsilon: the error bound of the margins; None for no corrections, if the same machine decodes.
+        epsilon: the error bound of the margins; None for one threshold throughout, if the same machine decodes.
         images: in the batch.
     """
 
     def __init__(self, likelihood: Likelihood, bits: int, epsilon: float | None, images: int) -> None:
         self.laws, self.levels, self.bits, self.epsilon = laws_of(likelihood, bits, images), likelihood.levels, bits, epsilon
-        self.encoders = [coder.Encoder(bits) for _ in range(images)]
-        self.corrections: list[list[Correction]] = [[] for _ in range(images)]
-        self.turn = 0  # of the first symbol that is noted, but not encoded
-        self._noted = 0
-        self._symbols, self._ends = np.empty((AT_ONCE, images), dtype=np.int64), np.empty((AT_ONCE, images, 2))
+        self.encoders, self.runs = [coder.Encoder(bits) for _ in range(images)], [Runs() for _ in range(images)]
+        # What is noted and not yet encoded: a threshold is chosen by as many turns as it may hold for.
+        self._symbols = np.empty((LONGEST + AT_ONCE, images), dtype=np.int64)
+        self._ends = np.empty((LONGEST + AT_ONCE, images, 2))
+        self._noted, self._encoded = 0, [0] * images
 
     def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
         symbol = x[:, c, i, j].clone()
@@ -51,39 +52,46 @@ class Encode:
         self._symbols[self._noted] = symbol.cpu().numpy()
         self.laws.ends(self._symbols[self._noted], self._ends[self._noted])
         self._noted += 1
-        if self._noted == AT_ONCE:
-            self._encode()
+        if self._noted == len(self._symbols):
+            self._encode(whole=False)
+            done = min(self._encoded)
+            for noted in (self._symbols, self._ends):
+                noted[: self._noted - done] = noted[done:].copy()
+            self._noted, self._encoded = self._noted - done, [turns - done for turns in self._encoded]
         return symbol
 
     def streams(self) -> list[Stream]:
         """The code of each image.
 
         Raises:
-            InputError: the model gave no probabilities somewhere.
+            InputError: the model gave no probabilities somewhere, or such as no threshold is beyond the error bound of.
         """
-        self._encode()
-        packed = (pack(corrections, self.levels) for corrections in self.corrections)
-        return [Stream(encoder.payload(), of_image) for encoder, of_image in zip(self.encoders, packed, strict=True)]
+        self._encode(whole=True)
+        return [Stream(encoder.payload(), runs.pack()) for encoder, runs in zip(self.encoders, self.runs, strict=True)]
 
-    def _encode(self) -> None:
-        """Encode what is noted, in few large operations."""
-        symbols, cdf = (noted[: self._noted].swapaxes(0, 1) for noted in (self._symbols, self._ends))  # (B, n), (B, n, 2)
-        if not np.isfinite(cdf).all():
-            raise InputError("the model gives no probabilities: its weights, or what it makes of these images, are not finite")
-        k = symbols[:, :, None] + np.arange(2)
-        inner = (k > 0) & (k < self.levels)  # the outermost boundaries stand fast
-        n, spacing = on_grid(cdf, self.levels, self.bits)
-        n = np.rint(n)
-        found = np.where(inner, k + counts(cdf, n, spacing, self.levels, self.bits), np.where(k > 0, 2**self.bits, 0))
-        for encoder, of_image in zip(self.encoders, found, strict=True):
-            encoder.add(of_image[:, 0], of_image[:, 1])
-        if self.epsilon is not None:
-            for image, turn, side in np.argwhere(inner & ambiguous(cdf, self.levels, self.bits, self.epsilon)):
-                place = image, turn, side
-                correction = Correction(self.turn + int(turn), int(k[place]), int(n[place] % 2))
-                self.corrections[image].append(correction)
-        self.turn += self._noted
-        self._noted = 0
+    def _encode(self, whole: bool) -> None:
+        """Encode what is noted, an image at a time in few large operations."""
+        for image, (encoder, runs) in enumerate(zip(self.encoders, self.runs, strict=True)):
+            waiting = slice(self._encoded[image], self._noted)
+            symbols, cdf = self._symbols[waiting, image], self._ends[waiting, image]
+            if not np.isfinite(cdf).all():
+                raise InputError(
+                    "the model gives no probabilities: its weights, or what it makes of these images, are not finite"
+                )
+            k = symbols[:, None] + np.arange(2)
+            inner = (k > 0) & (k < self.levels)  # the outermost boundaries stand fast
+            if self.epsilon is None:
+                chosen = np.full(len(symbols), USUAL)
+            else:
+                can = free(cdf, self.levels, self.bits, self.epsilon) | ~inner[..., None]
+                chosen = runs.extend(can.all(1), whole)
+            turns = len(chosen)
+            k, cdf, inner = k[:turns], cdf[:turns], inner[:turns]
+            n, spacing = on_grid(cdf, self.levels, self.bits)
+            found = k + counts(cdf, rounded(n, THRESHOLDS[chosen][:, None]), spacing, self.levels, self.bits)
+            found = np.where(inner, found, np.where(k > 0, 2**self.bits, 0))
+            encoder.add(found[:, 0], found[:, 1])
+            self._encoded[image] += turns
 
 
 class Decode:
@@ -95,35 +103,23 @@ class Decode:
         streams: of each image of the batch.
 
     Raises:
-        InputError: a list of corrections is damaged.
+        InputError: a list of thresholds is damaged.
     """
 
     def __init__(self, likelihood: Likelihood, bits: int, streams: list[Stream]) -> None:
-        self.laws, self.levels, self.bits = laws_of(likelihood, bits, len(streams)), likelihood.levels, bits
+        self.laws = laws_of(likelihood, bits, len(streams))
         self.decoder = coder.LaneDecoder([stream.payload for stream in streams], bits)
-        self.turn = 0
-        self.corrections: dict[int, dict[int, list[Correction]]] = {}  # by turn and lane
+        self.turn, self.thresholds = 0, np.full(len(streams), THRESHOLDS[USUAL])
+        self.changes: dict[int, list[tuple[int, float]]] = {}  # of a turn: lanes and their thresholds from then on
         for lane, stream in enumerate(streams):
-            for correction in unpack(stream.corrections, self.levels):
-                self.corrections.setdefault(correction.turn, {}).setdefault(lane, []).append(correction)
+            for turn, threshold in changes(stream.thresholds):
+                self.changes.setdefault(turn, []).append((lane, threshold))
 
     def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
         self.laws.begin(params, x[:, :, i, j], c)
-        quantiles = self.decoder.quantiles()
-        symbols, shares = self.laws.find(quantiles)
-        for lane, corrections in self.corrections.get(self.turn, {}).items():
-            symbols[lane], *shares[lane] = self._corrected(lane, corrections, quantiles[lane])
+        for lane, threshold in self.changes.pop(self.turn, ()):
+            self.thresholds[lane] = threshold
+        symbols, shares = self.laws.find(self.decoder.quantiles(), self.thresholds)
         self.decoder.advance(shares)
         self.turn += 1
         return torch.from_numpy(symbols).to(x.device)
-
-    def _corrected(self, lane: int, corrections: list[Correction], quantile: int) -> tuple[int, int, int]:
-        """A symbol and its share, from its whole table."""
-        cdf = self.laws.row(lane)
-        table = boundaries(cdf[None], self.bits)[0]
-        for _, k, parity in corrections:
-            table[k] = corrected(cdf[k - 1], k, parity, self.levels, self.bits)
-        # A correction is of a boundary of its symbol, which so is one of two. No search would do: where the symbols beside it are
-        # all but impossible, their boundaries hang by the same hair, and are not corrected.
-        symbol = k if table[k] <= quantile else k - 1
-        return symbol, table[symbol], table[symbol + 1]

@@ -16,7 +16,7 @@ from nextpixel.errors import InputError
 
 # As PNG's: the first byte is no text, and line ends show what a transfer has changed.
 MAGIC = b"\x89NPX\r\n\x1a\n"
-VERSION = 1
+VERSION = 2
 _SIZES = struct.Struct("<HIQQ")
 _DIGEST = 32
 _START = len(MAGIC) + _SIZES.size

@@ -25,13 +25,14 @@ def this_machine() -> dict[str, Any]:
 
     Example:
         >>> sorted(this_machine())
-        ['constriction', 'nextpixel', 'numpy', 'processor', 'threads', 'torch']
+        ['constriction', 'nextpixel', 'numba', 'numpy', 'processor', 'threads', 'torch']
     """
     return {
         "nextpixel": nextpixel.__version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "constriction": version("constriction"),
+        "numba": version("numba"),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
     }

@@ -16,10 +16,10 @@ LONGEST_NAME = 200  # bytes, so that an ending and a prefix fit into a file's na
 
 @dataclass(frozen=True)
 class Tile:
-    """Where a stream lies among all streams: `corrections` bytes from `offset`, then `payload` bytes."""
+    """Where a stream lies among all streams: `thresholds` bytes from `offset`, then `payload` bytes."""
 
     offset: int
-    corrections: int
+    thresholds: int
     payload: int
 
 
@@ -44,7 +44,7 @@ class Entry:
     @property
     def stored(self) -> int:
         """Bytes of its streams."""
-        return sum(tile.corrections + tile.payload for tile in self.tiles)
+        return sum(tile.thresholds + tile.payload for tile in self.tiles)
 
 
 def checksum(x: np.ndarray, levels: int) -> int:
@@ -93,7 +93,7 @@ def pack_index(entries: list[Entry]) -> bytes:
             found += leb128(number)
         found += entry.crc.to_bytes(4, "little")
         for tile in entry.tiles:
-            found += leb128(tile.corrections) + leb128(tile.payload)
+            found += leb128(tile.thresholds) + leb128(tile.payload)
     return bytes(found)
 
 
@@ -134,7 +134,7 @@ def _entry(reader: Reader, header: Header, offset: int) -> Entry:
     if header.tile and 2 * -(-size[0] // header.tile[0]) * -(-size[1] // header.tile[1]) > len(reader.data):
         raise InputError(f"{name} declares more tiles than there are")
     for _ in parts_of(0, size, header.tile):
-        corrections, payload = reader.number(), reader.number()
-        tiles.append(Tile(offset, corrections, payload))
-        offset += corrections + payload
+        thresholds, payload = reader.number(), reader.number()
+        tiles.append(Tile(offset, thresholds, payload))
+        offset += thresholds + payload
     return Entry(name, size, label - 1 if label else None, crc, tuple(tiles))

@@ -20,14 +20,16 @@ _24, _32 = np.uint64(24), np.uint64(32)
 
 
 @njit
-def boundary(p: float, k: int, levels: int, bits: int, digits: int) -> int:
+def boundary(p: float, k: int, levels: int, bits: int, digits: int, threshold: float) -> int:
     """F_k from P(X < k), as `nextpixel.coding.tables.boundaries`, whatever p is where the network's numbers are not finite."""
     if k <= 0 or k >= levels:
         return 0 if k <= 0 else 1 << bits
     p = min(p, 1.0) if p >= 0 else 0.0
     side = min(p, 1 - p)
     spacing = math.ldexp(1.0, max(math.frexp(side)[1] - digits, -bits))
-    side = np.rint(side / spacing) * spacing
+    n = side / spacing
+    whole = math.floor(n)
+    side = (whole + (n - whole >= threshold)) * spacing
     return k + int(np.rint((1 - side if p > 0.5 else side) * ((1 << bits) - levels)))
 
 
@@ -98,12 +100,13 @@ def _ends(at: Callable, law: Any, symbols: Any, out: Any) -> None:
 
 
 @njit
-def _find(at: Callable, law: Any, quantiles: Any, levels: int, bits: int, digits: int, symbols: Any, shares: Any) -> None:
+def _find(at: Callable, law: Any, quantiles: Any, thresholds: Any, table: Any, symbols: Any, shares: Any) -> None:
+    levels, bits, digits = table
     for lane in range(len(quantiles)):
         low, high, lower, upper = 0, levels, 0, 1 << bits
         while high - low > 1:
             k = (low + high) // 2
-            found = boundary(at(law, lane, k - 1), k, levels, bits, digits)
+            found = boundary(at(law, lane, k - 1), k, levels, bits, digits, thresholds[lane])
             if found <= quantiles[lane]:
                 low, lower = k, found
             else:
@@ -124,22 +127,15 @@ def ends_in_mixture(law: Any, symbols: Any, out: Any) -> None:
 
 
 @njit  # which numba can not keep on the disk: it hands on a function
-def find_in_table(law: Any, quantiles: Any, levels: int, bits: int, digits: int, symbols: Any, shares: Any) -> None:
-    """The symbols (B,) whose shares [F_k, F_k+1), (B, 2), hold the quantiles."""
-    _find(_of_table, law, quantiles, levels, bits, digits, symbols, shares)
+def find_in_table(law: Any, quantiles: Any, thresholds: Any, table: Any, symbols: Any, shares: Any) -> None:
+    """The symbols (B,) whose shares [F_k, F_k+1), (B, 2), hold the quantiles; `table` is levels, bits and digits."""
+    _find(_of_table, law, quantiles, thresholds, table, symbols, shares)
 
 
 @njit  # which numba can not keep on the disk: it hands on a function
-def find_in_mixture(law: Any, quantiles: Any, levels: int, bits: int, digits: int, symbols: Any, shares: Any) -> None:
+def find_in_mixture(law: Any, quantiles: Any, thresholds: Any, table: Any, symbols: Any, shares: Any) -> None:
     """As `find_in_table`."""
-    _find(_of_mixture, law, quantiles, levels, bits, digits, symbols, shares)
-
-
-@jit
-def row_of_mixture(law: Any, lane: int, out: Any) -> None:
-    """The whole distribution function of a lane, (levels,)."""
-    for k in range(len(out)):
-        out[k] = _of_mixture(law, lane, k)
+    _find(_of_mixture, law, quantiles, thresholds, table, symbols, shares)
 
 
 # --- the range decoder ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A group of images of one size, coded side by side: lanes of one scan.
 
-Each lane has its own stream, so an image can be decoded without the others. In float64 with corrections its code does not
-hang on its neighbours, nor on how many there are. In "fast" mode, float32 without corrections, it may: groups are then always
+Each lane has its own stream, so an image can be decoded without the others. In float64 with margins its code does not
+hang on its neighbours, nor on how many there are. In "fast" mode, float32 without margins, it may: groups are then always
 of the same width, filled up with copies of the last image, and decoded as they were encoded.
 """
 
@@ -99,7 +99,7 @@ class LaneCoder:
         """The images of streams, int64 (B, C, H, W). What no encoder has written gives wrong images, not an error.
 
         Raises:
-            InputError: a list of corrections is damaged.
+            InputError: a list of thresholds is damaged.
         """
         n, width = len(streams), self._width(len(streams))
         x = torch.zeros(width, self.model.shape[0], *size, dtype=torch.long, device=self.model.device)

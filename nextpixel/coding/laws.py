@@ -32,12 +32,9 @@ class Laws(ABC):
         """P(X < x) and P(X <= x) of the symbol of each lane, into (B, 2)."""
 
     @abstractmethod
-    def find(self, quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The symbols whose shares hold the quantiles (B,), and these shares [F_k, F_k+1), (B, 2); both until the next call."""
-
-    @abstractmethod
-    def row(self, lane: int) -> np.ndarray:
-        """P(X <= k) for all symbols of a lane, (levels,)."""
+    def find(self, quantiles: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The symbols whose shares hold the quantiles (B,), in tables that round up from the thresholds (B,) on, and these shares
+        [F_k, F_k+1), (B, 2); both until the next call."""
 
 
 class TableLaws(Laws):
@@ -55,12 +52,9 @@ class TableLaws(Laws):
     def ends(self, symbols: np.ndarray, out: np.ndarray) -> None:
         kernels.ends_in_table(self.law, symbols, out)
 
-    def find(self, quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        kernels.find_in_table(self.law, quantiles, *self.table, self.symbols, self.shares)
+    def find(self, quantiles: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        kernels.find_in_table(self.law, quantiles, thresholds, self.table, self.symbols, self.shares)
         return self.symbols, self.shares
-
-    def row(self, lane: int) -> np.ndarray:
-        return self.law[0][lane]
 
 
 class MixtureLaws(Laws):
@@ -78,14 +72,9 @@ class MixtureLaws(Laws):
     def ends(self, symbols: np.ndarray, out: np.ndarray) -> None:
         kernels.ends_in_mixture(self.law, symbols, out)
 
-    def find(self, quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        kernels.find_in_mixture(self.law, quantiles, *self.table, self.symbols, self.shares)
+    def find(self, quantiles: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        kernels.find_in_mixture(self.law, quantiles, thresholds, self.table, self.symbols, self.shares)
         return self.symbols, self.shares
-
-    def row(self, lane: int) -> np.ndarray:
-        found = np.empty(self.likelihood.levels)
-        kernels.row_of_mixture(self.law, lane, found)
-        return found
 
 
 def laws_of(likelihood: Likelihood, bits: int, lanes: int) -> Laws:

@@ -6,17 +6,19 @@ Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at lea
 the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to 13
 binary digits of its distance from 0 or from 1, whichever is nearer, but no finer than 2^-bits:
 
-    s = min(P, 1 - P),    2^(e-1) <= s < 2^e,    spacing = 2^max(e - digits, -bits),    n = s / spacing, rounded half to even
+    s = min(P, 1 - P),    2^(e-1) <= s < 2^e,    spacing = 2^max(e - digits, -bits),    n = s / spacing, rounded
 
-and n spacing, or 1 minus it, is grid(P). What follows this one rounding is exact in float64 (halves go to the even number), so
-that equal numbers give equal tables everywhere.
+and n spacing, or 1 minus it, is grid(P). n is rounded down, but up if its fraction is at least a threshold, usually one half.
+What follows this one rounding is exact in float64 (halves go to the even number), so that equal numbers give equal tables
+everywhere.
 
-Why so coarsely: where P is so near the middle between two neighbours of this grid that another processor might round it to the
-other side, the encoder must store a correction (`nextpixel.coding.margins`), and a coarse grid has few middles. What it costs in
+Why so coarsely: where P is so near the threshold between two neighbours of this grid that another processor might round it to the
+other side, the encoder must take another threshold (`nextpixel.coding.thresholds`), and a coarse grid has few. What it costs in
 rate is far less, as long as its spacing is small beside a usual symbol's share, and beside P where P is small: so an unlikely
 symbol at the end of a law keeps its digits. docs/codec.md has the figures.
 """
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -58,6 +60,17 @@ def on_grid(cdf: np.ndarray, levels: int, bits: int) -> tuple[np.ndarray, np.nda
     return side / spacing, spacing
 
 
+def rounded(n: np.ndarray, threshold: np.ndarray | float) -> np.ndarray:
+    """The whole numbers of n, whose fractions count as one from the threshold on.
+
+    Example:
+        >>> rounded(np.array([2.25, 2.5, 2.75]), 0.5), rounded(np.array([2.25, 2.5, 2.75]), 0.625)
+        (array([2., 3., 3.]), array([2., 2., 3.]))
+    """
+    whole = np.floor(n)
+    return whole + (n - whole >= threshold)
+
+
 def counts(cdf: np.ndarray, n: np.ndarray, spacing: np.ndarray, levels: int, bits: int) -> np.ndarray:
     """F_k - k, int64, where P(X < k), on this side of one half, is rounded to n spacings.
 
@@ -69,7 +82,7 @@ def counts(cdf: np.ndarray, n: np.ndarray, spacing: np.ndarray, levels: int, bit
     return np.rint(np.where(cdf > 0.5, 1 - side, side) * (2**bits - levels)).astype(np.int64)
 
 
-def boundaries(cdf: np.ndarray, bits: int) -> np.ndarray:
+def boundaries(cdf: np.ndarray, bits: int, threshold: float = 0.5) -> np.ndarray:
     """All boundaries F_0 .. F_K, int64 (B, K + 1), from the distribution function P(X <= k), float64 (B, K).
 
     Example:
@@ -80,13 +93,13 @@ def boundaries(cdf: np.ndarray, bits: int) -> np.ndarray:
     inner = cdf[:, :-1]
     n, spacing = on_grid(inner, levels, bits)
     found = np.empty((batch, levels + 1), dtype=np.int64)
-    found[:, 1:-1] = counts(inner, np.rint(n), spacing, levels, bits)
+    found[:, 1:-1] = counts(inner, rounded(n, threshold), spacing, levels, bits)
     found[:, 1:-1] += np.arange(1, levels)
     found[:, 0], found[:, -1] = 0, 2**bits
     return found
 
 
-def boundaries_ref(cdf: list[float], bits: int) -> list[int]:
+def boundaries_ref(cdf: list[float], bits: int, threshold: float = 0.5) -> list[int]:
     """What `boundaries` computes, for one law, in fractions.
 
     Example:
@@ -99,6 +112,6 @@ def boundaries_ref(cdf: list[float], bits: int) -> list[int]:
         spacing = Fraction(1, 2**bits)
         while side >= spacing * 2 ** digits(levels):
             spacing *= 2
-        rounded = round(side / spacing) * spacing
-        found.append(k + round((1 - rounded if p > 0.5 else rounded) * (2**bits - levels)))
+        near = math.floor(side / spacing + 1 - Fraction(threshold)) * spacing
+        found.append(k + round((1 - near if p > 0.5 else near) * (2**bits - levels)))
     return [*found, 2**bits]

@@ -147,12 +147,12 @@ class Writer:
         return torch.stack(tiles).long().to(self.coder.model.device)
 
     def _join(self, streams: list[Stream], places: list[tuple[int, int]]) -> bytes:
-        ends = accumulate((len(s.corrections) + len(s.payload) for s in streams), initial=0)
+        ends = accumulate((len(s.thresholds) + len(s.payload) for s in streams), initial=0)
         tiles: list[list[Tile]] = [[] for _ in self.entries]
         for (image, _), stream, offset in zip(places, streams, ends, strict=False):
-            tiles[image].append(Tile(offset, len(stream.corrections), len(stream.payload)))
+            tiles[image].append(Tile(offset, len(stream.thresholds), len(stream.payload)))
         entries = [replace(entry, tiles=tuple(of_image)) for entry, of_image in zip(self.entries, tiles, strict=True)]
-        joined = b"".join(part for stream in streams for part in (stream.corrections, stream.payload))
+        joined = b"".join(part for stream in streams for part in (stream.thresholds, stream.payload))
         return join(Contents(replace(self.header, epsilon=self.coder.epsilon), self.model, entries, joined))
 
 

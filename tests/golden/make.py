@@ -20,17 +20,17 @@ def picture(channels, height, width, levels, seed):
 
 
 def grey():
-    """Three images of two sizes, in tiles, from a softmax; the error bound is so large that there are corrections."""
+    """Three images of two sizes, in tiles, from a softmax; the error bound is so large that there are thresholds."""
     model = tiny_model("pixelcnn", (1, 8, 8), 4, features=4, blocks=1, head_features=4).float()
     images = [picture(1, *size, 4, seed) for seed, size in enumerate([(9, 7), (8, 12), (9, 7)])]
-    return model, images, ["one", "two", "drei-äöü"], None, {"tile": (8, 8)}, 2.0**-11
+    return model, images, ["one", "two", "drei-äöü"], None, {"tile": (8, 8)}, 2.0**-13
 
 
 def colour():
     """Two RGB images with classes, from a mixture of logistics."""
     sizes = {"features": 4, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 4}
     model = tiny_model("gated-pixelcnn", (3, 4, 4), 256, "labels", likelihood="logistic-mixture", mixtures=2, **sizes).float()
-    return model, [picture(3, 4, 4, 256, seed) for seed in (5, 6)], ["red", "blue"], torch.tensor([3, 0]), {}, 2.0**-15
+    return model, [picture(3, 4, 4, 256, seed) for seed in (5, 6)], ["red", "blue"], torch.tensor([3, 0]), {}, 2.0**-18
 
 
 GOLDEN = {"grey": grey, "colour": colour}
