@@ -1,6 +1,7 @@
 """The command line: every verb does its work, bad input is one line and status 2, and the README's commands are real."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -304,12 +305,17 @@ def test_a_real_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, **pipes, preexec_fn=heed_ctrl_c)
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    process = subprocess.Popen(command, **pipes, env=environment, preexec_fn=heed_ctrl_c)
     for line in process.stdout:
         if line.startswith("epoch"):
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # which makes it say where it hangs
+        pytest.fail(process.communicate()[1])
     assert process.returncode == 130, err
     assert f"nextpixel train --out {out} --resume" in err
     assert "Traceback" not in err

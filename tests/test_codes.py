@@ -70,7 +70,7 @@ def test_a_prior_learns_the_law_of_its_codes_and_says_what_it_beats(run, archive
     assert PixelMarginal.load(run / "marginal.npz").bits_per_dim(test) > math.log2(K) - 0.02 > bits + 1
     report = (run / "report.md").read_text()
     assert f"values taken as given ({K} levels)" in report
-    assert "| PNG, WebP | n/a | n/a | not for codes" in report
+    assert "| PNG, WebP, JPEG XL | n/a | n/a | not for codes" in report
     assert "a file per image" not in report
     assert "Each code has a colour of its own" in report
     for name in ("samples", "completions", "epoch-0003"):
@@ -124,7 +124,7 @@ def test_evaluate_prints_no_image_format(run, capsys):
     assert main(["evaluate", str(run)]) == 0
     out = capsys.readouterr().out
     assert "pixel marginal" in out
-    assert "PNG, WebP       n/a" in out
+    assert "PNG, WebP, JPEG XL" in out
 
 
 def test_several_codebooks_and_many_codes(tmp_path):
@@ -215,7 +215,7 @@ def test_baselines_of_codes():
     settings = DataSettings(levels=K)
     images = Images(RawImages(codes, None, None, K), settings)
     lines = all_baselines(PixelMarginal.fit(images), images, codes=True)
-    assert [line.name for line in lines] == ["uniform", "pixel marginal", "PNG, WebP"]
+    assert [line.name for line in lines] == ["uniform", "pixel marginal", "PNG, WebP, JPEG XL"]
     assert [line.bits_per_dim is None for line in lines] == [False, False, True]
 
 

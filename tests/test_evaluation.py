@@ -257,7 +257,8 @@ def test_jpeg_xl_at_the_effort_that_suits_the_images(monkeypatch):
     assert jpeg_xl(given)[0].note == "no JPEG XL: install the extra bench"
 
 
-def test_all_baselines_by_name():
+def test_all_baselines_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)  # whether or not the extra bench is there
     train, test = images((20, 1, 4, 4), 17), images((10, 1, 4, 4), 17, seed=1)
     lines = all_baselines(PixelMarginal.fit(train), test)
     assert [line.name for line in lines] == [
@@ -267,7 +268,8 @@ def test_all_baselines_by_name():
         "PNG, one sheet",
         "WebP, a file per image",
         "WebP, one sheet",
+        "JPEG XL",
     ]
-    assert all(line.bits_per_dim > 0 for line in lines)
+    assert all(line.bits_per_dim > 0 for line in lines[:-1])
     with pytest.raises(InputError, match="no images"):
         all_baselines(PixelMarginal.fit(train), images((0, 1, 4, 4), 17))

@@ -1,4 +1,4 @@
-"""What a model must beat, in bits per dimension of the same images: no model, a histogram per place, PNG and WebP."""
+"""What a model must beat, in bits per dimension of the same images: no model, a histogram per place, PNG, WebP and JPEG XL."""
 
 import io
 import math
@@ -46,8 +46,8 @@ def all_baselines(train_marginal: "PixelMarginal", images: Images, codes: bool =
         Baseline("pixel marginal", train_marginal.bits_per_dim(images), "a histogram per place, from the training images"),
     ]
     if codes:
-        return [*without_order, Baseline("PNG, WebP", None, "not for codes: they expect near numbers to be alike")]
-    return [*without_order, *png(images), *webp(images)]
+        return [*without_order, Baseline("PNG, WebP, JPEG XL", None, "not for codes: they expect near numbers to be alike")]
+    return [*without_order, *png(images), *webp(images), *jpeg_xl(images)]
 
 
 def uniform(levels: int) -> float:
