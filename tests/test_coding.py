@@ -503,6 +503,20 @@ def test_runs_are_as_long_as_they_can_be():
     assert not thresholds.Runs().extend(np.ones((thresholds.LONGEST - 1, 16), dtype=bool), whole=False).size
 
 
+@pytest.mark.parametrize("hanging", [0, 1, 3, 18, 100])
+def test_a_run_is_worth_two_turns_that_hang(hanging):
+    """Of 3072, for each threshold others: so much an image costs beyond its payload."""
+    sizes = []
+    for seed in range(20):
+        runs, free = thresholds.Runs(), np.ones((3072, 16), dtype=bool)
+        for threshold in range(16):
+            free[np.random.default_rng((seed, threshold)).choice(3072, hanging, replace=False), threshold] = False
+        runs.extend(free, whole=True)
+        sizes.append(len(runs.pack()))
+    assert np.mean(sizes) <= 0.5 * hanging + 1
+    assert hanging or not any(sizes)
+
+
 def test_no_list_says_what_holds_anyway():
     runs = thresholds.Runs()
     assert (runs.extend(np.ones((10_000, 16), dtype=bool), whole=True) == thresholds.USUAL).all()
