@@ -78,9 +78,10 @@ def table_of(cdf, bits, threshold):
 
 def thresholds_of(runs, turns):
     """Of every turn."""
+    lengths = 1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096
     found = []
     for run in runs:
-        found += [Fraction(1, 4) + Fraction(run % 16, 32)] * 2 ** (run // 16)
+        found += [Fraction(1, 4) + Fraction(run % 16, 32)] * lengths[run // 16]
     return (found + [Fraction(1, 2)] * turns)[:turns]
 
 

@@ -425,10 +425,9 @@ def test_a_list_of_thresholds_is_read_in_time_in_proportion(model, whole):
     size = 200_000
     first = replace(contents.entries[0], tiles=(replace(contents.entries[0].tiles[0], thresholds=size),))
     rest = [replace(entry, tiles=(replace(entry.tiles[0], thresholds=0, payload=0),)) for entry in contents.entries[1:]]
-    lines = {b"\xd8": "cannot be right: no run has 2^13 turns", b"\xc7": "did not decode", b"\x07": "did not decode"}
-    for run, line in lines.items():
+    for run in (b"\xf7", b"\x07"):
         streams = run * size + bytes(contents.entries[0].tiles[0].payload)
-        assert line in refused(join(replace(contents, entries=[first, *rest], streams=streams)), model)
+        assert "did not decode" in refused(join(replace(contents, entries=[first, *rest], streams=streams)), model)
 
 
 @pytest.mark.parametrize("name", ["../a", "/a", "a/b", "a\\b", "", ".", "..", ".a", "a\0", "a\n", "a ", "C:a", "x" * 201, "a*"])

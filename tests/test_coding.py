@@ -322,9 +322,10 @@ def test_streams_do_not_hang_on_how_much_is_encoded_at_once(monkeypatch):
     model = tiny_model("pixelcnn", (2, 9, 9), 17)
     x = images(model, 8)
     lanes = LaneCoder(model, epsilon=2.0**-14)
-    for longest in (thresholds.LONGEST, 32):
-        monkeypatch.setattr(choosers, "LONGEST", longest)
-        monkeypatch.setattr(thresholds, "LONGEST", longest)
+    for lengths in (thresholds.LENGTHS, np.array([1, 2, 4, 8, 16, 32])):
+        monkeypatch.setattr(choosers, "LONGEST", lengths[-1])
+        monkeypatch.setattr(thresholds, "LONGEST", lengths[-1])
+        monkeypatch.setattr(thresholds, "LENGTHS", lengths)
         streams = lanes.encode(x)
         assert min(len(stream.thresholds) for stream in streams) > 2
         for at_once in (1, 7, 50):
@@ -384,8 +385,8 @@ def test_what_cannot_be_coded_is_refused():
         LaneCoder(model).encode(images(model))
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
-    with pytest.raises(InputError, match="not finite"):
-        LaneCoder(model, "fast").encode(images(model))
+    with pytest.raises(InputError, match="weights are all finite"):
+        LaneCoder(model, "fast")
 
 
 # --- margins -------------------------------------------------------------------------------------------------------------
@@ -498,8 +499,7 @@ def test_runs_are_as_long_as_they_can_be():
     free[5_000] = np.arange(16) == 9
     runs = thresholds.Runs()
     assert (runs.extend(free, whole=True) == np.where(np.arange(10_000) == 5_000, 9, 8)).all()
-    lengths = [1 << (run >> 4) for run in runs.pack()]
-    assert lengths == [4096, 512, 256, 128, 8, 1]
+    assert [int(thresholds.LENGTHS[run >> 4]) for run in runs.pack()] == [4096, 512, 384, 8, 1]
     assert not thresholds.Runs().extend(np.ones((thresholds.LONGEST - 1, 16), dtype=bool), whole=False).size
 
 

@@ -282,10 +282,10 @@ def test_row_indices_remember_how_they_were_reckoned():
 @each_dtype
 def test_products_of_any_size(dtype, add):
     generator = torch.Generator().manual_seed(7)
-    sizes = [(m, n, k) for m in (1, 3, 8, 17) for n in (1, 5, 16, 31, 33, 48, 80, 130) for k in (1, 7, 400)]
+    sizes = [(m, n, k) for m in (1, 3, 8, 17) for n in (1, 5, 16, 31, 33, 48, 60, 80, 125, 130, 250) for k in (1, 7, 400)]
     for m, n, k in sizes:
         wide, weight = torch.randn(m, k + 3, generator=generator).to(dtype), torch.randn(k, n, generator=generator).to(dtype)
-        a, out = wide[:, 1 : k + 1], torch.full((m, n + 2), 9.0, dtype=dtype)
+        a, out = wide[:, 1 : k + 1], torch.full((m, n + 64), 9.0, dtype=dtype)
         to = out[:, :n]
         addend = {"nothing": None, "a row": torch.randn(n).to(dtype), "a matrix": torch.randn(m, n).to(dtype), "itself": to}[add]
         expected = a @ weight if addend is None else a @ weight + addend

@@ -101,9 +101,6 @@ class Decode:
         likelihood: the law of a place.
         bits: of the tables.
         streams: of each image of the batch.
-
-    Raises:
-        InputError: a list of thresholds is damaged.
     """
 
     def __init__(self, likelihood: Likelihood, bits: int, streams: list[Stream]) -> None:

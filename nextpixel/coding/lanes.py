@@ -6,9 +6,12 @@ of the same width, filled up with copies of the last image, and decoded as they 
 """
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from functools import partial
+from itertools import repeat
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -17,16 +20,22 @@ from nextpixel.coding.choosers import Decode, Encode, Stream
 from nextpixel.coding.margins import measured_epsilon
 from nextpixel.coding.plan import Part
 from nextpixel.coding.tables import table_bits
+from nextpixel.compiled.pieces import Together, cut, on_cores
+from nextpixel.compiled.steps import Stepped
 from nextpixel.condition import encoder_of
 from nextpixel.errors import InputError
 from nextpixel.models.base import AutoregressiveModel
-from nextpixel.raster import Progress, raster
+from nextpixel.raster import Choose, Progress, raster
+from nextpixel.recording import NotRecordableError
 
 Mode = Literal["float64", "fast"]
+Chooser = TypeVar("Chooser", bound=Choose)
 LANES = 64
 MOST_LANES = 4096
 # Images, and rows and columns of each, that the error bound is measured on.
 MEASURED_IMAGES, MEASURED_SIDE = 4, 32
+# Images that a core has at least: as many rows as a product does at once.
+CORE_LANES = 8
 
 
 class LaneCoder:
@@ -61,6 +70,8 @@ class LaneCoder:
             raise InputError(f"mode must be {' or '.join(map(repr, get_args(Mode)))}, not {mode!r}")
         if not 1 <= lanes <= MOST_LANES:
             raise InputError(f"lanes must be from 1 to {MOST_LANES}, not {lanes}")
+        if not all(t.isfinite().all() for t in (*model.parameters(), *model.buffers())):
+            raise InputError("a codec needs a model whose weights are all finite")
         self.mode, self.lanes, self.epsilon = mode, lanes, epsilon
         self.dtype = torch.float64 if mode == "float64" else torch.float32
         self.model = copy.deepcopy(model).to(self.dtype).eval()
@@ -89,22 +100,41 @@ class LaneCoder:
         """
         if self.mode == "float64" and self.epsilon is None:
             raise ValueError("measure() the error bound before encoding")
-        choose = Encode(self.model.likelihood, self.bits, self.epsilon, images=self._width(len(x)))
-        raster(self.model, self._filled(x.long()), choose, self._filled(h), progress)
-        return choose.streams()[: len(x)]
+
+        def choose(images: slice) -> Encode:
+            return Encode(self.model.likelihood, self.bits, self.epsilon, images.stop - images.start)
+
+        encoded = self._scan(self._filled(x.long()), choose, self._filled(h), progress)
+        return [stream for piece in encoded for stream in piece.streams()][: len(x)]
 
     def decode(
         self, streams: list[Stream], size: tuple[int, int], h: Tensor | None = None, progress: Progress | None = None
     ) -> Tensor:
-        """The images of streams, int64 (B, C, H, W). What no encoder has written gives wrong images, not an error.
-
-        Raises:
-            InputError: a list of thresholds is damaged.
-        """
+        """The images of streams, int64 (B, C, H, W). What no encoder has written gives wrong images, not an error."""
         n, width = len(streams), self._width(len(streams))
         x = torch.zeros(width, self.model.shape[0], *size, dtype=torch.long, device=self.model.device)
-        choose = Decode(self.model.likelihood, self.bits, [*streams, *streams[-1:] * (width - n)])
-        return raster(self.model, x, choose, self._filled(h), progress)[:n]
+        streams = [*streams, *streams[-1:] * (width - n)]
+        self._scan(x, lambda images: Decode(self.model.likelihood, self.bits, streams[images]), self._filled(h), progress)
+        return x[:n]
+
+    def _scan(self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None) -> list[Chooser]:
+        """Scan x in pieces, each with a chooser of its own: the steps are programs, where that can be, and else torch's."""
+        whole, threads = slice(0, len(x)), torch.get_num_threads()
+        if self.model.device.type == "cpu":
+            pieces = cut(len(x), min(threads, max(1, len(x) // CORE_LANES)))
+            choosers, report = [choose(piece) for piece in pieces], Together(progress, len(pieces))
+
+            def scan(piece: slice, chooser: Chooser) -> None:
+                raster(Stepped(self.model), x[piece], chooser, None if h is None else h[piece], report)
+
+            try:
+                on_cores(map(partial, repeat(scan), pieces, choosers), min(threads, len(pieces)))
+                return choosers
+            except NotRecordableError as error:
+                warnings.warn(f"{self.model.name} is coded step by step, because its scan is no program: {error}", stacklevel=3)
+        chooser = choose(whole)
+        raster(self.model, x, chooser, h, progress)
+        return [chooser]
 
     def _width(self, n: int) -> int:
         return n if self.mode == "float64" else self.lanes

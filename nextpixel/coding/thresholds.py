@@ -2,10 +2,10 @@
 
 On the grid of a table (`nextpixel.coding.tables`) a fraction counts as one from a threshold on, which need not be one half. An
 encoder is free to take any of 16, and to change it at any turn. It takes the one that the boundaries of the coded symbols stay
-farther from than the error bound (`nextpixel.coding.margins`) for the most turns, for the largest power of 2 of turns that this
-is, and so on to the end. A turn has two boundaries, which block some of the thresholds, never all.
+farther from than the error bound (`nextpixel.coding.margins`) for the most turns, for the longest of 16 lengths that this is, and
+so on to the end. A turn has two boundaries, which block some of the thresholds, never all.
 
-A run is a byte: log2 of its turns, times 16, plus the number of its threshold. Beyond the last run the threshold is one half.
+A run is a byte: the number of its length, times 16, plus that of its threshold. Beyond the last run the threshold is one half.
 Were the turns that hang by a hair listed instead, as the first version of the format had it, each would cost three bytes.
 """
 
@@ -15,7 +15,9 @@ from nextpixel.errors import InputError
 
 THRESHOLDS = 1 / 4 + np.arange(16) / 32
 USUAL = 8  # one half
-LONGEST = 2**12  # turns of a run
+# Turns of a run: finer where those of deep networks are.
+LENGTHS = np.array([1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096])
+LONGEST = 4096
 # From the threshold that costs nothing to those that cost most: rounding is the less exact the farther it is from one half.
 _BY_COST = np.argsort(np.abs(THRESHOLDS - THRESHOLDS[USUAL]), kind="stable")
 
@@ -52,17 +54,15 @@ class Runs:
         blocked = np.minimum.accumulate(blocked[::-1])[::-1]  # where each threshold is blocked next
         chosen, t = np.empty(turns, dtype=np.int64), 0
         while t < turns and (whole or t + LONGEST <= turns):
-            lengths = np.minimum(blocked[t] - t, LONGEST)
-            if not lengths.any():
-                raise InputError("this model turns rounding errors into such errors that no archive of these images is portable")
+            lengths = np.searchsorted(LENGTHS, blocked[t] - t, side="right") - 1
             # What lasts to the end may be said to last longer.
-            to_end = (blocked[t] == turns) & (turns - t < LONGEST)
-            powers = np.where(to_end, np.ceil(np.log2(turns - t)), np.floor(np.log2(np.maximum(lengths, 1)))) - (lengths == 0)
-            best = _BY_COST[powers[_BY_COST].argmax()]
-            power = int(powers[best])
-            self.packed.append(power << 4 | int(best))
-            chosen[t : t + 2**power] = best
-            t += 2**power
+            lengths[blocked[t] == turns] = np.searchsorted(LENGTHS, min(turns - t, LONGEST))
+            best = _BY_COST[lengths[_BY_COST].argmax()]
+            if lengths[best] < 0:
+                raise InputError("this model turns rounding errors into such errors that no archive of these images is portable")
+            self.packed.append(int(lengths[best] << 4 | best))
+            chosen[t : t + LENGTHS[lengths[best]]] = best
+            t += LENGTHS[lengths[best]]
         return chosen[: min(t, turns)]
 
     def pack(self) -> bytes:
@@ -76,17 +76,12 @@ class Runs:
 def changes(packed: bytes) -> list[tuple[int, float]]:
     """At which turns a threshold begins to hold, and which, from what `Runs.pack` packed.
 
-    Raises:
-        InputError: a run that is longer than any.
-
     Example:
         >>> changes(bytes.fromhex("37")), changes(b"")
         ([(0, 0.46875), (8, 0.5)], [])
     """
     found, turn = [], 0
     for run in packed:
-        if 1 << (run >> 4) > LONGEST:
-            raise InputError(f"a list of thresholds cannot be right: no run has 2^{run >> 4} turns")
         found.append((turn, float(THRESHOLDS[run & 15])))
-        turn += 1 << (run >> 4)
+        turn += int(LENGTHS[run >> 4])
     return [*found, (turn, float(THRESHOLDS[USUAL]))] if packed else []

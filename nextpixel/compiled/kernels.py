@@ -96,7 +96,7 @@ def _product(
         x = a + begin * size
         pair = 0
         if m == 1:
-            while pair + 4 <= pairs:
+            while pair + 4 <= pairs and (pair + 4) * 2 * register <= n:  # all of its columns are there
                 at = pair * 2 * register
                 weights = w + (at * k + begin * 2 * register) * size
                 _tile_wide(out + at * size, 0, add + at * size if add else 0, 0, x, 0, weights, 2 * register * k, depth, like)

@@ -6,14 +6,14 @@
 Images are cut into lanes that fit the processor's caches; each core scans its own, and nothing is exchanged between them.
 """
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 
 from nextpixel.compiled import kept
+from nextpixel.compiled.pieces import Together, cut, on_cores
 from nextpixel.compiled.request import Request
 from nextpixel.compiled.rows import Rows
 from nextpixel.likelihoods import Guided
@@ -42,30 +42,20 @@ def scan(model: "AutoregressiveModel", request: Request, progress: Progress | No
     """
     batch, threads = len(request.x), torch.get_num_threads()
     # As many pieces for one core as for another, and no longer than needed.
-    lanes = -(-batch // (threads * -(-batch // (threads * LANES))))
-    pieces = [slice(a, min(a + lanes, batch)) for a in range(0, batch, lanes)]
-    cores, report = min(threads, len(pieces)), _Report(progress, len(pieces))
+    pieces = cut(batch, threads * -(-batch // (threads * LANES)))
+    lanes, cores, report = pieces[0].stop, min(threads, len(pieces)), Together(progress, len(pieces))
     # Unconditional models of one pass ask the same of every piece: recorded once, and copied for each core.
     shared = request.h is None and len(model.strides) == 1
     programs = kept.take(model, request.lanes(pieces[0]), cores) if shared else None
     rows = [None] * cores if programs is None else programs.rows
-    if cores == 1:
-        _scan_pieces(model, request, pieces, lanes, report, rows[0])
-    else:
-        try:
-            with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                work = [pool.submit(_scan_pieces, model, request, pieces[k::cores], lanes, report, rows[k]) for k in range(cores)]
-                for piece in work:
-                    piece.result()
-        finally:
-            torch.set_num_threads(threads)  # what threads that come later begin with
+    on_cores((partial(_scan_pieces, model, request, pieces[k::cores], lanes, report, rows[k]) for k in range(cores)), cores)
     if programs is not None:
         kept.put_back(model, programs)
 
 
 @torch.inference_mode()
 def _scan_pieces(
-    model: "AutoregressiveModel", request: Request, pieces: list[slice], lanes: int, report: "_Report", rows: Rows | None
+    model: "AutoregressiveModel", request: Request, pieces: list[slice], lanes: int, report: Together, rows: Rows | None
 ) -> None:
     """One core's work."""
     for piece in pieces:
@@ -80,17 +70,3 @@ def _scan_pieces(
                 places = images.on_grid(stride, h)
                 Rows(part, places, coarser, stride).run(places, report)
         request.x[piece] = images.x[: piece.stop - piece.start]
-
-
-class _Report:
-    """Progress of all pieces together: a row is finished when so many rows of pieces are."""
-
-    def __init__(self, progress: Progress | None, pieces: int) -> None:
-        self.progress, self.pieces, self.finished, self.lock = progress, pieces, 0, threading.Lock()
-
-    def __call__(self) -> None:
-        if self.progress is not None:
-            with self.lock:
-                self.finished += 1
-                if self.finished % self.pieces == 0:
-                    self.progress(self.finished // self.pieces)
