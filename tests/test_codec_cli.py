@@ -189,7 +189,7 @@ def test_archives_that_cannot_be_decompressed(runs, tmp_path, refuse):
     nextpixel("compress", runs / "grey", tmp_path / "x.png", "-o", tmp_path / "a.npx")
     data = (tmp_path / "a.npx").read_bytes()
     (tmp_path / "cut.npx").write_bytes(data[:-1])
-    (tmp_path / "new.npx").write_bytes(data[:8] + b"\2" + data[9:])
+    (tmp_path / "new.npx").write_bytes(data[:8] + b"\3" + data[9:])
     evil = data.replace(b"\x01x\x07\x05", b"\x04../x\x07\x05")
     evil = evil[:22] + bytes([evil[22] + 3]) + evil[23:-32]
     (tmp_path / "evil.npx").write_bytes(evil + hashlib.sha256(evil).digest())
@@ -200,7 +200,7 @@ def test_archives_that_cannot_be_decompressed(runs, tmp_path, refuse):
     assert "made with another model" in refuse("decompress", tmp_path / "a.npx", "--model", runs / "four")
     assert "is damaged or cut off" in refuse("decompress", tmp_path / "cut.npx", *model)
     assert "is damaged or cut off" in refuse("info", tmp_path / "cut.npx")
-    assert "version 2 of the format" in refuse("decompress", tmp_path / "new.npx", *model)
+    assert "version 3 of the format" in refuse("decompress", tmp_path / "new.npx", *model)
     assert "'../x' is no plain file name" in refuse("decompress", tmp_path / "evil.npx", *model, "-o", tmp_path / "e")
     assert "exists already" in refuse("decompress", tmp_path / "a.npx", *model, "-o", tmp_path / "there")
     assert "has no image 'y': it has x" in refuse("decompress", tmp_path / "a.npx", *model, "--only", "y")

@@ -569,3 +569,10 @@ def test_encode_leaves_the_usual_threshold_only_for_boundaries_that_hang_by_a_ha
         choose(logit, x, 0, 0, 0)
         (stream,) = choose.streams()
         assert bool(stream.thresholds) == flagged
+
+
+def test_what_is_no_probability_is_refused():
+    choose, x = Encode(make_likelihood("categorical", 1, 2), 16, 1e-8, images=1), torch.zeros(1, 1, 1, 1, dtype=torch.long)
+    choose(torch.tensor([[torch.nan]]), x, 0, 0, 0)
+    with pytest.raises(InputError, match="gives no probabilities"):
+        choose.streams()
