@@ -96,11 +96,12 @@ def scanned(monkeypatch):
 @pytest.mark.parametrize("mode", ["float64", "fast"])
 @each_likelihood
 @each_model
-def test_the_codec_runs_programs_on_all_cores(name, likelihood, mode, scanned):
+def test_the_codec_runs_programs_on_all_cores(name, likelihood, mode, scanned, monkeypatch):
     model = tiny_model(name, (2, 5, 6), 17, likelihood=likelihood)
     x, coder = images(model, 33), LaneCoder(model, mode, lanes=40)
     coder.measure(x)
     before = torch.get_num_threads()
+    monkeypatch.setattr(lanes, "CORE_WORK", 1)
     with lanes.threads(3), warnings.catch_warnings():
         warnings.simplefilter("error")
         streams = coder.encode(x)
@@ -114,6 +115,18 @@ def test_the_codec_runs_programs_on_all_cores(name, likelihood, mode, scanned):
             assert coder.encode(x) == streams
         assert torch.equal(coder.decode(streams[7:8], (5, 6)), x[7:8])
         assert scanned[-1] == (Stepped, 1)
+
+
+@pytest.mark.parametrize(("batch", "cores"), [(1, 1), (15, 1), (16, 2), (24, 3), (64, 3)])
+def test_a_core_has_enough_to_do(batch, cores, scanned, monkeypatch):
+    model = tiny_model("pixelcnn")
+    coder, x = LaneCoder(model, "fast", lanes=batch), images(model, batch)
+    with lanes.threads(3):
+        coder.encode(x)  # a step of so few weights is not worth a second core
+        assert len(scanned) == 1
+        monkeypatch.setattr(lanes, "CORE_WORK", 8 * sum(p.numel() for p in model.parameters()))
+        coder.encode(x)
+    assert len(scanned) == 1 + cores
 
 
 @pytest.mark.parametrize("kind", [Unusual, LooksBack])

@@ -34,8 +34,9 @@ LANES = 64
 MOST_LANES = 4096
 # Images, and rows and columns of each, that the error bound is measured on.
 MEASURED_IMAGES, MEASURED_SIDE = 4, 32
-# Images that a core has at least: as many rows as a product does at once.
-CORE_LANES = 8
+# What a core has at least: images, as many rows as a product does at once, and multiplications a step, for which it is worth to
+# wait for the other cores' Python.
+CORE_LANES, CORE_WORK = 8, 2**20
 
 
 class LaneCoder:
@@ -121,7 +122,8 @@ class LaneCoder:
         """Scan x in pieces, each with a chooser of its own: the steps are programs, where that can be, and else torch's."""
         whole, threads = slice(0, len(x)), torch.get_num_threads()
         if self.model.device.type == "cpu":
-            pieces = cut(len(x), min(threads, max(1, len(x) // CORE_LANES)))
+            work = len(x) * sum(p.numel() for p in self.model.parameters())
+            pieces = cut(len(x), max(1, min(threads, len(x) // CORE_LANES, work // CORE_WORK)))
             choosers, report = [choose(piece) for piece in pieces], Together(progress, len(pieces))
 
             def scan(piece: slice, chooser: Chooser) -> None:
