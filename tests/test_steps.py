@@ -1,5 +1,6 @@
 """The steps of a scan as programs: the same numbers as the scan's own, whatever the architecture, and for each image alone."""
 
+import time
 import warnings
 
 import numpy as np
@@ -161,15 +162,22 @@ def test_pieces_are_the_whole_and_about_alike():
             assert len({piece.stop - piece.start for piece in found[:-1]}) <= 1
 
 
-def test_an_error_on_a_core_comes_out_and_the_threads_are_as_before():
-    before = torch.get_num_threads()
+def test_an_error_on_a_core_comes_out_and_stops_the_others():
+    before, report, rows = torch.get_num_threads(), Together(None, 2), []
 
     def fails():
         assert torch.get_num_threads() == 1
         raise KeyError("here")
 
+    def goes_on():
+        for row in range(10_000):
+            time.sleep(0.01)
+            rows.append(row)
+            report()
+
     with pytest.raises(KeyError, match="here"):
-        on_cores([fails, fails], 2)
+        on_cores([goes_on, fails], 2, report)
+    assert len(rows) < 1000
     assert torch.get_num_threads() == before
 
 

@@ -130,7 +130,7 @@ class LaneCoder:
                 raster(Stepped(self.model), x[piece], chooser, None if h is None else h[piece], report)
 
             try:
-                on_cores(map(partial, repeat(scan), pieces, choosers), min(threads, len(pieces)))
+                on_cores(map(partial, repeat(scan), pieces, choosers), min(threads, len(pieces)), report)
                 return choosers
             except NotRecordableError as error:
                 warnings.warn(f"{self.model.name} is coded step by step, because its scan is no program: {error}", stacklevel=3)

@@ -17,7 +17,7 @@ THRESHOLDS = 1 / 4 + np.arange(16) / 32
 USUAL = 8  # one half
 # Turns of a run: finer where those of deep networks are.
 LENGTHS = np.array([1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096])
-LONGEST = 4096
+LONGEST = int(LENGTHS[-1])
 # From the threshold that costs nothing to those that cost most: rounding is the less exact the farther it is from one half.
 _BY_COST = np.argsort(np.abs(THRESHOLDS - THRESHOLDS[USUAL]), kind="stable")
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 
 import torch
 
@@ -20,8 +20,36 @@ def cut(batch: int, pieces: int) -> list[slice]:
     return [slice(start, min(start + lanes, batch)) for start in range(0, batch, lanes)]
 
 
-def on_cores(work: Iterable[Callable[[], None]], cores: int) -> None:
-    """Do all of it, each on a core of its own as far as there are any; torch computes on one thread in each."""
+class Together:
+    """Progress of all pieces: a row is finished when so many rows of pieces are."""
+
+    def __init__(self, progress: Progress | None, pieces: int) -> None:
+        self.progress, self.pieces, self.finished, self.lock = progress, pieces, 0, threading.Lock()
+        self.stopped = False
+
+    def __call__(self, finished: int | None = None) -> None:
+        """A row of one of them is finished.
+
+        Raises:
+            CancelledError: another piece has failed, or Ctrl-C: nobody wants this one any more.
+        """
+        if self.stopped:
+            raise CancelledError
+        if self.progress is not None:
+            with self.lock:
+                self.finished += 1
+                if self.finished % self.pieces == 0:
+                    self.progress(self.finished // self.pieces)
+
+
+def on_cores(work: Iterable[Callable[[], None]], cores: int, report: Together) -> None:
+    """Do all of it, each on a core of its own as far as there are any; torch computes on one thread in each.
+
+    Args:
+        work: of each piece, which tells `report` of its rows.
+        cores: that work at once.
+        report: stops the pieces, at their next row, when one fails.
+    """
     if cores == 1:
         for piece in work:
             piece()
@@ -29,22 +57,11 @@ def on_cores(work: Iterable[Callable[[], None]], cores: int) -> None:
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for result in [pool.submit(piece) for piece in work]:
-                result.result()
+            try:
+                for piece in wait([pool.submit(piece) for piece in work], return_when=FIRST_EXCEPTION).done:
+                    piece.result()
+            except BaseException:
+                report.stopped = True  # before the pool waits for all of them
+                raise
     finally:
         torch.set_num_threads(threads)  # what threads that come later begin with
-
-
-class Together:
-    """Progress of all pieces: a row is finished when so many rows of pieces are."""
-
-    def __init__(self, progress: Progress | None, pieces: int) -> None:
-        self.progress, self.pieces, self.finished, self.lock = progress, pieces, 0, threading.Lock()
-
-    def __call__(self, finished: int | None = None) -> None:
-        """A row of one of them is finished."""
-        if self.progress is not None:
-            with self.lock:
-                self.finished += 1
-                if self.finished % self.pieces == 0:
-                    self.progress(self.finished // self.pieces)

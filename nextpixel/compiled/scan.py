@@ -48,7 +48,8 @@ def scan(model: "AutoregressiveModel", request: Request, progress: Progress | No
     shared = request.h is None and len(model.strides) == 1
     programs = kept.take(model, request.lanes(pieces[0]), cores) if shared else None
     rows = [None] * cores if programs is None else programs.rows
-    on_cores((partial(_scan_pieces, model, request, pieces[k::cores], lanes, report, rows[k]) for k in range(cores)), cores)
+    work = (partial(_scan_pieces, model, request, pieces[k::cores], lanes, report, rows[k]) for k in range(cores))
+    on_cores(work, cores, report)
     if programs is not None:
         kept.put_back(model, programs)
 
