@@ -30,7 +30,7 @@ class Runs:
         >>> free[2, USUAL] = False
         >>> runs = Runs()
         >>> runs.extend(free, whole=True).tolist(), runs.pack().hex()
-        ([7, 7, 7, 7, 7, 7], '37')
+        ([7, 7, 7, 7, 7, 7], '27')
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ def changes(packed: bytes) -> list[tuple[int, float]]:
     """At which turns a threshold begins to hold, and which, from what `Runs.pack` packed.
 
     Example:
-        >>> changes(bytes.fromhex("37")), changes(b"")
+        >>> changes(bytes.fromhex("27")), changes(b"")
         ([(0, 0.46875), (8, 0.5)], [])
     """
     found, turn = [], 0

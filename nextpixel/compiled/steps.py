@@ -32,7 +32,7 @@ class Stepped:
         >>> model, x = nextpixel.PixelCNN(shape=(1, 4, 4), levels=2, features=4, blocks=1).eval(), torch.ones(2, 1, 4, 4).long()
         >>> score = Score(model.likelihood)
         >>> _ = raster(Stepped(model), x, score)
-        >>> torch.allclose(-score.nats.sum((1, 2, 3)), model.log_prob(x))
+        >>> torch.allclose(-score.nats.sum((1, 2, 3)).float(), model.log_prob(x))
         True
     """
 
