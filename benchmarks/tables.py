@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nextpixel.coding.margins import free
-from nextpixel.coding.tables import boundaries, digits, table_bits
+from nextpixel.coding.tables import boundaries, table_bits, table_digits
 from nextpixel.coding.thresholds import THRESHOLDS, USUAL
 
 
@@ -47,6 +47,11 @@ def unordered(levels: int, laws: int, random: np.random.Generator) -> np.ndarray
     return softmax(random.normal(0, 3, (laws, levels)))
 
 
+def cost(law: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
+    """What symbols of a law cost more in the tables q than by the model p, in percent."""
+    return 100 * (law * np.log(p / q)).sum() / -(law * np.log(p)).sum()
+
+
 KINDS: dict[str, tuple[int, Callable]] = {
     "sigmoids": (2, sigmoids),
     "mixtures of logistics": (256, mixtures),
@@ -66,21 +71,19 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name, (levels, make) in KINDS.items():
         p, bits = make(levels, args.laws, np.random.default_rng(0)), table_bits(levels)
+        digits = table_digits(levels, args.epsilon)
         p = np.maximum(p, 1e-12)  # what no model of finite logits falls below by much
         p /= p.sum(1, keepdims=True)
         cdf = p.cumsum(1)
         heavy = p**0.6 / (p**0.6).sum(1, keepdims=True)
 
-        def cost(law: np.ndarray, threshold: float, p: np.ndarray = p, cdf: np.ndarray = cdf, bits: int = bits) -> float:
-            q = np.diff(boundaries(cdf, bits, threshold), axis=1) / 2**bits
-            return 100 * (law * np.log(p / q)).sum() / -(law * np.log(p)).sum()
-
-        hanging = ~free(cdf[:, :-1], levels, bits, args.epsilon)[..., USUAL]
+        hanging = ~free(cdf[:, :-1], digits, bits, args.epsilon)[..., USUAL]
         # Each boundary is one of a symbol's as often as the symbol on either side of it is drawn.
         rate = 1000 * (hanging * (p[:, :-1] + p[:, 1:])).sum() / len(p)
-        costs = (cost(p, THRESHOLDS[USUAL]), cost(p, THRESHOLDS[0]), cost(heavy, THRESHOLDS[USUAL]))
+        usual, farthest = (np.diff(boundaries(cdf, bits, digits, THRESHOLDS[j]), axis=1) / 2**bits for j in (USUAL, 0))
+        costs = (cost(p, p, usual), cost(p, p, farthest), cost(heavy, p, usual))
         columns = " | ".join(f"{value:.2f}" for value in (*costs, rate))
-        print(f"| {levels}, {bits}, {digits(levels)} | {name.split(',')[0]} | {columns} |")
+        print(f"| {levels}, {bits}, {digits} | {name.split(',')[0]} | {columns} |")
 
 
 if __name__ == "__main__":

@@ -58,11 +58,17 @@ class Bytes:
                 return found
 
 
-def table_of(cdf, bits, threshold):
+def digits_of(levels, epsilon):
+    """Of P, that count."""
+    digits = least = 7 + math.ceil(math.log2(levels)) // 2
+    while digits < least + 3 and (epsilon is None or epsilon * 2 ** (digits + 1) <= 2**-12):
+        digits += 1
+    return digits
+
+
+def table_of(cdf, bits, digits, threshold):
     """The boundaries of all symbols, in 2^24, from P(X <= k)."""
-    levels = len(cdf)
-    digits = 7 + math.ceil(math.log2(levels)) // 2
-    table = [0]
+    levels, table = len(cdf), [0]
     for k in range(1, levels):
         p = cdf[k - 1]
         side, spacing = Fraction(min(p, 1 - p)), Fraction(1, 2**bits)
@@ -86,14 +92,14 @@ def thresholds_of(runs, turns):
 
 
 @torch.no_grad()
-def decode_tile(model, size, label, bits, runs, payload):
+def decode_tile(model, size, label, bits, digits, runs, payload):
     x = torch.zeros(1, model.shape[0], *size, dtype=torch.long)
     coder, order = RangeDecoder(payload), model.order(*size)
     for turn, threshold in enumerate(thresholds_of(runs, order.numel())):
         c, i, j = (int(k) for k in (order == turn).nonzero()[0])
         params = model(x, label)[:, :, i, j]
         cdf = model.likelihood.pmf(params, x[:, :, i, j], c)[0].cumsum(0).tolist()
-        x[0, c, i, j] = coder.decode(table_of(cdf, bits, threshold))
+        x[0, c, i, j] = coder.decode(table_of(cdf, bits, digits, threshold))
     return x[0]
 
 
@@ -117,7 +123,8 @@ def read(data):
                 view = x[:, i : i + down, j : j + right]
                 of_runs, of_payload = index.number(), index.number()
                 streams = body.take(of_runs), body.take(of_payload)
-                view[:] = decode_tile(model, view.shape[1:], label - 1 if label else None, header["bits"], *streams)
+                digits = digits_of(header["levels"], header["epsilon"])
+                view[:] = decode_tile(model, view.shape[1:], label - 1 if label else None, header["bits"], digits, *streams)
         assert zlib.crc32(x.numpy().astype("u1" if header["levels"] <= 256 else "<u2").tobytes()) == crc
         images.append((name, label - 1 if label else None, x))
     assert index.at == len(index.data)

@@ -12,7 +12,7 @@ from torch import Tensor
 from nextpixel.coding import coder
 from nextpixel.coding.laws import laws_of
 from nextpixel.coding.margins import free
-from nextpixel.coding.tables import counts, on_grid, rounded
+from nextpixel.coding.tables import counts, on_grid, rounded, table_digits
 from nextpixel.coding.thresholds import LONGEST, THRESHOLDS, USUAL, Runs, changes
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import Likelihood
@@ -39,7 +39,9 @@ class Encode:
     """
 
     def __init__(self, likelihood: Likelihood, bits: int, epsilon: float | None, images: int) -> None:
-        self.laws, self.levels, self.bits, self.epsilon = laws_of(likelihood, bits, images), likelihood.levels, bits, epsilon
+        self.levels, self.bits, self.epsilon = likelihood.levels, bits, epsilon
+        self.digits = table_digits(likelihood.levels, epsilon)
+        self.laws = laws_of(likelihood, bits, self.digits, images)
         self.encoders, self.runs = [coder.Encoder(bits) for _ in range(images)], [Runs() for _ in range(images)]
         # What is noted and not yet encoded: a threshold is chosen by as many turns as it may hold for.
         self._symbols = np.empty((LONGEST + AT_ONCE, images), dtype=np.int64)
@@ -83,11 +85,11 @@ class Encode:
             if self.epsilon is None:
                 chosen = np.full(len(symbols), USUAL)
             else:
-                can = free(cdf, self.levels, self.bits, self.epsilon) | ~inner[..., None]
+                can = free(cdf, self.digits, self.bits, self.epsilon) | ~inner[..., None]
                 chosen = runs.extend(can.all(1), whole)
             turns = len(chosen)
             k, cdf, inner = k[:turns], cdf[:turns], inner[:turns]
-            n, spacing = on_grid(cdf, self.levels, self.bits)
+            n, spacing = on_grid(cdf, self.digits, self.bits)
             found = k + counts(cdf, rounded(n, THRESHOLDS[chosen][:, None]), spacing, self.levels, self.bits)
             found = np.where(inner, found, np.where(k > 0, 2**self.bits, 0))
             encoder.add(found[:, 0], found[:, 1])
@@ -100,11 +102,12 @@ class Decode:
     Args:
         likelihood: the law of a place.
         bits: of the tables.
+        epsilon: as it was for `Encode`.
         streams: of each image of the batch.
     """
 
-    def __init__(self, likelihood: Likelihood, bits: int, streams: list[Stream]) -> None:
-        self.laws = laws_of(likelihood, bits, len(streams))
+    def __init__(self, likelihood: Likelihood, bits: int, epsilon: float | None, streams: list[Stream]) -> None:
+        self.laws = laws_of(likelihood, bits, table_digits(likelihood.levels, epsilon), len(streams))
         self.decoder = coder.LaneDecoder([stream.payload for stream in streams], bits)
         self.turn, self.thresholds = 0, np.full(len(streams), THRESHOLDS[USUAL])
         self.changes: dict[int, list[tuple[int, float]]] = {}  # of a turn: lanes and their thresholds from then on

@@ -115,7 +115,11 @@ class LaneCoder:
         n, width = len(streams), self._width(len(streams))
         x = torch.zeros(width, self.model.shape[0], *size, dtype=torch.long, device=self.model.device)
         streams = [*streams, *streams[-1:] * (width - n)]
-        self._scan(x, lambda images: Decode(self.model.likelihood, self.bits, streams[images]), self._filled(h), progress)
+
+        def choose(images: slice) -> Decode:
+            return Decode(self.model.likelihood, self.bits, self.epsilon, streams[images])
+
+        self._scan(x, choose, self._filled(h), progress)
         return x[:n]
 
     def _scan(self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None) -> list[Chooser]:

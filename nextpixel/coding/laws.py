@@ -6,7 +6,6 @@ import numpy as np
 from torch import Tensor
 
 from nextpixel.coding import kernels
-from nextpixel.coding.tables import digits
 from nextpixel.likelihoods import DiscretizedLogisticMixture, Likelihood
 
 
@@ -15,12 +14,12 @@ class Laws(ABC):
 
     Args:
         likelihood: the law of a place.
-        bits: of the tables.
+        bits, digits: of the tables.
         lanes: images side by side.
     """
 
-    def __init__(self, likelihood: Likelihood, bits: int, lanes: int) -> None:
-        self.likelihood, self.table = likelihood, (likelihood.levels, bits, digits(likelihood.levels))
+    def __init__(self, likelihood: Likelihood, bits: int, digits: int, lanes: int) -> None:
+        self.likelihood, self.table = likelihood, (likelihood.levels, bits, digits)
         self.symbols, self.shares = np.zeros(lanes, dtype=np.int64), np.zeros((lanes, 2), dtype=np.int64)
 
     @abstractmethod
@@ -40,8 +39,8 @@ class Laws(ABC):
 class TableLaws(Laws):
     """The laws of any likelihood, by the values of its distribution function for all symbols."""
 
-    def __init__(self, likelihood: Likelihood, bits: int, lanes: int) -> None:
-        super().__init__(likelihood, bits, lanes)
+    def __init__(self, likelihood: Likelihood, bits: int, digits: int, lanes: int) -> None:
+        super().__init__(likelihood, bits, digits, lanes)
         self.clock = likelihood.colours > 1
 
     def begin(self, params: Tensor, known: Tensor, c: int) -> None:
@@ -60,8 +59,8 @@ class TableLaws(Laws):
 class MixtureLaws(Laws):
     """The laws of a mixture of logistics, whose distribution function has a closed form: computed only where it is asked for."""
 
-    def __init__(self, likelihood: DiscretizedLogisticMixture, bits: int, lanes: int) -> None:
-        super().__init__(likelihood, bits, lanes)
+    def __init__(self, likelihood: DiscretizedLogisticMixture, bits: int, digits: int, lanes: int) -> None:
+        super().__init__(likelihood, bits, digits, lanes)
         self.law = (*(np.zeros((lanes, likelihood.mixtures)) for _ in range(4)), likelihood.levels - 1)
         self.settings = likelihood.channels, likelihood.lowest_log_scale
 
@@ -77,6 +76,6 @@ class MixtureLaws(Laws):
         return self.symbols, self.shares
 
 
-def laws_of(likelihood: Likelihood, bits: int, lanes: int) -> Laws:
+def laws_of(likelihood: Likelihood, bits: int, digits: int, lanes: int) -> Laws:
     """The laws of a likelihood, computed in the way that suits it."""
-    return (MixtureLaws if isinstance(likelihood, DiscretizedLogisticMixture) else TableLaws)(likelihood, bits, lanes)
+    return (MixtureLaws if isinstance(likelihood, DiscretizedLogisticMixture) else TableLaws)(likelihood, bits, digits, lanes)

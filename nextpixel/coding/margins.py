@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nextpixel.coding.perturbation import NOISE, Perturbed
-from nextpixel.coding.tables import digits, on_grid
+from nextpixel.coding.tables import on_grid, table_digits
 from nextpixel.coding.thresholds import THRESHOLDS
 from nextpixel.errors import InputError
 
@@ -51,14 +51,14 @@ def error_form(cdf: np.ndarray) -> np.ndarray:
     return spread * (1 - np.log(np.maximum(spread, TINY)))
 
 
-def free(cdf: np.ndarray, levels: int, bits: int, epsilon: float) -> np.ndarray:
+def free(cdf: np.ndarray, digits: int, bits: int, epsilon: float) -> np.ndarray:
     """Which of the 16 thresholds are beyond the error bound of values of a distribution function, bool (..., 16).
 
     Example:
-        >>> free(np.array([76.5, 76.6]) / 256, levels=2, bits=16, epsilon=1e-8)[:, 8]
+        >>> free(np.array([76.5, 76.6]) / 256, digits=7, bits=16, epsilon=1e-8)[:, 8]
         array([False,  True])
     """
-    n, spacing = on_grid(cdf, levels, bits)
+    n, spacing = on_grid(cdf, digits, bits)
     bound = (epsilon * error_form(cdf) + ABSOLUTE) / spacing
     return np.abs((n - np.floor(n))[..., None] - THRESHOLDS) > bound[..., None]
 
@@ -84,7 +84,7 @@ def measured_epsilon(model: "AutoregressiveModel", x: Tensor, h: Tensor | None, 
     # In steps of 19 percent, so that the last digits of a measurement are not in the file.
     epsilon = 2.0 ** (np.ceil(4 * np.log2(max(SAFETY * largest, LEAST_EPSILON))) / 4)
     # The most spacings that the bound can be: for the smallest P with all digits.
-    smallest = np.array(2.0 ** (digits(model.levels) - bits))
+    smallest = np.array(2.0 ** (table_digits(model.levels, epsilon) - bits))
     if not epsilon * error_form(smallest) * 2.0**bits <= MOST_ERROR:
         raise InputError(f"this model turns noise of {noise} into errors of {largest:.1g}: no archive of it would be portable")
     return float(epsilon)

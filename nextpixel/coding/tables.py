@@ -3,7 +3,7 @@ r"""Integer frequency tables: from the distribution function of a symbol to the 
 .. math:: F_k = k + \mathrm{round}((2^{bits} - K) \cdot \mathrm{grid}(P(X < k))), \qquad F_0 = 0, \quad F_K = 2^{bits}
 
 Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model says, and
-the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to 13
+the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to 16
 binary digits of its distance from 0 or from 1, whichever is nearer, but no finer than 2^-bits:
 
     s = min(P, 1 - P),    2^(e-1) <= s < 2^e,    spacing = 2^max(e - digits, -bits),    n = s / spacing, rounded
@@ -24,7 +24,7 @@ from fractions import Fraction
 import numpy as np
 
 LEAST_BITS, MOST_BITS = 16, 20
-LEAST_DIGITS = 7
+LEAST_DIGITS, MORE_DIGITS = 7, 3
 
 
 def table_bits(levels: int) -> int:
@@ -37,26 +37,32 @@ def table_bits(levels: int) -> int:
     return min(MOST_BITS, max(LEAST_BITS, (levels - 1).bit_length() + 12))
 
 
-def digits(levels: int) -> int:
-    """How many binary digits of P count.
+def table_digits(levels: int, epsilon: float | None) -> int:
+    """How many binary digits of P count: up to 3 beyond the least, as long as the error bound, in spacings, stays below 2^-12.
+
+    Args:
+        levels: K.
+        epsilon: the error bound (`nextpixel.coding.margins`); None where nobody rounds otherwise.
 
     Example:
-        >>> [digits(levels) for levels in (2, 32, 256, 8192)]
-        [7, 9, 11, 13]
+        >>> [table_digits(levels, 1e-6) for levels in (2, 32, 256, 8192)], table_digits(256, 2e-8), table_digits(256, None)
+        ([7, 9, 11, 13], 13, 14)
     """
-    return LEAST_DIGITS + (levels - 1).bit_length() // 2
+    least = LEAST_DIGITS + (levels - 1).bit_length() // 2
+    more = (digits for digits in range(least + MORE_DIGITS, least, -1) if (epsilon or 0) * 2.0**digits <= 2.0**-12)
+    return next(more, least)
 
 
-def on_grid(cdf: np.ndarray, levels: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+def on_grid(cdf: np.ndarray, digits: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Where values of a distribution function lie on the grid: n, not yet rounded, and the spacing there, float64 as `cdf`.
 
     Example:
-        >>> n, spacing = on_grid(np.array([0.3, 0.9, 1e-6]), levels=2, bits=16)
+        >>> n, spacing = on_grid(np.array([0.3, 0.9, 1e-6]), digits=7, bits=16)
         >>> n.round(3).tolist(), np.log2(spacing).tolist()
         ([76.8, 102.4, 0.066], [-8.0, -10.0, -16.0])
     """
     side = np.minimum(cdf, 1 - cdf)
-    spacing = np.ldexp(1.0, np.maximum(np.frexp(side)[1] - digits(levels), -bits))
+    spacing = np.ldexp(1.0, np.maximum(np.frexp(side)[1] - digits, -bits))
     return side / spacing, spacing
 
 
@@ -82,16 +88,16 @@ def counts(cdf: np.ndarray, n: np.ndarray, spacing: np.ndarray, levels: int, bit
     return np.rint(np.where(cdf > 0.5, 1 - side, side) * (2**bits - levels)).astype(np.int64)
 
 
-def boundaries(cdf: np.ndarray, bits: int, threshold: float = 0.5) -> np.ndarray:
+def boundaries(cdf: np.ndarray, bits: int, digits: int, threshold: float = 0.5) -> np.ndarray:
     """All boundaries F_0 .. F_K, int64 (B, K + 1), from the distribution function P(X <= k), float64 (B, K).
 
     Example:
-        >>> boundaries(np.array([[0.25, 0.75, 1.0]]), bits=16)
+        >>> boundaries(np.array([[0.25, 0.75, 1.0]]), bits=16, digits=8)
         array([[    0, 16384, 49152, 65536]])
     """
     batch, levels = cdf.shape
     inner = cdf[:, :-1]
-    n, spacing = on_grid(inner, levels, bits)
+    n, spacing = on_grid(inner, digits, bits)
     found = np.empty((batch, levels + 1), dtype=np.int64)
     found[:, 1:-1] = counts(inner, rounded(n, threshold), spacing, levels, bits)
     found[:, 1:-1] += np.arange(1, levels)
@@ -99,18 +105,18 @@ def boundaries(cdf: np.ndarray, bits: int, threshold: float = 0.5) -> np.ndarray
     return found
 
 
-def boundaries_ref(cdf: list[float], bits: int, threshold: float = 0.5) -> list[int]:
+def boundaries_ref(cdf: list[float], bits: int, digits: int, threshold: float = 0.5) -> list[int]:
     """What `boundaries` computes, for one law, in fractions.
 
     Example:
-        >>> boundaries_ref([0.25, 0.75, 1.0], bits=16)
+        >>> boundaries_ref([0.25, 0.75, 1.0], bits=16, digits=8)
         [0, 16384, 49152, 65536]
     """
     levels, found = len(cdf), [0]
     for k, p in enumerate(cdf[:-1], start=1):
         side = Fraction(min(p, 1 - p))
         spacing = Fraction(1, 2**bits)
-        while side >= spacing * 2 ** digits(levels):
+        while side >= spacing * 2**digits:
             spacing *= 2
         near = math.floor(side / spacing + 1 - Fraction(threshold)) * spacing
         found.append(k + round((1 - near if p > 0.5 else near) * (2**bits - levels)))
