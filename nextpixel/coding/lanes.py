@@ -124,21 +124,20 @@ class LaneCoder:
 
     def _scan(self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None) -> list[Chooser]:
         """Scan x in pieces, each with a chooser of its own: the steps are programs, where that can be, and else torch's."""
-        whole, threads = slice(0, len(x)), torch.get_num_threads()
         if self.model.device.type == "cpu":
             work = len(x) * sum(p.numel() for p in self.model.parameters())
-            pieces = cut(len(x), max(1, min(threads, len(x) // CORE_LANES, work // CORE_WORK)))
+            pieces = cut(len(x), max(1, min(torch.get_num_threads(), len(x) // CORE_LANES, work // CORE_WORK)))
             choosers, report = [choose(piece) for piece in pieces], Together(progress, len(pieces))
 
             def scan(piece: slice, chooser: Chooser) -> None:
                 raster(Stepped(self.model), x[piece], chooser, None if h is None else h[piece], report)
 
             try:
-                on_cores(map(partial, repeat(scan), pieces, choosers), min(threads, len(pieces)), report)
+                on_cores(map(partial, repeat(scan), pieces, choosers), len(pieces), report)
                 return choosers
             except NotRecordableError as error:
                 warnings.warn(f"{self.model.name} is coded step by step, because its scan is no program: {error}", stacklevel=3)
-        chooser = choose(whole)
+        chooser = choose(slice(0, len(x)))
         raster(self.model, x, chooser, h, progress)
         return [chooser]
 

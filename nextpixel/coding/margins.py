@@ -10,9 +10,9 @@ elsewhere, is in order. So the encoder looks at these two, and takes no threshol
 The bound has this form because an error of logits that is at most d moves P by at most 2 d P (1 - P), and because the argument
 of a logistic is wrong in proportion to itself, which in its tail is the logarithm of P. :math:`\epsilon` is measured for each
 archive: some of its images go through the network twice, once with noise of 1e-10 relative on the result of every operation
-(`nextpixel.coding.perturbation`), and the largest error, divided by this form, is taken twice. Few places are measured more than
-once, with new noise. Ordinary errors are far below: of a deep network on CIFAR-10, where they are the largest, half of all are
-below a hundredth of the bound, and 3 in 100,000 are above half of it.
+(`nextpixel.coding.perturbation`), and the largest error, divided by this form, is taken twice. Few images go through it in
+copies, each with noise of its own. Ordinary errors are far below: of a deep network on CIFAR-10, where they are the largest, half
+of all are below a hundredth of the bound, and 3 in 100,000 are above half of it.
 """
 
 from typing import TYPE_CHECKING
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from nextpixel.models import AutoregressiveModel
 
 SAFETY = 2
-# Places that are measured at least, over all passes, and most passes.
-MEASURED_PLACES, MOST_PASSES = 4096, 32
+# Places that are measured at least, in so many copies of few images, each with noise of its own; and most copies.
+MEASURED_PLACES, MOST_COPIES = 4096, 32
 LEAST_EPSILON = 2.0**-30
 # Of P, in spacings of the grid: two boundaries then block 10 of the 16 thresholds at most.
 MOST_ERROR = 1 / 16
@@ -77,27 +77,11 @@ def measured_epsilon(model: "AutoregressiveModel", x: Tensor, h: Tensor | None, 
     Raises:
         InputError: the model magnifies rounding errors so much that no threshold would be left.
     """
-    places = x[:, 0].numel()
-    noises = [Perturbed(noise, seed) for seed in range(min(MOST_PASSES, -(-MEASURED_PLACES // places)))]
     clean = model.network(model.encode(x), h)
-    largest = max(_largest_error(model, x, clean, _under(perturbed, model, x, h), bits) for perturbed in noises)
-    # In steps of 19 percent, so that the last digits of a measurement are not in the file.
-    epsilon = 2.0 ** (np.ceil(4 * np.log2(max(SAFETY * largest, LEAST_EPSILON))) / 4)
-    # The most spacings that the bound can be: for the smallest P with all digits.
-    smallest = np.array(2.0 ** (table_digits(model.levels, epsilon) - bits))
-    if not epsilon * error_form(smallest) * 2.0**bits <= MOST_ERROR:
-        raise InputError(f"this model turns noise of {noise} into errors of {largest:.1g}: no archive of it would be portable")
-    return float(epsilon)
-
-
-def _under(noise: Perturbed, model: "AutoregressiveModel", x: Tensor, h: Tensor | None) -> Tensor:
-    """The params of all places, as another machine might compute them."""
-    with noise:
-        return model.network(model.encode(x), None if h is None else h * 1)
-
-
-def _largest_error(model: "AutoregressiveModel", x: Tensor, clean: Tensor, noisy: Tensor, bits: int) -> float:
-    """Of all values of the distribution functions, in units of the form."""
+    copies = min(MOST_COPIES, -(-MEASURED_PLACES // x[:, 0].numel()))
+    x, clean, h = (None if t is None else t.repeat(copies, 1, 1, 1) for t in (x, clean, h))
+    with Perturbed(noise):
+        noisy = model.network(model.encode(x), None if h is None else h * 1)
     known, *params = (t.movedim(1, 3).flatten(0, 2) for t in (x, clean, noisy))
     largest = 0.0
     for known_part, *parts in zip(*(t.split(max(1, CHUNK // model.levels)) for t in (known, *params)), strict=True):
@@ -106,4 +90,10 @@ def _largest_error(model: "AutoregressiveModel", x: Tensor, clean: Tensor, noisy
             right, wrong = (law.cdf(known_part, c)[:, :-1].cpu().numpy() for law in laws)
             matters = np.minimum(right, 1 - right) > 2.0**-bits / 8
             largest = max(largest, (np.abs(right - wrong)[matters] / error_form(right[matters])).max(initial=0.0))
-    return largest
+    # In steps of 19 percent, so that the last digits of a measurement are not in the file.
+    epsilon = 2.0 ** (np.ceil(4 * np.log2(max(SAFETY * largest, LEAST_EPSILON))) / 4)
+    # The most spacings that the bound can be: for the smallest P with all digits.
+    smallest = np.array(2.0 ** (table_digits(model.levels, epsilon) - bits))
+    if not epsilon * error_form(smallest) * 2.0**bits <= MOST_ERROR:
+        raise InputError(f"this model turns noise of {noise} into errors of {largest:.1g}: no archive of it would be portable")
+    return float(epsilon)
