@@ -85,8 +85,7 @@ class Encode:
             if self.epsilon is None:
                 chosen = np.full(len(symbols), USUAL)
             else:
-                can = free(cdf, self.digits, self.bits, self.epsilon) | ~inner[..., None]
-                chosen = runs.extend(can.all(1), whole)
+                chosen = runs.extend(free(cdf, self.digits, self.bits, self.epsilon).all(1), whole)
             turns = len(chosen)
             k, cdf, inner = k[:turns], cdf[:turns], inner[:turns]
             n, spacing = on_grid(cdf, self.digits, self.bits)
