@@ -1,73 +1,418 @@
-"""Files are written aside and renamed, so that an error or a lost machine never leaves half of one."""
+"""Files and folders are written aside and renamed: an error, a full disk or a lost machine never leaves half of one.
 
+Each is on the disk (fsync) before it gets its name, and its name is on the disk (fsync of the folder) before a writer returns.
+What is written aside lies beside its target, never in TMPDIR, because a rename between two disks is a copy.
+"""
+
+import ctypes
+import errno
+import fcntl
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import stat
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nextpixel.errors import InputError
 
+LOCK = ".lock"
+_PARTIAL = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.partial(\..*)?")
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+# What a system answers that cannot exchange two folders, or not these two.
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EPERM)
+# What a file system answers that has no locks, or no fsync of folders.
+_UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOLCK)
+_held: set[int] = set()  # descriptors of the locks that this process holds
+
 
 @contextmanager
 def write_aside(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; rename it to `path` at the end, remove it if the body raises.
+    """Yield a path beside `path` to write to; give it the name `path` at the end, remove it if the body raises.
+
+    Its permissions are those of the umask, whatever the body made of them.
 
     Raises:
-        InputError: the folder does not exist and cannot be made, or may not be written to.
+        InputError: there is something else than a regular file at `path`, or the file cannot be written: no such folder, no
+            permission, a full disk, or any other OSError of the body.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> with write_aside(folder / "note.txt") as aside:
-        ...     _ = aside.write_text("whole or not at all")
-        >>> (folder / "note.txt").read_text()
+        ...     _ = aside.write_text("whole or not at all", encoding="utf-8")
+        >>> (folder / "note.txt").read_text(encoding="utf-8")
         'whole or not at all'
     """
     path = Path(path)
+    require_file(path)
     # The suffix stays last, because Pillow and numpy choose the format by it.
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    aside = _beside(path, path.stem, path.suffix)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
-        yield aside
-        os.replace(aside, path)
-    except OSError as error:
-        if error.filename is not None and Path(error.filename) in (path, aside):
-            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
+        with _writing(path, aside):
+            _make_folder(path.parent)
+            made = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            mode = stat.S_IMODE(os.fstat(made).st_mode)
+            os.close(made)
+            yield aside
+            if stat.S_IMODE(os.stat(aside).st_mode) != mode:
+                os.chmod(aside, mode)
+            _sync(aside)
+            os.replace(aside, path)
+            _sync(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, as `write_aside` does.
+
+    Raises:
+        InputError: as `write_aside`.
+    """
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def folder_aside(path: str | Path) -> Iterator[Path]:
-    """Yield a new folder beside `path` to fill; rename it to `path` at the end, remove it if the body raises.
+    """Yield a new folder beside `path` to fill; give it the name `path` at the end, remove it if the body raises.
 
     Raises:
-        InputError: there is something at `path` already, or the folder cannot be made.
+        InputError: there is something at `path` already, or the folder or what is in it cannot be written.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp()) / "notes"
         >>> with folder_aside(folder) as aside:
-        ...     _ = (aside / "note.txt").write_text("all of them or none")
+        ...     _ = (aside / "note.txt").write_text("all of them or none", encoding="utf-8")
         >>> [file.name for file in folder.iterdir()]
         ['note.txt']
     """
     path = Path(path)
-    if path.exists() or path.is_symlink():
+    if os.path.lexists(path):
         raise InputError(f"{path} exists already: expected a folder that is yet to be made")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.mkdir()
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
+    with _filled(path) as aside:
         yield aside
-        aside.rename(path)
+        _sync_tree(aside)
+        os.rename(aside, path)
+        _sync(path.parent)
+
+
+@contextmanager
+def replace_folder(path: str | Path, holds: Collection[str]) -> Iterator[Path]:
+    """Yield a new folder beside `path` to fill; exchange it for the one at `path`, if any, and remove that.
+
+    A reader finds the old folder or the new one, at any moment and after any crash. Linux exchanges two folders in one step.
+    Where a system cannot, the old one is first renamed to `.NAME.previous`: after a crash between the two renames, `current`
+    finds it there, and the next `replace_folder` puts it back.
+
+    Args:
+        path: the folder.
+        holds: names of what a folder at `path` may hold: nothing else is ever deleted.
+
+    Raises:
+        InputError: there is something else at `path` or in it, or the folder or what is in it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "notes"
+        >>> for text in ("first", "second"):
+        ...     with replace_folder(folder, ("note.txt",)) as aside:
+        ...         _ = (aside / "note.txt").write_text(text, encoding="utf-8")
+        >>> (folder / "note.txt").read_text(encoding="utf-8")
+        'second'
+    """
+    named, path = path, Path(os.path.realpath(path))
+    with _filled(path, named) as aside:
+        _put_back(path)
+        if os.path.lexists(path):
+            others = sorted(set(os.listdir(path)) - {*holds, ".DS_Store"})
+            others = [name for name in others if _PARTIAL.fullmatch(name) is None]
+            if others:
+                raise InputError(f"cannot write {named}: it holds {others[0]}, which would be lost; give a new folder")
+        yield aside
+        _sync_tree(aside)
+        try:
+            if not os.path.lexists(path):
+                os.rename(aside, path)
+            elif not _exchange(aside, path):
+                os.rename(path, _previous(path))
+                os.rename(aside, path)
+            _sync(path.parent)
+        finally:
+            _put_back(path)
+
+
+def current(path: str | Path) -> Path:
+    """Where the folder is that `replace_folder` last wrote at `path`: there, but for a crash between two renames."""
+    path = Path(path)
+    previous = _previous(Path(os.path.realpath(path)))
+    return previous if not os.path.lexists(path) and previous.is_dir() else path
+
+
+@contextmanager
+def lock_folder(folder: str | Path, take: bool = True) -> Iterator[None]:
+    """Hold a folder for this process alone; the kernel frees it when the process ends, however it ends.
+
+    What killed processes left half written in the folder is removed. Processes that share one run, as those of torchrun do,
+    leave it to the first of them to `take` the lock.
+
+    Raises:
+        InputError: a living process holds it, or the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> with lock_folder(folder), lock_folder(folder):
+        ...     pass
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: ... is in use by process ...: wait until it has ended, or give another folder
+    """
+    folder = Path(folder)
+    descriptor = _locked(folder) if take else None
+    try:
+        if descriptor is not None:
+            _held.add(descriptor)
+            _remove_partial(folder)
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
+def read_bytes(path: str | Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        InputError: it cannot be read, has more than `most` bytes, or is a FIFO, a device or a socket, which may never end.
+
+    Example:
+        >>> read_bytes("/dev/zero")
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: cannot read /dev/zero: not a regular file
+    """
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if most is not None and size > most:
+                raise InputError(f"cannot read {path}: it has {size} bytes, expected at most {most}")
+            return file.read(size)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {_reason(error)}") from error
+
+
+def read_text(path: str | Path, most: int | None = None) -> str:
+    """The text of a regular file in UTF-8.
+
+    Raises:
+        InputError: as `read_bytes`, or it is not UTF-8.
+    """
+    try:
+        return read_bytes(path, most).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read {path}: {error.reason} at byte {error.start}, expected UTF-8") from error
+
+
+def open_regular(path: str | Path, folder: int | None = None) -> int:
+    """A descriptor of a regular file to read from; of one in the folder that is open as `folder`, where that is given.
+
+    Raises:
+        OSError: it cannot be opened.
+        InputError: it is something else than a file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)  # opening a FIFO would wait for a writer
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    raise InputError(f"cannot read {path}: {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
+
+
+def require_file(path: str | Path) -> None:
+    """Make sure that a file can replace what is at `path`: asked for before any long work.
+
+    Raises:
+        InputError: a folder or a device is there, or the path has no name.
+
+    Example:
+        >>> require_file("/dev/null")
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: cannot write /dev/null: not a regular file
+    """
+    if not Path(path).name:
+        raise InputError(f"cannot write {str(path)!r}: expected the name of a file")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {_reason(error)}") from error
+    if not stat.S_ISREG(mode):
+        raise InputError(f"cannot write {path}: {'it is a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
+
+
+@contextmanager
+def _filled(path: Path, named: str | Path | None = None) -> Iterator[Path]:
+    """A new folder beside `path`, which is gone at the end unless it has got another name."""
+    aside = _beside(path, path.name)
+    try:
+        with _writing(path if named is None else named, aside):
+            _make_folder(path.parent)
+            aside.mkdir()
+            yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: str | Path, aside: Path) -> Iterator[None]:
+    """Name `path` in what is raised where the body cannot write, in one line."""
+    try:
+        yield
+    except BrokenPipeError:  # of stdout
+        raise
+    except OSError as error:
+        reason, other = _reason(error), str(error.filename or "")
+        own = any(str(ours).startswith(other) for ours in (path, aside)) or other.startswith(str(aside))
+        with suppress(OSError):
+            # numpy and Pillow raise errors of their own where a disk is full.
+            if error.errno is None and os.statvfs(aside.parent).f_bavail == 0:
+                reason = os.strerror(errno.ENOSPC)
+        raise InputError(f"cannot write {path}: {'' if own else f'{other}: '}{reason}") from error
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # true, but of no help: a file is in the folder's place
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
+
+
+def _beside(path: Path, stem: str, suffix: str = "") -> Path:
+    if not path.name:
+        raise InputError(f"cannot write {str(path)!r}: expected a name")
+    # Cut, because `path` may be as long as names can be.
+    return path.with_name(f".{stem[:32]}.{os.getpid()}-{secrets.token_hex(4)}.partial{suffix}")
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
+
+
+def _put_back(path: Path) -> None:
+    """Undo the first of two renames, if the second did not follow; else remove the previous folder."""
+    if os.path.lexists(path):
+        shutil.rmtree(_previous(path), ignore_errors=True)
+    elif os.path.lexists(_previous(path)):
+        os.rename(_previous(path), path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    for inner, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _sync(Path(inner, name))
+        _sync(Path(inner))
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor of the folder's lock, held; None where the file system has no locks, after a warning."""
+    path = folder / LOCK
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {_reason(error)}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process may have removed the file between the two calls: its lock is worth nothing then.
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            holder = " ".join(os.read(descriptor, 200).decode("utf-8", "replace").split()) or "another process"
+            os.close(descriptor)
+            raise InputError(f"{folder} is in use by {holder}: wait until it has ended, or give another folder") from error
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in _UNSUPPORTED:
+                warnings.warn(f"{folder} cannot be locked ({_reason(error)}): do not use it twice at once", stacklevel=3)
+                return None
+            raise InputError(f"cannot write {path}: {_reason(error)}") from error
+        os.close(descriptor)
+
+
+def _remove_partial(folder: Path, deeper: bool = True) -> None:
+    """Remove what processes that live no more were writing in a folder and the folders in it."""
+    with suppress(OSError):  # others may remove it too
+        for entry in list(folder.iterdir()):
+            match = _PARTIAL.fullmatch(entry.name)
+            if entry.is_symlink() or not entry.is_dir():
+                if match is not None and not _lives(int(match[1])):
+                    entry.unlink()
+            elif match is not None and not _lives(int(match[1])):
+                shutil.rmtree(entry, ignore_errors=True)
+            elif deeper:
+                _remove_partial(entry, deeper=False)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _forget_locks() -> None:
+    """In a forked process: the lock is its parent's, and must not outlive that."""
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
