@@ -18,7 +18,8 @@ import nextpixel
 from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load
-from nextpixel.training.module import ImageModule, make_optimizer
+from nextpixel.training.budget import learning_rate_factor
+from nextpixel.training.objective import Likelihood, optimise, set_learning_rate
 from nextpixel.training.settings import TrainingSettings
 
 # PixelCNN++ without dropout: the two ways draw other random numbers, which would be noise of one seed too.
@@ -38,17 +39,17 @@ def train(name: str, images: Images, steps: int, seed: int, fast: bool) -> list[
     model.initialise(images.tensor(images.spread(64)))
     if fast:
         model.to(memory_format=torch.channels_last)
-    module, made = ImageModule(model, settings), make_optimizer(model, settings, steps)
+    objective, optimizer = Likelihood(model, settings), optimise(model, settings)
     order, losses = torch.Generator().manual_seed(seed), []
-    for _ in range(steps):
+    for step in range(steps):
         batch = images.tensor(torch.randint(len(images), (settings.batch_size,), generator=order).numpy())
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            loss = module.loss((batch, None))
-        made["optimizer"].zero_grad()
+            loss = objective.loss((batch, None))
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        made["optimizer"].step()
-        made["lr_scheduler"]["scheduler"].step()
+        set_learning_rate(optimizer, settings.lr * learning_rate_factor(settings, step, steps))
+        optimizer.step()
         losses.append(loss.item())
     return losses
 

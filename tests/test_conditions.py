@@ -10,6 +10,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from nextpixel.training.module import ImageModule
 from tiny import CONDITIONS, images, random_cond, tiny_model
 
 import nextpixel
@@ -19,7 +20,6 @@ from nextpixel.errors import InputError
 from nextpixel.layers.gated_resnet import LeftResnet, UpperResnet
 from nextpixel.layers.head import ConditionBias
 from nextpixel.layers.upsampling import Upsampler
-from nextpixel.training.module import ImageModule
 from nextpixel.training.settings import TrainingSettings
 
 KINDS = CONDITIONS[1:]

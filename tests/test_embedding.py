@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from nextpixel.training.module import ImageModule
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
@@ -28,7 +29,6 @@ from nextpixel.embedding.verification import RESAMPLES, Pairs, Verification, emb
 from nextpixel.errors import InputError
 from nextpixel.training.embedding import TripletModule, train_embedding
 from nextpixel.training.experiment import make_experiment, read_experiment, read_recipe
-from nextpixel.training.module import ImageModule
 from nextpixel.training.settings import TrainingSettings, TripletSettings
 from nextpixel.training.trainer import Interrupted
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from nextpixel.training.callbacks import default_cond
 from rich.console import Console
 
 import nextpixel
@@ -20,7 +21,6 @@ from nextpixel.embedding.storage import kept_embedding, load_embedding, save_emb
 from nextpixel.embedding.verification import embed_images
 from nextpixel.errors import InputError
 from nextpixel.scoring.evaluation import evaluate
-from nextpixel.training.callbacks import default_cond
 from nextpixel.training.experiment import Experiment, make_experiment, read_recipe
 from nextpixel.training.run import embedding_network, train
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
+from nextpixel.training.module import ImageModule
 from tiny import images, random_cond, tiny_model
 
 from nextpixel import MODELS, load
-from nextpixel.training.module import ImageModule
 from nextpixel.training.settings import TrainingSettings
 
 each_model = pytest.mark.parametrize("name", list(MODELS))

@@ -11,6 +11,8 @@ import time
 import pytest
 import torch
 import yaml
+from nextpixel.training.callbacks import EMA
+from nextpixel.training.module import ImageModule, learning_rate_factor
 from PIL import Image
 from rich.console import Console
 
@@ -24,11 +26,9 @@ from nextpixel.layers.pointwise import dropout
 from nextpixel.machine import count_flops
 from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
-from nextpixel.training.callbacks import EMA
 from nextpixel.training.curve import draw_curve, read_curve
 from nextpixel.training.embedding import build_embedding
 from nextpixel.training.experiment import Experiment, make_experiment, read_config, read_experiment, read_recipe, recipe_names
-from nextpixel.training.module import ImageModule, learning_rate_factor
 from nextpixel.training.run import INITIAL_IMAGES, begin_with, build, train
 from nextpixel.training.settings import EMBEDDING, TrainingSettings
 from nextpixel.training.trainer import Interrupted, loader, precision

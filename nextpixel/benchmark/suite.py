@@ -22,9 +22,9 @@ from nextpixel.errors import InputError
 from nextpixel.machine import count_flops, peak, timed
 from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.progress import track
-from nextpixel.training.module import ImageModule, make_optimizer
+from nextpixel.training.objective import Likelihood, optimise
+from nextpixel.training.processes import precision
 from nextpixel.training.settings import TrainingSettings
-from nextpixel.training.trainer import precision
 
 # The sizes that published figures of speed are given for, or the presets of what the paper trained.
 DEFAULTS: dict[str, dict[str, Any] | str] = {
@@ -215,20 +215,20 @@ def measure_training(case: Case, batch: int, rounds: int, compiled: bool = False
     model = case.build().train().to(device, memory_format=torch.channels_last)
     x = torch.randint(model.levels, (batch, *model.shape), device=device)
     model.initialise(x)
-    module, optimizer = ImageModule(model, settings), make_optimizer(model, settings, total=1)["optimizer"]
+    objective, optimizer = Likelihood(model, settings), optimise(model, settings)
     how = precision(settings)
     low = how == "bf16-mixed"
 
     def loss() -> torch.Tensor:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
-            return module.loss((x, None))
+            return objective.loss((x, None))
 
     def step() -> None:
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
 
-    flops = count_flops(lambda: module.bits_per_dim((x, None)).backward())
+    flops = count_flops(lambda: objective.bits_per_dim((x, None)).backward())
     speed = peak(torch.bfloat16 if low else torch.float32, device)
     seconds = [found["step"] for found in _rounds({"step": step}, rounds, f"{case.label}, training", device, warm_up=3)]
     return Step(case.label, batch, how, flops, speed, seconds)

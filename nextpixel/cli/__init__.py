@@ -15,6 +15,7 @@ from nextpixel.errors import InputError
 
 VERBS = {
     "train": "train a model from a recipe or a config file",
+    "report": "evaluate a run's best weights so far and write its report",
     "evaluate": "nats per image and bits/dim of a data set, beside the honest baselines",
     "sample": "draw images",
     "complete": "draw the unknown part of images",

@@ -31,9 +31,9 @@ def run(args: Any) -> None:
     """Draw, write, and print the path."""
     from nextpixel.cli.conditions import RunConditions
     from nextpixel.cli.runs import write_images
+    from nextpixel.condition import default_cond
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
-    from nextpixel.training.callbacks import default_cond
 
     out = output(args.out)
     size = None if args.size is None else pair(args.size)

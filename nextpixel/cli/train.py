@@ -1,5 +1,8 @@
 """`nextpixel train RECIPE`: a recipe or config file, changed by options, to a run folder."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +19,10 @@ CONDITION = (
     "vector of an image of their identity (--data.embedding RUN); or a condition's config, whose entries are options too: "
     "--model.condition.features 100"
 )
+REPORT = (
+    "what follows training: nothing, likelihood and pictures, or also baselines and the sections of classes, portraits and "
+    "reconstructions; `nextpixel report RUN` makes up for it"
+)
 FROM_DATA = ("shape", "levels", "condition")
 
 
@@ -28,6 +35,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--out", help="the run folder (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
     parser.add_argument("--threads", type=int, help="processor threads (default: all cores)")
+    parser.add_argument("--report", type=Literal["none", "short", "full"], default="full", help=REPORT)
     base = _base(argv)
     if base:
         known = _add_model(parser, base)
@@ -48,7 +56,7 @@ def run(args: Any) -> None:
     if "model" not in args:
         raise InputError(f"put the recipe {args.recipe} first: nextpixel train {args.recipe} ...")
     if args.threads is not None:
-        _set_threads(args.threads)
+        set_threads(args.threads)
     experiment = Experiment(
         recipe=base.get("recipe", "custom"),
         about=base.get("about", ""),
@@ -60,13 +68,30 @@ def run(args: Any) -> None:
 
     from nextpixel.training.embedding import train_embedding
     from nextpixel.training.run import train
-    from nextpixel.training.trainer import Interrupted
 
     start = train_embedding if base["model"]["name"] == EMBEDDING else train
+    out = Path(args.out or Path("runs") / experiment.recipe)
+    with endings():
+        start(experiment, out, args.resume, Console(), args.report, own_process=True)
+
+
+@contextmanager
+def endings() -> Iterator[None]:
+    """How a run that does not finish ends the command: one line, from the first of its processes only, and its exit status."""
+    from nextpixel.training.processes import is_first
+    from nextpixel.training.signals import Interrupted
+
     try:
-        start(experiment, Path(args.out or Path("runs") / experiment.recipe), args.resume, Console())
+        yield
     except Interrupted as interrupted:
-        raise KeyboardInterrupt(str(interrupted)) from None
+        if not is_first():
+            raise SystemExit(0) from None  # the first process tells, when it has saved
+        print(f"nextpixel: {interrupted}", file=sys.stderr)
+        raise SystemExit(interrupted.status) from None
+    except InputError:
+        if not is_first():
+            raise SystemExit(2) from None
+        raise
 
 
 def _base(argv: list[str]) -> dict[str, Any]:
@@ -93,8 +118,6 @@ def _base(argv: list[str]) -> dict[str, Any]:
 def _resumed(out: Path, recipe: str | None) -> dict[str, Any]:
     if not (out / "config.yaml").is_file():
         raise InputError(f"{out} is no run to resume: it has no config.yaml")
-    if not (out / "checkpoints" / "last.ckpt").is_file():
-        raise InputError(f"{out} has no checkpoints/last.ckpt to resume from: remove the folder and train again")
     base = {"where": str(out / "config.yaml"), **read_config(out / "config.yaml")}
     if recipe and base.get("recipe") != recipe:
         raise InputError(f"{out} is a run of {base.get('recipe')}, not of {recipe}: give another --out")
@@ -131,7 +154,12 @@ def _add_model(parser: ArgumentParser, base: dict[str, Any]) -> list[str]:
     return ["condition", *(k for k in inspect.signature(MODELS[name]).parameters if k not in FROM_DATA)]
 
 
-def _set_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
+    """Let torch use so many threads.
+
+    Raises:
+        InputError: below 1.
+    """
     import torch
 
     if threads < 1:

@@ -9,7 +9,7 @@ computes h and V h once. Where an image has lost its condition, in training or i
 from nextpixel.condition.base import Condition
 from nextpixel.condition.encoded import Encoded
 from nextpixel.condition.kinds import Labels, SpatialMap, Vector
-from nextpixel.condition.registry import CONDITIONS, Combination, cond_of, encoder_of, make_condition
+from nextpixel.condition.registry import CONDITIONS, Combination, cond_of, default_cond, encoder_of, make_condition
 
 __all__ = [
     "CONDITIONS",
@@ -20,6 +20,7 @@ __all__ = [
     "SpatialMap",
     "Vector",
     "cond_of",
+    "default_cond",
     "encoder_of",
     "make_condition",
 ]

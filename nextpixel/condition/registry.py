@@ -109,6 +109,29 @@ def encoder_of(condition: Condition | None) -> Encoded | None:
     return next((part for part in (condition or nn.Module()).modules() if isinstance(part, Encoded)), None)
 
 
+def default_cond(model: Any, number: int, images: Any | None = None) -> Any:
+    """Labels 0, 1, 2, ... in turn for a class-conditional model, None for an unconditional one, else what goes with images.
+
+    Args:
+        model: with a `condition`.
+        number: images that are to be drawn.
+        images: a split (`nextpixel.data.images.Images`), over which the conditions are spread: it may be sorted by class, and one
+            may come several times.
+
+    Raises:
+        InputError: the model depends on images, or on their vectors, and none are given.
+    """
+    if model.condition is None:
+        return None
+    if isinstance(model.condition, Labels):
+        return torch.arange(number) % model.condition.features
+    if images is not None:
+        return cond_of(model.condition, *images.__getitems__([k * len(images) // number for k in range(number)]))
+    if encoder_of(model.condition) is not None or isinstance(model.condition, Vector):
+        raise InputError("the model draws images like a given one: name one with --like, or in Python, model.sample(n, cond)")
+    raise InputError(f"the model's condition is {model.condition.name}, not labels: give it in Python, model.sample(n, cond)")
+
+
 def _made(config: "Condition | dict") -> Condition:
     if isinstance(config, Condition):
         return config

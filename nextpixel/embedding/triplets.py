@@ -1,11 +1,9 @@
 """The triplet loss, and batches that hold triplets."""
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
 
 from nextpixel.errors import InputError
 
@@ -65,7 +63,7 @@ class TripletLoss(nn.Module):
         return self._loss(embeddings, labels, triplets)
 
 
-class IdentityBatches(Sampler[int]):
+class IdentityBatches:
     """Batches of P identities with K images of each, one after the other, anew in every epoch.
 
     Each batch takes K random images of each of P distinct identities. An identity with fewer images gives all it has, and one
@@ -80,21 +78,18 @@ class IdentityBatches(Sampler[int]):
         batch_size: images per batch, P * K.
         images_per_identity: K.
         seed: of the order.
-        replicas: devices, which draw batches of their own.
-        rank: which of them this is.
+        processes: that train; each has batches of its own, and image r of process k stands at r * processes + k.
 
     Raises:
         InputError: no identity with two images, or the images of one batch cannot be found.
 
     Example:
         >>> labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
-        >>> [int(labels[k]) for k in IdentityBatches(labels, batch_size=4, images_per_identity=2)]
-        [2, 2, 0, 0, 0, 0, 2, 2]
+        >>> [labels[batch].tolist() for batch in IdentityBatches(labels, batch_size=4, images_per_identity=2).batches(epoch=0)]
+        [[2, 2, 0, 0], [0, 0, 2, 2]]
     """
 
-    def __init__(
-        self, labels: Tensor, batch_size: int, images_per_identity: int, seed: int = 0, replicas: int = 1, rank: int = 0
-    ) -> None:
+    def __init__(self, labels: Tensor, batch_size: int, images_per_identity: int, seed: int = 0, processes: int = 1) -> None:
         if images_per_identity < 2 or batch_size < 2 * images_per_identity:
             given = f"{images_per_identity} images per identity in batches of {batch_size}"
             raise InputError(f"{given}: expected at least 2 images of each of at least 2 identities")
@@ -102,29 +97,29 @@ class IdentityBatches(Sampler[int]):
         # An identity with a single image has no positive pair; nothing can be learned with it as an anchor.
         self.images = [own for own in images if len(own) > 1]
         self.batch_size, self.images_per_identity = batch_size, images_per_identity
-        self.seed, self.replicas, self.rank, self.epoch = seed, replicas, rank, 0
+        self.seed, self.processes = seed, processes
         most = sum(min(len(own), images_per_identity) for own in self.images)
         if len(self.images) < 2 or most < batch_size:
             raise InputError(
                 f"a batch of {batch_size} images, at most {images_per_identity} per identity, cannot be filled: there are "
                 f"{len(self.images)} identities with at least two images, which give {most}"
             )
-        self.batches = max(1, len(labels) // (batch_size * replicas))
+        self._number = max(1, len(labels) // (batch_size * processes))
 
-    def __len__(self) -> int:
-        return self.batches * self.batch_size
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Positions of the images of an epoch's batches, over all processes."""
+        each = [self._of_process(epoch, process) for process in range(self.processes)]
+        return [[image for together in zip(*same, strict=True) for image in together] for same in zip(*each, strict=True)]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; lightning calls it."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) * self.replicas + self.rank)
-        for _ in range(self.batches):
+    def _of_process(self, epoch: int, process: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) * self.processes + process)
+        found = []
+        for _ in range(self._number):
             batch: list[int] = []
             for identity in torch.randperm(len(self.images), generator=generator).tolist():
                 own = self.images[identity]
                 batch += own[torch.randperm(len(own), generator=generator)[: self.images_per_identity]].tolist()
                 if len(batch) >= self.batch_size:
                     break
-            yield from batch[: self.batch_size]
+            found.append(batch[: self.batch_size])
+        return found

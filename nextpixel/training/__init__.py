@@ -1,1 +1,1 @@
-"""Training on lightning: settings, the module, callbacks, and one run from data to report."""
+"""Training: settings, objectives, the loop, its checkpoints and processes, and one run from data to report."""

@@ -1,124 +1,136 @@
-"""A run of an embedding network: the same folder as a likelihood model's, the same trainer, its own loss, batches and report.
+"""A run of an embedding network: the same folder as a likelihood model's, the same loop, its own loss, batches and report.
 
-RUN/  config.yaml   metrics.csv   checkpoints/{best,last}.ckpt   tensorboard/   model/   samples/{roc,neighbours}.png   report.md
+RUN/  config.yaml   metrics.csv   progress.json   checkpoints/{best,last}.ckpt   model/   samples/{roc,neighbours}.png   report.md
 """
 
 from pathlib import Path
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
 from nextpixel.data.identities import describe_single, load_by_identity
 from nextpixel.data.images import Images
 from nextpixel.embedding.network import EmbeddingNetwork
+from nextpixel.embedding.storage import save_embedding
 from nextpixel.embedding.triplets import IdentityBatches, TripletLoss
 from nextpixel.embedding.verification import Verification, make_pairs, score
 from nextpixel.errors import InputError
-from nextpixel.training.callbacks import RunProgress
+from nextpixel.training.batches import Batch, in_order, to_device
+from nextpixel.training.checkpoint import Progress
 from nextpixel.training.embedding_report import finish_embedding
-from nextpixel.training.experiment import Experiment
-from nextpixel.training.module import Module, NonFiniteLossError
+from nextpixel.training.experiment import Experiment, read_experiment
+from nextpixel.training.objective import Objective, Report
+from nextpixel.training.processes import Agreement, Plan, is_first
 from nextpixel.training.settings import TripletSettings
-from nextpixel.training.throughput import Stopwatch
-from nextpixel.training.trainer import check_checkpoint, evaluating, fit, loader, make_trainer, require_empty
+from nextpixel.training.trainer import Detail, Job, fit, in_memory_order, lock
 
 
-class TripletModule(Module):
+class Triplets(Objective):
     """Minimises the triplet loss; its validation is the area under the ROC curve of all validation images.
 
     Args:
-        model: the network.
+        network: what is trained.
         settings: how to train it.
     """
 
-    def __init__(self, model: EmbeddingNetwork, settings: TripletSettings) -> None:
-        super().__init__(model, settings)
-        self.loss = TripletLoss(settings.margin, settings.mining)
-        self._seen: list[tuple[Tensor, Tensor]] = []
+    loss_name = "train/triplet_loss"
+    metric = "val/roc_auc"
+    larger_is_better = True
+    loss_unit, metric_unit = "triplet loss", "ROC AUC"
+    train_columns = ("train/triplets",)
+    validation_columns = (metric, "val/equal_error_rate")
+    network: EmbeddingNetwork
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def __init__(self, network: EmbeddingNetwork, settings: TripletSettings) -> None:
+        super().__init__(network, settings)
+        self.loss = TripletLoss(settings.margin, settings.mining)
+
+    def forward(self, batch: Batch) -> Tensor:
         x, labels = batch
-        embeddings = self.model(x)
+        embeddings = self.network(x)
         # Differences of distances around 0.2 would be lost in bf16.
         with torch.autocast(embeddings.device.type, enabled=False):
-            loss = self.loss(embeddings, labels)
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(f"the loss is {loss.item()} at step {self.global_step}")
-        self.log("train/triplet_loss", loss, batch_size=len(x))
-        self.log("train/triplets", float(self.loss.mined), batch_size=len(x))
-        return loss
+            return self.loss(embeddings.float(), labels)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        x, labels = batch
-        self._seen.append((self.model(x).cpu(), labels.cpu()))
-        if batch_idx + 1 < self.trainer.num_val_batches[0]:
-            return
-        vectors, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self._seen.clear()
-        pairs = make_pairs(labels)
-        verification = Verification("validation", score(vectors, pairs), pairs)
-        for name in ("roc_auc", "equal_error_rate"):
-            self.log(f"val/{name}", getattr(verification, name), batch_size=1, sync_dist=True)
+    def figures(self) -> dict[str, float]:
+        return {"train/triplets": float(self.loss.mined)}
+
+    def validate(self, network: EmbeddingNetwork, images: Images, agreement: Agreement, report: Report) -> dict[str, float]:
+        size, vectors = self.settings.batch_size, []
+        number = -(-len(images) // size)
+        for k, batch in enumerate(in_order(images, size)):  # of all pairs of images, so that every process needs all of them
+            vectors.append(network(to_device(batch, next(network.parameters()).device)[0]).float().cpu())
+            report(k + 1, number)
+        pairs = make_pairs(images.labels)
+        verification = Verification("validation", score(torch.cat(vectors), pairs), pairs)
+        return {f"val/{name}": getattr(verification, name) for name in ("roc_auc", "equal_error_rate")}
+
+    def save(self, network: EmbeddingNetwork, folder: Path, notes: str) -> None:
+        save_embedding(network, folder, notes)
 
 
 def train_embedding(
-    experiment: Experiment, out: str | Path, resume: bool = False, console: Console | None = None
+    experiment: Experiment,
+    out: str | Path,
+    resume: bool = False,
+    console: Console | None = None,
+    report: Detail = "full",
+    own_process: bool = False,
 ) -> list[Verification] | None:
     """Train an embedding network and write its run folder.
 
     Args:
         experiment: what to train on what; its model is named "embedding", its training is `TripletSettings`.
-        out: the run folder; it must be new or empty unless `resume`.
-        resume: go on from checkpoints/last.ckpt.
-        console: where progress and results are printed.
+        out, resume, console, report, own_process: as `nextpixel.training.run.train`; its report has one length.
 
     Returns:
-        The verification of the test identities, first by the embedding; None in the processes of further devices.
+        The verification of the test identities, first by the embedding; None without a report, and in the processes of further
+        devices.
 
     Raises:
         InputError: data, settings or folder cannot be used; or the loss became infinite, and the last good checkpoint stays.
-        Interrupted: Ctrl-C.
+        Interrupted: a signal; everything is saved.
     """
-    first = rank_zero_only.rank == 0
-    out, console, settings = Path(out), (console or Console(stderr=True)) if first else Console(quiet=True), experiment.training
-    settings.check()
+    console = (console or Console(stderr=True)) if is_first() else Console(quiet=True)
+    job = Job(experiment, Path(out), resume, console, own_process)
     if experiment.data.embedding is not None:
         raise InputError(f"--data.embedding {experiment.data.embedding} is for likelihood models: this run trains such a network")
-    if not resume and first:
-        require_empty(out)
-    splits = load_by_identity(experiment.data, progress=first)
-    pl.seed_everything(settings.seed, verbose=False)
-    network = build_embedding(experiment, splits.train)
-    if resume:
-        check_checkpoint(out / "checkpoints" / "last.ckpt", network, settings)
-    module = TripletModule(network.to(memory_format=torch.channels_last) if settings.channels_last else network, settings)
-    stopwatch = Stopwatch()
-    progress = RunProgress(console, "val/roc_auc", "triplet loss", "ROC AUC")
-    trainer = make_trainer(settings, out, resume, stopwatch, [progress], len(splits.train), "val/roc_auc", "max")
-    batches = IdentityBatches(
-        splits.train.labels,
-        settings.batch_size,
-        settings.images_per_identity,
-        settings.seed,
-        trainer.world_size,
-        trainer.global_rank,
-    )
-    if first:
-        experiment.save(out / "config.yaml")
+    with job.starting():
+        found = job.check()
+        splits = load_by_identity(experiment.data, progress=job.first)
+        torch.manual_seed(job.settings.seed)
+        network = build_embedding(experiment, splits.train)
+        objective = Triplets(in_memory_order(network, job.settings, found), job.settings)
+
+    def order(plan: Plan) -> IdentityBatches:
+        size = job.settings.batch_size
+        return IdentityBatches(splits.train.labels, size, job.settings.images_per_identity, job.settings.seed, plan.world)
+
     identities = len(splits.train.labels.unique())
     parameters = sum(p.numel() for p in network.parameters())
-    console.print(f"training {network.name} ({parameters:,} parameters) on {len(splits.train)} images of {identities} identities")
-    for name in ("train", "test"):
-        if single := describe_single(splits[name]):
-            console.print(single, highlight=False, soft_wrap=True)
-    fit(trainer, module, loader(splits.train, settings, batches), loader(splits.validation, settings), out, resume)
-    if not first:
+    lines = [f"training {network.name} ({parameters:,} parameters) on {len(splits.train)} images of {identities} identities"]
+    lines += filter(None, (describe_single(splits[name]) for name in ("train", "test")))
+    images = (splits.train, splits.validation)
+    done = fit(job, found, objective, images, order, None, lambda: experiment.save(job.out / "config.yaml"), "\n".join(lines))
+    if done is None or report == "none":
         return None
-    with evaluating(out):
-        return finish_embedding(experiment, out, network, splits, trainer, stopwatch, console)
+    del objective
+    with job.reporting():
+        return finish_embedding(experiment, job.out, splits, done, console)
+
+
+def write_embedding_report(out: str | Path, console: Console | None = None, own_process: bool = False) -> list[Verification]:
+    """Verify a run's best weights so far and write its report, after or instead of the one that followed training.
+
+    Raises:
+        InputError: there is no run, it is in use, it has no validated weights, or its data are gone.
+        Interrupted: a signal; the report can be begun again.
+    """
+    console, out = console or Console(stderr=True), Path(out)
+    job = Job(read_experiment(out / "config.yaml"), out, True, console, own_process)
+    with lock(job), job.reporting():
+        return finish_embedding(job.experiment, out, load_by_identity(job.experiment.data), Progress.read(out), console)
 
 
 def build_embedding(experiment: Experiment, images: Images) -> EmbeddingNetwork:

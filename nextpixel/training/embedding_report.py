@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import lightning.pytorch as pl
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -11,45 +10,40 @@ from nextpixel.data.identities import describe_single
 from nextpixel.data.splits import Splits
 from nextpixel.embedding.drawing import draw_neighbours, draw_roc
 from nextpixel.embedding.network import EmbeddingNetwork
-from nextpixel.embedding.storage import save_embedding
+from nextpixel.embedding.storage import load_embedding, save_embedding
 from nextpixel.embedding.verification import RESAMPLES, Verification, embed_images, verify
+from nextpixel.files import write_text
 from nextpixel.machine import machine_line
 from nextpixel.models.storage import load_weights
+from nextpixel.training.checkpoint import BEST, Progress
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.report import data_line, images_per_step, of_model
-from nextpixel.training.throughput import Stopwatch, describe_speed
+from nextpixel.training.report import data_line, read_best
+from nextpixel.training.throughput import describe_speed
 
 
-def finish_embedding(
-    experiment: Experiment,
-    out: Path,
-    network: EmbeddingNetwork,
-    splits: Splits,
-    trainer: pl.Trainer,
-    stopwatch: Stopwatch,
-    console: Console,
-) -> list[Verification]:
-    """Verify the best checkpoint on the test identities, save it as RUN/model, write pictures and report, print the figures."""
-    network = EmbeddingNetwork(**network.config).to(trainer.strategy.root_device)
-    best = out / "checkpoints" / "best.ckpt"
-    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+def finish_embedding(experiment: Experiment, out: Path, splits: Splits, done: Progress, console: Console) -> list[Verification]:
+    """Verify the best weights on the test identities, write pictures and report, add the figures to RUN/model's card, print them.
+
+    Raises:
+        InputError: no weights have been validated yet, or something cannot be written.
+    """
+    best, device = read_best(out), torch.device(done.device if torch.cuda.is_available() else "cpu")
+    network = load_embedding(out / "model").to(device)
     unaveraged = []
-    if "current_model_state" in checkpoint:
-        load_weights(network, of_model(checkpoint["current_model_state"]), best)
+    if best["raw"] is not None:
+        load_weights(network, best["raw"], out / BEST)
         unaveraged = [verify(network, splits.test)[0].renamed("embedding, weights not averaged")]
-    load_weights(network, of_model(checkpoint["state_dict"]), best)
+    load_weights(network, best["weights"], out / BEST)
     network.eval()
     own, pixels = verify(network, splits.test)
     result = [own, *unaveraged, pixels]
     draw_roc([own, pixels], out / "samples" / "roc.png")
     draw_neighbours(splits.test, embed_images(network, splits.test), out / "samples" / "neighbours.png")
     figures = _figures(result)
-    speed = describe_speed(
-        lambda: network(splits.train.tensor([0, 1]).to(trainer.strategy.root_device)).sum(), 2, stopwatch, trainer
-    )
-    report = _report(experiment, result, network, splits, trainer, stopwatch, checkpoint["epoch"] + 1, figures, speed)
-    (out / "report.md").write_text(report)
-    save_embedding(network, out / "model", notes=f"## Verification\n\n{figures}\n\nData: {_identities(experiment, splits)}")
+    speed = describe_speed(lambda: network(splits.train.tensor([0, 1]).to(device)).sum(), 2, done)
+    write_text(out / "report.md", _report(experiment, result, network, splits, done, best["words"], figures, speed))
+    notes = f"## Verification\n\n{figures}\n\nThe weights of {best['words']}. Data: {_identities(experiment, splits)}"
+    save_embedding(network.cpu(), out / "model", notes=notes)
     print_verifications("test", result, console)
     for name in ("samples/roc.png", "samples/neighbours.png", "report.md"):
         console.print(str(out / name), highlight=False, soft_wrap=True)
@@ -92,9 +86,8 @@ def _report(
     result: list[Verification],
     network: EmbeddingNetwork,
     splits: Splits,
-    trainer: pl.Trainer,
-    stopwatch: Stopwatch,
-    epoch: int,
+    done: Progress,
+    words: str,
     figures: str,
     speed: str,
 ) -> str:
@@ -110,7 +103,7 @@ Verification asks of two images whether they are of the same identity, by the sq
 uses the squared distance of their symbols on the same pairs. No test identity was seen in training. Same: all pairs of images of
 an identity, or equally many random ones of each where they are too many; different: random pairs of identities, an image of each.
 ± is the standard error of a bootstrap over identities ({RESAMPLES} resamples; rough where they are few). The weights are those of
-epoch {epoch} of {training.epochs}, the best ROC AUC on the validation identities.
+{words}, the best ROC AUC on the validation identities{"" if done.finished else " so far: the run is not finished"}.
 
 ![ROC curves](samples/roc.png)
 
@@ -120,8 +113,8 @@ Test images (grey) and those with the nearest embeddings in the test split: gree
 
 - Data: {_identities(experiment, splits)}.
 - Model: {network.name}, {sum(p.numel() for p in network.parameters()):,} parameters; {settings or "default sizes"}.
-- Training: {trainer.global_step} steps of {images_per_step(training, trainer)} images, at most {training.images_per_identity}
-  of an identity, {training.mining} triplets, margin {training.margin:g}, {trainer.precision},
-  {stopwatch.seconds / 60:.1f} minutes: {speed}.
+- Training: {done.step} steps of {done.images_per_step} images, at most {training.images_per_identity}
+  of an identity, {training.mining} triplets, margin {training.margin:g}, {done.precision},
+  {done.seconds / 60:.1f} minutes: {speed}.
 - Machine: {machine_line()}.
 """

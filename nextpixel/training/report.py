@@ -3,35 +3,38 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from nextpixel.condition import Labels, cond_of, encoder_of
+from nextpixel.condition import Labels, cond_of, default_cond, encoder_of
 from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits
 from nextpixel.embedding.images import EmbeddedImages
 from nextpixel.embedding.likeness import Portraits
 from nextpixel.embedding.network import EmbeddingNetwork
+from nextpixel.errors import InputError
+from nextpixel.files import write_text
 from nextpixel.machine import machine_line
 from nextpixel.models import AutoregressiveModel
+from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights, save
 from nextpixel.pictures import save_completions, save_grid
 from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines
 from nextpixel.scoring.evaluation import Evaluation, evaluate
-from nextpixel.training.callbacks import default_cond
+from nextpixel.training.checkpoint import BEST, Progress, read_checkpoint
 from nextpixel.training.classes import Classes, judge_classes
 from nextpixel.training.curve import draw_curve
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.module import ImageModule
+from nextpixel.training.objective import Likelihood
 from nextpixel.training.portraits import portrait_section, portray
 from nextpixel.training.reconstruction import Reconstruction, reconstruct, reconstruction_section, what_it_means
 from nextpixel.training.section import Section
 from nextpixel.training.settings import TrainingSettings
-from nextpixel.training.throughput import Stopwatch, describe_speed
+from nextpixel.training.throughput import describe_speed
 
 SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
 COUNTED = 2  # images whose arithmetic is counted
@@ -63,53 +66,78 @@ class Result:
 def finish(
     experiment: Experiment,
     out: Path,
-    model: AutoregressiveModel,
     splits: Splits,
     marginal: PixelMarginal,
-    trainer: pl.Trainer,
-    stopwatch: Stopwatch,
+    done: Progress,
     console: Console,
     network: EmbeddingNetwork | None = None,
+    detail: str = "full",
 ) -> Result:
-    """Evaluate the best checkpoint, save it as RUN/model, write the pictures and the report, and print the figures."""
-    # A fresh copy: the trained one may be compiled for training batches, and lightning has taken it off its device.
-    model = type(model)(**model.config).to(trainer.strategy.root_device)
-    best = out / "checkpoints" / "best.ckpt"
-    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    """Evaluate the best weights, write the pictures and the report, add the figures to the card of RUN/model, and print them.
+
+    Args:
+        experiment: of the run.
+        out: the run folder.
+        splits: its images.
+        marginal: of its training images.
+        done: what training has done.
+        console: where figures are printed.
+        network: whose vectors the model is conditioned on.
+        detail: "short" leaves out the baselines and the sections of classes, portraits and reconstructions.
+
+    Raises:
+        InputError: no weights have been validated yet, or something cannot be written.
+    """
+    full = detail == "full"
+    best, device = read_best(out), torch.device(done.device if torch.cuda.is_available() else "cpu")
+    # A fresh one: what was trained may be compiled for training batches.
+    model = load_model(out / "model").to(device)
     unaveraged = None
-    if "current_model_state" in checkpoint:
-        load_weights(model, of_model(checkpoint["current_model_state"]), best)
+    if best["raw"] is not None:
+        load_weights(model, best["raw"], out / BEST)
         unaveraged = evaluate(model, splits.test)
-    load_weights(model, of_model(checkpoint["state_dict"]), best)
+    load_weights(model, best["weights"], out / BEST)
     model.eval()
     test = evaluate(model, splits.test)
-    baselines = all_baselines(marginal, splits.test, model.codes)
+    baselines = all_baselines(marginal, splits.test, model.codes) if full else []
     draw_pictures(model, splits.test, out, experiment.training.seed)
     draw_curve(out / "metrics.csv", out / "samples" / "curve.png")
     reconstructions, portraits, classes, sections = None, None, None, []
-    if encoder_of(model.condition) is not None:
-        steps = trainer.global_step
-        console.print(f"training a plain autoencoder for {steps} steps, to compare reconstructions", highlight=False)
-        settings = replace(experiment.training, batch_size=images_per_step(experiment.training, trainer))
-        reconstructions = reconstruct(model, splits, marginal, settings, steps, out)
+    if encoder_of(model.condition) is not None and full:
+        console.print(f"training a plain autoencoder for {done.step} steps, to compare reconstructions", highlight=False)
+        settings = replace(experiment.training, batch_size=done.images_per_step)
+        reconstructions = reconstruct(model, splits, marginal, settings, done.step, out)
         sections.append(reconstruction_section(reconstructions))
-    if network is not None:
+    if network is not None and full:
         portraits = portray(model, network, splits.test, experiment.training.seed, out)
         sections.append(portrait_section(portraits))
-    if isinstance(model.condition, Labels) and not model.codes:
+    if isinstance(model.condition, Labels) and not model.codes and full:
         classes, part = judge_classes(model, splits, experiment.training, out)
         sections.append(part)
-    speed = describe_speed(_loss(model, splits.train, experiment.training), COUNTED, stopwatch, trainer)
+    speed = describe_speed(_loss(model, splits.train, experiment.training), COUNTED, done)
     result = Result(test, unaveraged, baselines, out, reconstructions, portraits, classes)
-    epoch = checkpoint["epoch"] + 1
     figures = _figures(result)
     if meaning := what_it_means(model):
         figures += f"\n\n{meaning}"
-    (out / "report.md").write_text(_report(experiment, model, splits, trainer, stopwatch, epoch, figures, sections, speed))
-    save(model, out / "model", notes=f"## Result\n\n{figures}\n\nData: {data_line(experiment, splits)}")
+    short = f"\n\nThis report is short: `nextpixel report {out}` adds the baselines and all sections."
+    shown = figures if full else figures + short
+    write_text(out / "report.md", _report(experiment, model, splits, done, best["words"], shown, sections, speed))
+    notes = f"## Result\n\n{figures}\n\nThe weights of {best['words']}. Data: {data_line(experiment, splits)}"
+    save(model.cpu(), out / "model", notes=notes)
     _print_result(result, model, sections, console)
     console.print(speed, highlight=False, soft_wrap=True)
     return result
+
+
+def read_best(out: Path) -> dict[str, Any]:
+    """The best weights of a run so far: {"weights", "raw" (not averaged, or None), "words", "value"}.
+
+    Raises:
+        InputError: none have been validated yet.
+    """
+    if not (out / BEST).is_file():
+        raise InputError(f"{out} has not been validated yet: go on with nextpixel train --out {out} --resume")
+    return read_checkpoint(out / BEST)
 
 
 def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: int) -> None:
@@ -149,11 +177,6 @@ def _print_result(result: Result, model: AutoregressiveModel, sections: list[Sec
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def of_model(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of the model among those of lightning's module."""
-    return {name.removeprefix("model."): value for name, value in state.items()}
-
-
 def data_line(experiment: Experiment, splits: Splits) -> str:
     """The data in one line."""
     channels, height, width = splits.train.shape
@@ -185,9 +208,8 @@ def _report(
     experiment: Experiment,
     model: AutoregressiveModel,
     splits: Splits,
-    trainer: pl.Trainer,
-    stopwatch: Stopwatch,
-    epoch: int,
+    done: Progress,
+    words: str,
     figures: str,
     sections: list[Section],
     speed: str,
@@ -203,8 +225,8 @@ def _report(
 
 {figures}
 
-± is the standard error of the mean over test images. Likelihoods are computed in float32; the weights are those of epoch
-{epoch} of {training.epochs}, the best on the validation images.
+± is the standard error of the mean over test images. Likelihoods are computed in float32; the weights are those of {words},
+the best on the validation images{"" if done.finished else " so far: the run is not finished"}.
 
 ![samples](samples/samples.png)
 
@@ -218,23 +240,18 @@ The original, its known half, and {COMPLETIONS} completions{" given its code, wh
 
 - Data: {data_line(experiment, splits)}.
 - Model: {model.name}, {sum(p.numel() for p in model.parameters()):,} parameters; {settings or "default sizes"}.
-- Training: {_begin(training)}{trainer.global_step} steps of {images_per_step(training, trainer)} images, {trainer.precision},
-  {stopwatch.seconds / 60:.1f} minutes: {speed}.
+- Training: {_begin(training)}{done.step} steps of {done.images_per_step} images, {done.precision},
+  {done.seconds / 60:.1f} minutes: {speed}.
 - Machine: {machine_line()}.
 """
 
 
-def images_per_step(training: TrainingSettings, trainer: pl.Trainer) -> int:
-    """Images of one optimiser step, on all devices."""
-    return training.batch_size * training.accumulate * trainer.world_size
-
-
 def _loss(model: AutoregressiveModel, images: Images, training: TrainingSettings) -> Callable[[], Tensor]:
     """The loss of the first training images, by a copy of the model: nothing but its arithmetic matters."""
-    module = ImageModule(type(model)(**model.config).to(model.device), replace(training, compile=False))
+    objective = Likelihood(type(model)(**model.config).to(model.device), replace(training, compile=False))
     x, given = images.__getitems__(range(min(COUNTED, len(images))))
     batch = x.to(model.device), None if given is None else given.to(model.device)
-    return lambda: module.bits_per_dim(batch)
+    return lambda: objective.bits_per_dim(batch)
 
 
 def _begin(training: TrainingSettings) -> str:

@@ -1,19 +1,17 @@
 """One run, from an experiment to a folder with a trained model, pictures and an honest report.
 
-RUN/  config.yaml   metrics.csv   checkpoints/{best,last}.ckpt   tensorboard/
-      model/        samples/*.png   marginal.npz   report.md   embedding/ (the network whose vectors a model is conditioned on)
+RUN/  config.yaml   metrics.csv   progress.json   checkpoints/{best,last}.ckpt   model/ (the best weights so far)
+      samples/*.png   marginal.npz   report.md   embedding/ (the network whose vectors a model is conditioned on)
 """
 
-import shutil
 from pathlib import Path
+from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
-from torch.utils.data import DataLoader, DistributedSampler
+from torch import nn
 
-from nextpixel.condition import Encoded, Labels, Vector, cond_of
+from nextpixel.condition import Encoded, Labels, Vector, cond_of, default_cond
 from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import Splits, load
@@ -24,74 +22,123 @@ from nextpixel.errors import InputError
 from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights
+from nextpixel.pictures import save_grid
 from nextpixel.scoring.baselines import PixelMarginal
-from nextpixel.training.callbacks import RunProgress, SampleGrid
+from nextpixel.training.batches import Shuffled
+from nextpixel.training.checkpoint import Progress
 from nextpixel.training.experiment import Experiment, read_experiment
-from nextpixel.training.module import ImageModule
+from nextpixel.training.loop import DrawGrid
+from nextpixel.training.objective import Likelihood
+from nextpixel.training.processes import Plan, is_first
 from nextpixel.training.report import Result, finish
 from nextpixel.training.settings import EMBEDDING, TrainingSettings
-from nextpixel.training.throughput import Stopwatch
-from nextpixel.training.trainer import check_checkpoint, evaluating, fit, loader, make_trainer, require_empty
+from nextpixel.training.trainer import Detail, Job, fit, in_memory_order, lock
 
 INITIAL_IMAGES = 64  # of a data-dependent initialisation
 CODE = 10  # numbers of an autoencoder's code where none are given: the smaller of the paper's two
 
 
-def train(experiment: Experiment, out: str | Path, resume: bool = False, console: Console | None = None) -> Result | None:
+def train(
+    experiment: Experiment,
+    out: str | Path,
+    resume: bool = False,
+    console: Console | None = None,
+    report: Detail = "full",
+    own_process: bool = False,
+) -> Result | None:
     """Train a model and write its run folder.
 
     Args:
         experiment: what to train on what.
         out: the run folder; it must be new or empty unless `resume`.
-        resume: go on from checkpoints/last.ckpt.
+        resume: go on from checkpoints/last.ckpt, with the bits that a run which nobody interrupted would have.
         console: where progress and results are printed.
+        report: what follows training: "none", "short" (likelihood and pictures), or "full" (also baselines, and what only some
+            models have: classes, reconstructions, portraits). `write_report` can make up for it later.
+        own_process: whether a signal may end the process at once where nothing has to be saved, as on the command line.
 
     Returns:
-        The result; None in the processes of further devices, of which only the first writes and prints.
+        The result; None without a report, and in the processes of further devices, of which only the first writes and prints.
 
     Raises:
         InputError: data, settings or folder cannot be used; or the loss became infinite, and the last good checkpoint stays.
-        Interrupted: Ctrl-C.
+        Interrupted: a signal; everything is saved.
     """
-    # lightning starts this function once per device; in the first process the folder is made, so the others must find it.
-    first = rank_zero_only.rank == 0
-    out, console, settings = Path(out), (console or Console(stderr=True)) if first else Console(quiet=True), experiment.training
-    settings.check()
-    if settings.compile:
-        _require_compiler()
-    if not resume and first:
-        require_empty(out)
-    network = embedding_network(experiment, out if resume else None)
-    splits = load_images(experiment.data, network, progress=first)
-    pl.seed_everything(settings.seed, verbose=False)
-    model = build(experiment, splits.train)
-    if model.codes:
-        splits.train.check_codes()
-    if resume:
-        check_checkpoint(out / "checkpoints" / "last.ckpt", model, settings)
-    elif settings.start is not None:
-        begin_with(model, settings.start)
-    else:
-        _initialise(model, splits.train)
-    module = ImageModule(model.to(memory_format=torch.channels_last) if settings.channels_last else model, settings)
-    marginal = PixelMarginal.fit(splits.train)
-    if first:
-        experiment.save(out / "config.yaml")
-        marginal.save(out / "marginal.npz")
-        if network is not None:
-            save_embedding(network, out / INSIDE)
+    console = (console or Console(stderr=True)) if is_first() else Console(quiet=True)
+    job = Job(experiment, Path(out), resume, console, own_process)
+    with job.starting():
+        found = job.check()
+        network = embedding_network(experiment, out if resume else None)
+        splits = load_images(experiment.data, network, progress=job.first)
+        torch.manual_seed(job.settings.seed)
+        model = build(experiment, splits.train)
+        if model.codes:
+            splits.train.check_codes()
+        if not resume:
+            if job.settings.start is not None:
+                begin_with(model, job.settings.start)
+            else:
+                _initialise(model, splits.train)
+        marginal = PixelMarginal.fit(splits.train)
+        objective = Likelihood(in_memory_order(model, job.settings, found), job.settings)
 
-    stopwatch = Stopwatch()
-    grid = SampleGrid(out / "samples", settings.sample_every, settings.samples, settings.seed)
-    trainer = make_trainer(settings, out, resume, stopwatch, [RunProgress(console), grid], len(splits.train))
-    what = model.name if settings.stage is None else f"stage {settings.stage} of {model.name}"
+    def prepare() -> None:
+        experiment.save(job.out / "config.yaml")
+        marginal.save(job.out / "marginal.npz")
+        if network is not None and not resume:
+            save_embedding(network, job.out / INSIDE)
+
+    def order(plan: Plan) -> Shuffled:
+        size = job.settings.batch_size * plan.world
+        if plan.world > 1 and len(splits.train) < size:
+            raise InputError(
+                f"{len(splits.train)} training images are fewer than a batch of {job.settings.batch_size} in each of "
+                f"{plan.world} processes: give a smaller --training.batch_size"
+            )
+        return Shuffled(len(splits.train), size, job.settings.seed)
+
+    what = model.name if job.settings.stage is None else f"stage {job.settings.stage} of {model.name}"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    console.print(f"training {what} ({trained:,} parameters) on {len(splits.train)} images")
-    fit(trainer, module, _shuffled(splits.train, settings, trainer), loader(splits.validation, settings), out, resume)
-    if not first:
+    title = f"training {what} ({trained:,} parameters) on {len(splits.train)} images"
+    draw = grids(splits.validation, job.settings)
+    done = fit(job, found, objective, (splits.train, splits.validation), order, draw, prepare, title)
+    if done is None or report == "none":
         return None
-    with evaluating(out):
-        return finish(experiment, out, model, splits, marginal, trainer, stopwatch, console, network)
+    del objective
+    with job.reporting():
+        return finish(experiment, job.out, splits, marginal, done, console, network, report)
+
+
+def write_report(out: str | Path, console: Console | None = None, report: Detail = "full", own_process: bool = False) -> Result:
+    """Evaluate a run's best weights so far and write its report, after or instead of the one that followed training.
+
+    Args:
+        out: the run folder.
+        console: where progress and results are printed.
+        report: "short" or "full", as in `train`.
+        own_process: as in `train`.
+
+    Raises:
+        InputError: there is no run, it is in use, it has no validated weights, or its data are gone.
+        Interrupted: a signal; the report can be begun again.
+    """
+    console, out = console or Console(stderr=True), Path(out)
+    job = Job(read_experiment(out / "config.yaml"), out, True, console, own_process)
+    with lock(job), job.reporting():
+        network = embedding_network(job.experiment, out)
+        splits = load_images(job.experiment.data, network)
+        marginal, done = PixelMarginal.load(out / "marginal.npz"), Progress.read(out)
+        return finish(job.experiment, out, splits, marginal, done, console, network, report)
+
+
+def grids(images: Images, settings: TrainingSettings) -> DrawGrid:
+    """What draws sample grids, always from the same noise, so that one can watch a model learn; `images` give conditions."""
+
+    def draw(model: nn.Module, path: Path, pause: Any) -> None:
+        x = model.sample(settings.samples, cond=default_cond(model, settings.samples, images), seed=settings.seed, progress=pause)
+        save_grid(x, model.levels, path, codes=model.codes)
+
+    return draw
 
 
 def embedding_network(experiment: Experiment, run: str | Path | None = None) -> EmbeddingNetwork | None:
@@ -188,15 +235,3 @@ def _initialise(model: AutoregressiveModel, images: Images) -> None:
     """Data-dependent initialisation, the same in the process of every device; spread over a split that may be sorted by class."""
     x, labels = images.__getitems__(images.spread(INITIAL_IMAGES))
     model.initialise(x, cond_of(model.condition, x, labels))
-
-
-def _shuffled(images: Images, settings: TrainingSettings, trainer: pl.Trainer) -> DataLoader:
-    """Batches shuffled by (seed, epoch) and shared between the devices."""
-    sampler = DistributedSampler(images, trainer.world_size, trainer.global_rank, shuffle=True, seed=settings.seed)
-    # A short last batch would be compiled anew, and weigh its images more.
-    return loader(images, settings, sampler, drop_last=len(images) >= settings.batch_size * trainer.world_size)
-
-
-def _require_compiler() -> None:
-    if not torch.cuda.is_available() and not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
-        raise InputError("--training.compile true needs a C++ compiler (g++ or clang++): install one, or set it to false")

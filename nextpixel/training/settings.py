@@ -13,13 +13,15 @@ class TrainingSettings:
     """How a model is trained.
 
     Args:
-        epochs: Passes over the training images.
+        epochs: Passes over the training images, where neither `steps` nor `minutes` say how long the run is.
+        steps: Optimiser steps of the run, instead of epochs.
+        minutes: Minutes of the run, instead of epochs; with `steps`, whichever comes first. Schedules follow the clock.
         batch_size: Images that pass through the network at once (on each device).
         accumulate: Batches whose mean gradient makes one optimiser step, where more would not fit into memory.
         optimizer: "adam", or "rmsprop" as in the PixelRNN paper.
         lr: Largest learning rate.
         betas: Adam's averaging factors.
-        warmup: Steps over which the learning rate rises linearly to `lr`.
+        warmup: Steps over which the learning rate rises linearly to `lr`; at most a quarter of the run.
         schedule: After the warm-up: "constant", "cosine" (to zero at the last step) or "exponential".
         lr_decay: Factor per step of the exponential schedule.
         clip: Largest norm of the gradient of the loss in bits/dim; 0 does not clip.
@@ -29,11 +31,14 @@ class TrainingSettings:
         channels_last: Keep images and kernels as (B, H, W, C) in memory.
         recompute: Compute the inside of each block again for its gradient instead of keeping it: less memory, more time.
         compile: Compile network and likelihood for training steps (needs a C++ compiler; pays in long runs).
-        eval_every: Epochs between validations, of which the best weights are kept.
-        sample_every: Epochs between sample grids; 0 draws them at the end only.
+        eval_every: Epochs between validations, of which the best weights are kept; one comes at the end.
+        sample_every: Epochs between sample grids, which follow a validation; 0 draws them at the end only.
+        save_every: Minutes between checkpoints, which also follow each validation: what a lost machine can cost.
+        log: Where figures go beside metrics.csv: "none", "tensorboard", or "wandb" (Weights & Biases).
         samples: Images in a grid.
         workers: Processes that load data; 0 loads in the main process.
-        devices: Devices per machine, a number or "auto".
+        devices: Devices, each with a process, on each machine: a number or "auto" (all GPUs, or one process on the processor).
+            Under torchrun and SLURM the number is theirs.
         nodes: Machines.
         seed: Of initial weights, order of images and samples.
         start: A run or model folder whose weights to begin with, of the same architecture.
@@ -44,6 +49,8 @@ class TrainingSettings:
     """
 
     epochs: int = 20
+    steps: int | None = None
+    minutes: float | None = None
     batch_size: int = 32
     accumulate: int = 1
     optimizer: Literal["adam", "rmsprop"] = "adam"
@@ -61,6 +68,8 @@ class TrainingSettings:
     eval_every: int = 1
     sample_every: int = 5
     samples: int = 36
+    save_every: float = 5.0
+    log: Literal["none", "tensorboard", "wandb"] = "none"
     workers: int = 0
     devices: int | str = "auto"
     nodes: int = 1
@@ -99,11 +108,10 @@ class TrainingSettings:
             raise InputError(f"{given}: expected from 0 up to (not including) 1")
         if not 0 < self.lr_decay <= 1:
             raise InputError(f"--training.lr_decay is {self.lr_decay}: expected above 0 and at most 1")
-        if self.sample_every % self.eval_every:
-            multiple = f"a multiple of --training.eval_every ({self.eval_every}), or 0"
-            raise InputError(f"--training.sample_every is {self.sample_every}: expected {multiple}")
-        if self.eval_every > self.epochs:
-            raise InputError(f"--training.eval_every is {self.eval_every}, but there are only {self.epochs} epochs")
+        for name in ("steps", "minutes", "save_every"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"--training.{name} is {value}: expected a number above 0")
 
 
 @dataclass

@@ -1,157 +1,212 @@
-"""What every kind of run does in the same way: lightning's trainer, Ctrl-C, and the checks of folder and checkpoint."""
+"""What every kind of run does in the same way, round the loop: checks, processes, folder, lock and checkpoint."""
 
-import csv
-import logging
-import signal
-import warnings
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch.utils.data import DataLoader, Sampler
+import torch.distributed as dist
+from rich.console import Console
+from torch import nn
 
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
+from nextpixel.files import LOCK, lock_folder
 from nextpixel.models.storage import Storable, load_weights
-from nextpixel.training.callbacks import EMA, SaveOnInterrupt
-from nextpixel.training.module import NonFiniteLossError
+from nextpixel.training.batches import Loader, Order
+from nextpixel.training.budget import Budget
+from nextpixel.training.checkpoint import LAST, Progress, read_checkpoint
+from nextpixel.training.experiment import Experiment
+from nextpixel.training.loop import DrawGrid, Loop
+from nextpixel.training.metrics import METRICS, Metrics, make_logger, require_logger
+from nextpixel.training.objective import Objective
+from nextpixel.training.processes import (
+    Agreement,
+    Plan,
+    ProcessLost,
+    is_first,
+    lost_becomes_an_error,
+    make_fabric,
+    plan,
+    watch_parent,
+)
+from nextpixel.training.progress import RunProgress
 from nextpixel.training.settings import TrainingSettings
-from nextpixel.training.throughput import LoadingTime, Stopwatch
+from nextpixel.training.signals import Unwind
+
+Network = TypeVar("Network", bound=nn.Module)
+Detail = Literal["none", "short", "full"]  # of a run's report
 
 
-class Interrupted(Exception):
-    """Ctrl-C; what has been learned is saved, and the message says how to go on."""
+@dataclass
+class Job:
+    """A run that is to be trained, in one of its processes.
 
+    Args:
+        experiment: what on what.
+        out: the run folder.
+        resume: whether to go on with the run in it.
+        console: where people look; quiet in all processes but the first.
+        own_process: whether a signal may end the process where it has nothing to save.
+    """
 
-def make_trainer(
-    settings: TrainingSettings,
-    out: Path,
-    resume: bool,
-    stopwatch: Stopwatch,
-    callbacks: list[pl.Callback],
-    images: int,
-    monitor: str = "val/bits_per_dim",
-    mode: str = "min",
-) -> pl.Trainer:
-    """The trainer of a run over so many images, with averaged weights and checkpoints; `monitor` chooses the best epoch, by its
-    `mode`."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning.*")
-    checkpoints = ModelCheckpoint(
-        dirpath=out / "checkpoints",
-        filename="best",
-        monitor=monitor,
-        mode=mode,
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    averaging = [EMA(settings.ema)] if settings.ema else []
-    return pl.Trainer(
-        max_epochs=settings.epochs,
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        precision=precision(settings),
-        gradient_clip_val=settings.clip or None,
-        accumulate_grad_batches=settings.accumulate,
-        check_val_every_n_epoch=settings.eval_every,
-        # A run of a few steps has a curve too.
-        log_every_n_steps=min(10, settings.epochs * max(1, images // settings.batch_size)),
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=[stopwatch, *callbacks, *averaging, SaveOnInterrupt(out / "checkpoints" / "last.ckpt"), checkpoints],
-        logger=_loggers(out, resume) if rank_zero_only.rank == 0 else False,
-        default_root_dir=out,
-        profiler=LoadingTime(stopwatch),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    experiment: Experiment
+    out: Path
+    resume: bool
+    console: Console
+    own_process: bool = False
 
+    @property
+    def settings(self) -> TrainingSettings:
+        return self.experiment.training
 
-def precision(settings: TrainingSettings) -> str:
-    """lightning's name of the precision: bf16 under "auto" where the device's matrix products are faster in it."""
-    if settings.precision == "auto":
-        if torch.cuda.is_available():
-            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-        # torch says only in private what the processor has; without AMX or AVX512-BF16, bf16 is emulated and slower.
-        fast = any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-        return "bf16-mixed" if fast else "32-true"
-    return "bf16-mixed" if settings.precision == "bf16" else "32-true"
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and prints."""
+        return is_first()
 
+    def check(self) -> Plan:
+        """Refuse what cannot be trained, before any long work.
 
-def _loggers(out: Path, resume: bool) -> list[Logger]:
-    table = out / "metrics.csv"
-    rows = table.read_text() if resume and table.is_file() else ""
-    metrics = CSVLogger(out.parent, name=out.name, version="", flush_logs_every_n_steps=10)
-    writer = metrics.experiment  # which removes an earlier metrics.csv
-    if rows:
-        table.write_text(rows)
-        writer.metrics_keys = next(csv.reader([rows.splitlines()[0]]))
-    return [metrics, TensorBoardLogger(out, name="tensorboard", version="")]
+        Raises:
+            InputError: settings, folder or devices cannot be used.
+        """
+        self.settings.check()
+        if self.settings.compile and not torch.cuda.is_available() and not any(map(shutil.which, ("g++", "c++", "clang++"))):
+            raise InputError("--training.compile true needs a C++ compiler (g++ or clang++): install one, or set it to false")
+        require_logger(self.settings.log)
+        watch_parent()
+        if self.first and not self.resume:
+            require_empty(self.out)
+        return plan(self.settings)
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """The body prepares the run: signals end it at once, since there is nothing to save."""
+        with Unwind(f"interrupted before training {'went on' if self.resume else 'began'}", self.own_process):
+            yield
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """The body reports on a trained network, which is on the disk."""
+        with Unwind(f"interrupted while the report was written. Finish it with: nextpixel report {self.out}", self.own_process):
+            yield
 
 
 def fit(
-    trainer: pl.Trainer, module: pl.LightningModule, train: DataLoader, validation: DataLoader, out: Path, resume: bool
-) -> None:
-    """Run the training loop, from the run's last checkpoint if `resume`.
+    job: Job,
+    found: Plan,
+    objective: Objective,
+    splits: tuple[Images, Images],
+    order: Callable[[Plan], Order],
+    draw: DrawGrid | None,
+    prepare: Callable[[], None],
+    title: str,
+) -> Progress | None:
+    """Train, from the start or from the run's last checkpoint.
+
+    Args:
+        job: the run.
+        found: its processes.
+        objective: the network and its loss; a run that goes on takes its weights from the checkpoint.
+        splits: training and validation images.
+        order: of the training batches.
+        draw: makes sample grids.
+        prepare: writes what a new run has beside its checkpoints; in the first process.
+        title: the line that training begins with.
+
+    Returns:
+        What has been done; None in all processes but the first.
 
     Raises:
-        InputError: the loss became infinite.
-        Interrupted: Ctrl-C.
+        InputError: data, settings or folder cannot be used; the loss became infinite; or another process was lost.
+        Interrupted: a signal; everything is saved.
     """
-    last, on_ctrl_c = out / "checkpoints" / "last.ckpt", signal.getsignal(signal.SIGINT)
+    out, settings, console = job.out, job.settings, job.console
     try:
-        trainer.fit(module, train, validation, ckpt_path=last if resume else None)
-    except NonFiniteLossError as error:
-        kept = f"{last} is the last good checkpoint" if last.exists() else "no epoch was finished, so nothing was kept"
-        raise InputError(f"{error}: training stopped; {kept}; try a smaller --training.lr or --training.clip") from error
-    except SystemExit as error:
-        # lightning turns Ctrl-C into an exit, after its callbacks have run, and goes on ignoring the signal
-        signal.signal(signal.SIGINT, on_ctrl_c)
-        where = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        raise Interrupted(f"interrupted in {where}; saved to {last}. Go on with: {_again(out)}") from error
+        with lock(job), lost_becomes_an_error(found.world > 1):
+            with job.starting():
+                state = read_checkpoint(out / LAST) if job.resume else None
+                if state is not None:
+                    check_state(state, objective.network, settings, out)
+                fabric = make_fabric(settings, found)
+                agreement = Agreement(fabric)
+                if agreement.rank:
+                    torch.manual_seed(settings.seed + agreement.rank)  # of dropout, where each process draws its own
+                loader = Loader(splits[0], order(found), settings.seed, settings.workers, agreement.rank, found.world)
+                steps = -(-loader.number(0) // settings.accumulate)
+                budget = Budget(settings, steps)
+                if job.first:
+                    prepare()
+                logger = make_logger(settings.log, out, {}) if job.first else None
+                metrics = Metrics(out / METRICS, columns(objective), logger)
+                console.print(title, highlight=False, soft_wrap=True)
+                for line in remarks(settings, budget, state, found):
+                    console.print(line, highlight=False, soft_wrap=True)
+                progress = RunProgress(console, objective.loss_unit, objective.metric_unit, settings.compile)
+                loop = Loop(objective, loader, splits[1], budget, metrics, progress, fabric, agreement, out, draw)
+            try:
+                loop.run(state)
+            finally:
+                metrics.close()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+    except ProcessLost as error:
+        raise InputError(f"{error}. Go on with: nextpixel train --out {out} --resume") from error
+    return Progress.read(out) if job.first else None
+
+
+def in_memory_order(network: Network, settings: TrainingSettings, found: Plan) -> Network:
+    """The network with its kernels as (B, H, W, C) in memory, if the settings ask for it."""
+    if not settings.channels_last:
+        return network
+    network = network.to(memory_format=torch.channels_last)
+    for parameter in network.parameters() if found.world > 1 else ():
+        if parameter.dim() == 4 and parameter.shape[2:] == (1, 1):
+            # One memory, two descriptions: gradients have this one, and processes exchange them as they are described.
+            parameter.data = parameter.data.flatten(1)[:, :, None, None]
+    return network
+
+
+def columns(objective: Objective) -> list[str]:
+    """Of metrics.csv, beside step and epoch."""
+    return ["lr", objective.loss_name, *objective.train_columns, *objective.validation_columns]
+
+
+def remarks(settings: TrainingSettings, budget: Budget, state: dict[str, Any] | None, found: Plan) -> Iterator[str]:
+    """What a run does otherwise than its settings say, one line each."""
+    if budget.warmup < settings.warmup:
+        yield f"the warm-up takes {budget.warmup} steps instead of {settings.warmup}: a quarter of this run"
+    if budget.epochs is not None and settings.eval_every > budget.epochs:
+        yield f"validation comes once, at the end: --training.eval_every is {settings.eval_every}, of {budget.epochs} epochs"
+    if state is not None and state["processes"] != found.world:
+        yield (
+            f"this run began on {state['processes']} processes and goes on with {found.world}: a batch has "
+            f"{settings.batch_size * found.world} images instead of {state['batch_size']}, so its figures will be others"
+        )
 
 
 @contextmanager
-def evaluating(out: Path) -> Iterator[None]:
-    """What is done with a trained model can be interrupted too.
+def lock(job: Job) -> Iterator[None]:
+    """Hold the run folder in the first process, which must still be new, unless the run goes on.
 
     Raises:
-        Interrupted: Ctrl-C in the body.
+        InputError: a living process uses it, or it is not empty.
     """
-    try:
+    if not job.first:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted while the trained model was evaluated. Go on with: {_again(out)}") from None
-
-
-def _again(out: Path) -> str:
-    return f"nextpixel train --out {out} --resume"
-
-
-def loader(
-    images: Images, settings: TrainingSettings, sampler: Sampler[int] | None = None, drop_last: bool = False
-) -> DataLoader:
-    """Batches of a split, each from one call of its `__getitems__`; in its order where there is no sampler."""
-    return DataLoader(
-        images,
-        batch_size=settings.batch_size,
-        sampler=sampler,
-        drop_last=drop_last,
-        collate_fn=_whole,
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-    )
-
-
-def _whole(batch: object) -> object:
-    """A batch is what `Images` gives for its indices. (Not a lambda: processes that load data must find it.)"""
-    return batch
+        return
+    made = not job.out.exists()
+    if job.resume and made:
+        raise InputError(f"{job.out} does not exist: expected the folder of a run to go on with")
+    job.out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(job.out):
+        if not job.resume and any(entry.name != LOCK for entry in job.out.iterdir()):
+            raise InputError(f"--out {job.out} is not empty: give another folder, or --resume to go on with the run in it")
+        yield
 
 
 def require_empty(out: Path) -> None:
@@ -162,7 +217,7 @@ def require_empty(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: expected a folder for the run")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(entry.name != LOCK for entry in out.iterdir()):
         raise InputError(f"--out {out} is not empty: give another folder, or --resume to go on with the run in it")
     made = not out.exists()
     try:
@@ -176,19 +231,14 @@ def require_empty(out: Path) -> None:
         raise InputError(f"--out {out} cannot be written to: {error.strerror or error}") from error
 
 
-def check_checkpoint(last: Path, model: Storable, settings: TrainingSettings) -> None:
-    """Make sure that a run can go on from its last checkpoint.
+def check_state(state: dict[str, Any], network: nn.Module, settings: TrainingSettings, out: Path) -> None:
+    """Make sure that a run can go on from its checkpoint.
 
     Raises:
-        InputError: no checkpoint, one of another architecture, or the run is finished.
+        InputError: it is of another architecture, or other settings that the checkpoint cannot serve.
     """
-    try:
-        checkpoint = torch.load(last, map_location="cpu", weights_only=True)
-        weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    except Exception as error:
-        raise InputError(f"{last} is no checkpoint of a run: {' '.join(str(error).split())[:200]}") from error
-    load_weights(model, weights, last)
-    # Interrupted after its last epoch, while it was evaluated, a run can still be finished.
-    if epoch >= settings.epochs and (last.parent.parent / "model").is_dir():
-        raise InputError(f"the run is finished ({epoch} of {settings.epochs} epochs): give more --training.epochs to go on")
+    storable: Storable = network  # type: ignore[assignment]
+    load_weights(storable, state["weights"], out / LAST)
+    if (state["average"] is None) != (settings.ema == 0):
+        had = "no averages" if state["average"] is None else "averages of the weights"
+        raise InputError(f"{out / LAST} holds {had}, but --training.ema is {settings.ema}: give the value that the run had")
