@@ -7,7 +7,7 @@ from torch import Tensor
 from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.sources import load_source
-from nextpixel.data.splits import Splits, compare, take_pool
+from nextpixel.data.splits import Splits, compare, limited, take_pool
 from nextpixel.errors import InputError
 
 
@@ -35,7 +35,7 @@ def load_by_identity(settings: DataSettings, progress: bool = True) -> Splits:
     images = {name: Images(part, settings, split=name) for name, part in parts.items()}
     for name, indices in carved.items():
         images[name] = Images(pool, settings, training=name == "train", split=name, indices=indices)
-    splits = Splits(images.pop("train"), images.pop("validation"), images.pop("test"), images)
+    splits = Splits(limited(images.pop("train")), images.pop("validation"), images.pop("test"), images)
     _refuse_shared(splits, settings.source)
     for name in ("train", "validation", "test"):
         _require_pairs(splits[name], name, settings)

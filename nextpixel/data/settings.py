@@ -28,6 +28,7 @@ class DataSettings:
         flip: Flip training images left to right with probability 1/2.
         validation: Share of the training images kept for validation where the source brings no such split.
         test: Share of the images kept for testing where the source brings no such split.
+        limit: Train on at most so many images, a random choice by the seed; validation and test stay whole.
         seed: Seed of the splits and of the fixed binarisation.
         embedding: The run of an embedding network, for --model.condition embedding: images then come with vectors, and splits
             share no identity.
@@ -49,6 +50,7 @@ class DataSettings:
     flip: bool = False
     validation: float = 0.1
     test: float = 0.1
+    limit: int | None = None
     seed: int = 0
     embedding: str | None = None
     embedding_of: Literal["other", "itself"] = "other"
@@ -69,6 +71,8 @@ class DataSettings:
             value = getattr(self, name)
             if value is not None and not 2 <= value <= MAX_LEVELS:
                 raise InputError(f"--data.{name} is {value}: expected 2 to {MAX_LEVELS}")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--data.limit is {self.limit}: expected at least 1")
         if self.binarize not in ("none", "fixed", "stochastic", "threshold"):
             raise InputError(f"--data.binarize is {self.binarize!r}: expected none, fixed, stochastic or threshold")
         if self.binarize != "none" and self.levels != 2:

@@ -57,7 +57,22 @@ def load(settings: DataSettings, progress: bool = True) -> Splits:
     for name, indices in carved.items():
         whole = None if len(indices) == len(pool) else indices
         images[name] = Images(pool, settings, training=name == "train", split=name, indices=whole)
-    return Splits(images.pop("train"), images.pop("validation"), images.pop("test"), images)
+    return Splits(limited(images.pop("train")), images.pop("validation"), images.pop("test"), images)
+
+
+def limited(images: Images) -> Images:
+    """The training images, or a random choice of them where the settings limit their number.
+
+    Example:
+        >>> len(load(DataSettings(source="digits", levels=17, limit=100)).train)
+        100
+    """
+    settings = images.settings
+    if settings.limit is None or settings.limit >= len(images):
+        return images
+    chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(images))[: settings.limit])
+    indices = chosen if images.indices is None else images.indices[chosen]
+    return Images(images.raw, settings, training=images.training, split=images.split, indices=indices)
 
 
 def load_one(settings: DataSettings, split: str, progress: bool = True) -> Images:
