@@ -1,24 +1,21 @@
 """Training: schedule and averages by their formulas, and whole runs from a recipe to a report."""
 
-import csv
 import json
 import math
+import os
 import re
 import shutil
-import signal
 import time
 
 import pytest
 import torch
 import yaml
-from nextpixel.training.callbacks import EMA
-from nextpixel.training.module import ImageModule, learning_rate_factor
 from PIL import Image
 from rich.console import Console
+from runs import column, experiment, interrupted, last, quiet, raised_at, same_bits
 
 import nextpixel
 from nextpixel.data.images import Images
-from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load
 from nextpixel.embedding.images import EmbeddedImages
 from nextpixel.errors import InputError
@@ -26,29 +23,17 @@ from nextpixel.layers.pointwise import dropout
 from nextpixel.machine import count_flops
 from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
+from nextpixel.training import loop as loops
+from nextpixel.training import metrics
+from nextpixel.training.averaging import Average
+from nextpixel.training.budget import learning_rate_factor
 from nextpixel.training.curve import draw_curve, read_curve
 from nextpixel.training.embedding import build_embedding
-from nextpixel.training.experiment import Experiment, make_experiment, read_config, read_experiment, read_recipe, recipe_names
+from nextpixel.training.experiment import make_experiment, read_config, read_experiment, read_recipe, recipe_names
+from nextpixel.training.objective import Likelihood
+from nextpixel.training.processes import precision
 from nextpixel.training.run import INITIAL_IMAGES, begin_with, build, train
 from nextpixel.training.settings import EMBEDDING, TrainingSettings
-from nextpixel.training.trainer import Interrupted, loader, precision
-
-SIZES = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}
-SIZES_BILSTM = {name: size for name, size in SIZES.items() if name != "kernel_size"}
-SIZES_PP = {"features": 6, "blocks": 1, "stages": 2, "dropout": 0.1, "mixtures": 2}
-SIZES_MULTISCALE = {"upsampler_features": 8, "stages": [{"stride": s, "name": "gated-pixelcnn", **SIZES} for s in (2, 1)]}
-
-
-def experiment(name="gated-pixelcnn", **training):
-    own = {"diagonal-bilstm": SIZES_BILSTM, "pixelcnn++": SIZES_PP, "multiscale": SIZES_MULTISCALE}
-    sizes = dict(own.get(name, SIZES))
-    settings = {"epochs": 2, "sample_every": 1, "samples": 4, "warmup": 10, "lr": 0.02, "ema": 0.9, **training}
-    data = DataSettings(source="digits", levels=2, binarize="threshold")
-    return Experiment("test", "a tiny run", {"name": name, **sizes}, data, TrainingSettings(**settings))
-
-
-def quiet():
-    return Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +49,16 @@ def test_a_run_of_three_steps_has_a_curve_too(tmp_path):
     assert (tmp_path / "run" / "samples" / "curve.png").stat().st_size > 0
 
 
-def column(out, name):
-    with open(out / "metrics.csv") as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
-
-
 def test_a_run_leaves_everything_behind(finished):
     _, out = finished
     for name in ("config.yaml", "metrics.csv", "report.md", "marginal.npz", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
         assert (out / name).stat().st_size > 0
     for name in ("samples", "completions", "epoch-0001", "epoch-0002"):
         assert Image.open(out / "samples" / f"{name}.png").size[0] >= 64
-    assert list((out / "tensorboard").glob("events*"))
     assert not list(out.rglob("*.partial*"))
     assert len(column(out, "val/bits_per_dim")) == 2
-    assert len(column(out, "train/bits_per_dim")) == 2 * 44 // 10
+    assert column(out, "step") == [9, 19, 29, 39, 43, 49, 59, 69, 79, 87]
+    assert json.loads((out / "progress.json").read_text(encoding="utf-8"))["finished"] is True
 
 
 def test_training_learns_and_the_report_says_so(finished):
@@ -106,57 +86,113 @@ def test_the_config_reproduces_the_run(finished, tmp_path):
     assert column(tmp_path / "again", "train/bits_per_dim") == pytest.approx(column(out, "train/bits_per_dim"), rel=1e-4)
 
 
-def interrupt_at(monkeypatch, step):
-    real = ImageModule.training_step
-
-    def training_step(self, batch, batch_idx):
-        if self.global_step == step:
-            raise KeyboardInterrupt
-        return real(self, batch, batch_idx)
-
-    monkeypatch.setattr(ImageModule, "training_step", training_step)
-
-
-def test_ctrl_c_saves_and_resuming_ends_where_the_whole_run_ends(finished, tmp_path, monkeypatch):
-    handler = signal.getsignal(signal.SIGINT)
+def test_resuming_a_finished_run_changes_nothing_but_more_epochs_do(finished, tmp_path):
     out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 44 + 7)
-        with pytest.raises(Interrupted, match=rf"saved to .*nextpixel train --out {out} --resume"):
-            train(experiment(), out, console=quiet())
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 44 + 7
-    assert not (out / "model").exists()
-    train(read_experiment(out / "config.yaml"), out, resume=True, console=quiet())
-    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2 * 44
-    steps = column(out, "step")
-    assert steps == sorted(steps)
+    whole = {"schedule": "constant", "epochs": 1, "sample_every": 0}
+    train(experiment(**whole), out, console=quiet(), report="none")
+    before = last(out)
+    train(experiment(**whole), out, resume=True, console=quiet(), report="none")
+    assert same_bits(before, last(out))
+    train(experiment(**{**whole, "epochs": 2}), out, resume=True, console=quiet(), report="none")
     assert len(column(out, "val/bits_per_dim")) == 2
-    assert (out / "report.md").exists()
+    straight = tmp_path / "straight"
+    train(experiment(**{**whole, "epochs": 2}), straight, console=quiet(), report="none")
+    assert same_bits(last(out), last(straight))
 
 
-def test_resuming_a_finished_run_is_refused_but_more_epochs_are_not(finished, tmp_path):
+def test_a_finished_run_whose_best_epoch_is_long_past_goes_on_where_it_ended(tmp_path, monkeypatch):
+    out, values = tmp_path / "run", iter((0.5, 0.7, 0.8, 0.9))
+    monkeypatch.setattr(Likelihood, "validate", lambda *_: {"val/bits_per_dim": next(values)})
+    train(experiment(epochs=3, sample_every=0), out, console=quiet(), report="none")
+    assert last(out)["place"]["epoch"] == 3
+    assert torch.load(out / "checkpoints" / "best.ckpt", weights_only=True)["words"] == "epoch 1 of 3"
+    train(experiment(epochs=4, sample_every=0), out, resume=True, console=quiet(), report="none")
+    assert column(out, "val/bits_per_dim") == [0.5, 0.7, 0.8, 0.9]
+
+
+def test_a_run_has_a_model_from_its_first_checkpoint_on_and_says_that_it_is_not_finished(tmp_path, monkeypatch):
+    out, real = tmp_path / "run", Likelihood.forward
+
+    def forward(self, batch):
+        progress = json.loads((out / "progress.json").read_text(encoding="utf-8"))
+        assert progress["finished"] is False
+        assert progress["step"] in (0, 44)
+        assert nextpixel.load(out).name == "gated-pixelcnn"
+        return real(self, batch)
+
+    monkeypatch.setattr(Likelihood, "forward", forward)
+    train(experiment(epochs=2, sample_every=0), out, console=quiet(), report="none")
+    assert json.loads((out / "progress.json").read_text(encoding="utf-8"))["finished"] is True
+
+
+# --- budgets -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_some_steps_ends_within_an_epoch_and_validates_there(tmp_path):
     out = tmp_path / "run"
-    train(experiment(epochs=1, schedule="constant"), out, console=quiet())
-    with pytest.raises(InputError, match=r"the run is finished .1 of 1 epochs.: give more --training.epochs"):
-        train(experiment(epochs=1, schedule="constant"), out, resume=True, console=quiet())
-    train(experiment(epochs=2, schedule="constant"), out, resume=True, console=quiet())
+    train(experiment(steps=50, sample_every=0), out, console=quiet(), report="none")
+    state = last(out)
+    assert (state["place"]["step"], state["place"]["epoch"], state["place"]["batch"]) == (50, 1, 6)
     assert len(column(out, "val/bits_per_dim")) == 2
+    assert column(out, "lr")[-1] < 1e-3 * 0.02 * 2  # the schedule ends where the run ends
 
 
-def test_a_run_interrupted_while_it_was_evaluated_can_be_finished(tmp_path, monkeypatch):
-    def finish(*args):
-        raise KeyboardInterrupt
+def test_a_run_of_some_minutes_ends_with_them_and_its_schedule_too(tmp_path):
+    out, begun = tmp_path / "run", time.monotonic()
+    train(experiment(minutes=0.05, sample_every=0), out, console=quiet(), report="none")
+    assert time.monotonic() - begun > 3
+    assert len(column(out, "val/bits_per_dim")) >= 1
+    assert column(out, "lr")[-1] < 0.3 * max(column(out, "lr"))
+    state = last(out)
+    assert state["elapsed"] >= 3
+    train(experiment(minutes=0.05, sample_every=0), out, resume=True, console=quiet(), report="none")
+    assert same_bits(state, last(out))
 
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr("nextpixel.training.run.finish", finish)
-        with pytest.raises(Interrupted, match=rf"evaluated. Go on with: nextpixel train --out {out} --resume"):
-            train(experiment(), out, console=quiet())
-    assert not (out / "model").exists()
-    train(experiment(), out, resume=True, console=quiet())
-    assert (out / "report.md").exists()
-    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2 * 44
+
+def test_the_learning_rate_of_a_run_by_the_clock():
+    settings = TrainingSettings(warmup=100, schedule="cosine")
+    assert learning_rate_factor(settings, 0, None, 100, done=0.0) == pytest.approx(0.01)
+    assert learning_rate_factor(settings, 9, None, 100, done=0.25) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    assert learning_rate_factor(settings, 500, None, 100, done=1.0) == 0
+
+
+def test_settings_that_do_not_fit_a_short_run_adapt_with_a_word(tmp_path):
+    console = Console(record=True, file=open(os.devnull, "w"), width=200)  # noqa: SIM115
+    short = experiment(epochs=1, eval_every=2, sample_every=3, warmup=500)
+    train(short, tmp_path / "run", console=console, report="none")
+    text = console.export_text()
+    assert "the warm-up takes 11 steps instead of 500" in text
+    assert "validation comes once, at the end: --training.eval_every is 2, of 1 epochs" in text
+    assert len(column(tmp_path / "run", "val/bits_per_dim")) == 1
+
+
+def test_checkpoints_come_by_the_clock(tmp_path, monkeypatch):
+    saved, real = [], loops.write_checkpoint
+
+    def write_checkpoint(path, state):
+        saved.append(state["place"]["step"] if path.name == "last.ckpt" else None)
+        real(path, state)
+
+    monkeypatch.setattr(loops, "write_checkpoint", write_checkpoint)
+    train(experiment(epochs=1, save_every=1e-9, sample_every=0), tmp_path / "run", console=quiet(), report="none")
+    assert set(range(44)) <= set(saved)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_that_load_data_change_nothing(workers, tmp_path):
+    data = {"flip": True, "binarize": "stochastic", "limit": 320}
+    runs = [tmp_path / str(number) for number in (0, workers)]
+    for out, number in zip(runs, (0, workers), strict=True):
+        train(experiment(data=data, epochs=2, sample_every=0, workers=number), out, console=quiet(), report="none")
+    assert same_bits(*map(last, runs))
+
+
+def test_a_run_is_logged_where_it_is_asked_for(tmp_path, monkeypatch):
+    train(experiment(epochs=1, sample_every=0, log="tensorboard"), tmp_path / "run", console=quiet(), report="none")
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    monkeypatch.setitem(metrics.LOGGERS, "wandb", "no_such_package")
+    with pytest.raises(InputError, match=r"--training.log wandb needs the package no_such_package: pip install"):
+        train(experiment(log="wandb"), tmp_path / "other", console=quiet())
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
@@ -168,22 +204,22 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
 
 
 def test_an_infinite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    real = ImageModule.training_step
+    real, calls = Likelihood.forward, iter(range(1000))
 
-    def training_step(self, batch, batch_idx):
-        if self.global_step == 50:
+    def forward(self, batch):
+        if next(calls) == 50:
             with torch.no_grad():
-                next(self.model.parameters()).fill_(math.nan)
-        return real(self, batch, batch_idx)
+                next(self.network.parameters()).fill_(math.nan)
+        return real(self, batch)
 
-    monkeypatch.setattr(ImageModule, "training_step", training_step)
+    monkeypatch.setattr(Likelihood, "forward", forward)
     with pytest.raises(
         InputError, match=r"the loss is nan at step 50: training stopped; .*last.ckpt is the last good checkpoint"
     ):
-        train(experiment(), tmp_path / "run", console=quiet())
-    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert state["global_step"] == 44
-    assert all(weight.isfinite().all() for weight in state["current_model_state"].values())
+        train(experiment(sample_every=0), tmp_path / "run", console=quiet())
+    state = last(tmp_path / "run")
+    assert state["place"]["step"] == 44
+    assert all(weight.isfinite().all() for weight in state["weights"].values())
 
 
 def test_a_full_folder_is_not_overwritten(finished, tmp_path):
@@ -265,10 +301,10 @@ def test_the_losses_of_the_stages_add_up_to_the_whole(inputs):
 
     def loss(stage):
         torch.manual_seed(0)
-        module = ImageModule(untrained(settings), TrainingSettings(stage=stage))
+        module = Likelihood(untrained(settings), TrainingSettings(stage=stage))
         value = module.bits_per_dim(batch)
         value.backward()
-        return value.item(), {name: p.grad for name, p in module.model.named_parameters() if p.grad is not None}
+        return value.item(), {name: p.grad for name, p in module.network.named_parameters() if p.grad is not None}
 
     (whole, gradients), (first, of_first), (second, of_second) = loss(None), loss(0), loss(1)
     assert first + second == pytest.approx(whole, rel=1e-6)
@@ -288,13 +324,11 @@ def test_the_losses_of_the_stages_add_up_to_the_whole(inputs):
 def test_a_run_of_one_stage_goes_on_after_ctrl_c(tmp_path, monkeypatch):
     out, start = tmp_path / "run", tmp_path / "start"
     untrained(in_stages()).save(start)
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 7)
-        with pytest.raises(Interrupted):
-            train(in_stages(stage=1, start=str(start)), out, console=quiet())
+    with raised_at(monkeypatch, Likelihood, "forward", 7):
+        interrupted(in_stages(stage=1, start=str(start)), out)
     begun = nextpixel.load(start).state_dict()
     shutil.rmtree(start)  # which a run that goes on does not read again
-    train(read_experiment(out / "config.yaml"), out, resume=True, console=quiet())
+    train(read_experiment(out / "config.yaml"), out, resume=True, console=quiet(), report="none")
     assert all(torch.equal(weights_of(out)[key], value) for key, value in of_stage(begun, 0).items())
 
 
@@ -350,10 +384,13 @@ def test_data_dependent_initialisation_comes_first_and_is_not_repeated(tmp_path,
         real(self, x, cond)
         initialised.append((x, cond, self.first.u.gain.tolist()))
 
+    real_begin = loops.Loop._begin
+
     @torch.no_grad()
-    def on_train_start(self):
-        x, cond, _ = initialised[0]
-        starts.append((self.model.first.u.gain.tolist(), self.model.bits_per_dim(x, cond).mean().item()))
+    def begin(self, state):
+        real_begin(self, state)
+        (x, cond, _), model = initialised[0], self.objective.network
+        starts.append((model.first.u.gain.tolist(), model.bits_per_dim(x, cond).mean().item()))
 
     def conditional(epochs):
         whole = experiment("pixelcnn++", epochs=epochs, batch_size=64, sample_every=0, precision="float32", schedule="constant")
@@ -361,7 +398,7 @@ def test_data_dependent_initialisation_comes_first_and_is_not_repeated(tmp_path,
         return whole
 
     monkeypatch.setattr(PixelCNNpp, "initialise", initialise)
-    monkeypatch.setattr(ImageModule, "on_train_start", on_train_start)
+    monkeypatch.setattr(loops.Loop, "_begin", begin)
     out = tmp_path / "run"
     result = train(conditional(1), out, console=quiet())
     x, labels, gain = initialised[0]
@@ -391,20 +428,24 @@ def test_data_dependent_initialisation_comes_first_and_is_not_repeated(tmp_path,
 
 def test_the_average_follows_its_formula():
     torch.manual_seed(0)
-    module = torch.nn.Linear(2, 2)
-    callback = EMA(decay=0.5)
-    callback._average_model = torch.optim.swa_utils.AveragedModel(module, **callback._kwargs)
+    module = torch.nn.BatchNorm1d(2)  # has buffers, which are copied
+    average = Average(module, decay=0.5)
     expected = None
     for n in range(12):
         with torch.no_grad():
             module.weight.normal_()
-        callback._average_model.update_parameters(module)
-        if n == 0:
-            expected = module.weight.detach().clone()
-        else:
-            decay = min(0.5, (1 + n) / (10 + n))
-            expected = decay * expected + (1 - decay) * module.weight.detach()
-    torch.testing.assert_close(callback._average_model.module.weight, expected)
+            module.running_mean.normal_()
+        average.update(module)
+        decay = min(0.5, (1 + n) / (10 + n)) if n else 0
+        expected = module.weight.detach() * (1 - decay) + (decay * expected if n else 0)
+        assert torch.equal(average.network.running_mean, module.running_mean)
+    torch.testing.assert_close(average.network.weight, expected)
+    assert not average.network.training
+    assert not average.network.weight.requires_grad
+    again = Average(module, decay=0.5)
+    again.load_state_dict(average.state_dict())
+    assert again.updates == 12
+    assert torch.equal(again.network.weight, average.network.weight)
 
 
 def test_accumulated_batches_take_the_steps_of_large_ones(tmp_path):
@@ -463,14 +504,6 @@ def test_the_speed_of_a_run_counts_arithmetic_and_waiting(tmp_path, monkeypatch)
     assert 20 < waited <= 100  # of fourteen batches, each of which took 50 ms to load
 
 
-def test_a_loader_gives_the_batches_of_its_sampler_or_the_split_in_order():
-    images, settings = load(experiment().data).test, TrainingSettings(batch_size=2)
-    for sampler, drop_last, expected in (([5, 2, 9], False, [[5, 2], [9]]), ([5, 2, 9], True, [[5, 2]])):
-        found = [x for x, _ in loader(images, settings, sampler, drop_last)]
-        assert [x.tolist() for x in found] == [images.tensor(batch).tolist() for batch in expected]
-    assert torch.equal(torch.cat([x for x, _ in loader(images, settings)]), images.tensor())
-
-
 def test_schedules():
     constant = TrainingSettings(schedule="constant", warmup=4)
     assert [learning_rate_factor(constant, step, 100) for step in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
@@ -480,10 +513,14 @@ def test_schedules():
     assert learning_rate_factor(cosine, 25, 100) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
 
 
-def test_precision():
+def test_precision(monkeypatch):
     assert precision(TrainingSettings(precision="float32")) == "32-true"
     assert precision(TrainingSettings(precision="bf16")) == "bf16-mixed"
-    assert precision(TrainingSettings()) in ("bf16-mixed", "32-true")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for amx, avx512, expected in ((True, False, "bf16-mixed"), (False, True, "bf16-mixed"), (False, False, "32-true")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx512=avx512: avx512, raising=False)
+        assert precision(TrainingSettings()) == expected
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -562,7 +599,7 @@ def test_a_compiled_loss_is_the_loss(name):
     model.eval()  # no dropout: its random numbers differ
     found = {}
     for compiled in (False, True):
-        module = ImageModule(model, TrainingSettings(compile=compiled))
+        module = Likelihood(model, TrainingSettings(compile=compiled))
         model.zero_grad()
         loss = module.loss((x, None))
         loss.backward()

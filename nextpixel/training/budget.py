@@ -39,10 +39,24 @@ class Budget:
         self.steps = self.settings.epochs * self.per_epoch if by_epochs else self.settings.steps
         self.seconds = None if self.settings.minutes is None else self.settings.minutes * 60
         self.spent, self._begun = 0.0, time.monotonic()
+        self._fit_warmup()
+
+    def go_on(self, step: int, epoch: int, batches: int, spent: float) -> None:
+        """Start the clock of a run that goes on: after so many steps, epochs and further batches, and seconds.
+
+        Where the settings are those that the run began with, its steps stay as they are; else the rest is counted anew.
+        """
+        self.start(spent)
+        if self.epochs is not None:
+            left = (self.epochs - epoch) * self.per_epoch - -(-batches // self.settings.accumulate)
+            self.steps = step + max(0, left)
+            self._fit_warmup()
+
+    def _fit_warmup(self) -> None:
         # A warm-up that fills a short run would leave no training at the full rate.
         self.warmup = self.settings.warmup if self.steps is None else min(self.settings.warmup, self.steps // 4)
 
-    def start(self, spent: float) -> None:
+    def start(self, spent: float = 0.0) -> None:
         """Start the clock, after so many seconds in earlier parts of the run."""
         self.spent, self._begun = spent, time.monotonic()
 

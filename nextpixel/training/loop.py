@@ -190,7 +190,7 @@ class Loop:
     # --- stopping and saving -------------------------------------------------------------------------------------------------
 
     def _begin(self, state: dict[str, Any] | None) -> None:
-        self.budget.start(0.0)
+        self.budget.start()
         if state is not None:
             self._take_up(state)
         if self._is_first():
@@ -211,7 +211,7 @@ class Loop:
             self.place = self.place.moved(batch=-(-seen // self._images_per_batch()))
         self.losses = torch.tensor(state["losses"], dtype=torch.float64)
         self.stopwatch.load_state_dict(state["stopwatch"])
-        self.budget.start(state["elapsed"])
+        self.budget.go_on(self.place.step, self.place.epoch, self.place.batch, state["elapsed"])
         if len(state["generators"]) > self.agreement.rank:
             set_generators(state["generators"][self.agreement.rank])
 

@@ -1,5 +1,6 @@
 """Devices and processes: Lightning Fabric computes on them; here they are started, agree with one another, and end together."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -112,6 +113,8 @@ def make_fabric(settings: TrainingSettings, found: Plan) -> Fabric:
         return Fabric(accelerator=found.accelerator, devices=1, precision=precision(settings))
     if not found.started:
         _start_others(found)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # of how it connects
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     strategy = DDPStrategy(timeout=PATIENCE, process_group_backend="nccl" if found.accelerator == "cuda" else "gloo")
     fabric = Fabric(
         accelerator=found.accelerator,

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
@@ -165,10 +165,21 @@ def in_memory_order(network: Network, settings: TrainingSettings, found: Plan) -
         return network
     network = network.to(memory_format=torch.channels_last)
     for parameter in network.parameters() if found.world > 1 else ():
-        if parameter.dim() == 4 and parameter.shape[2:] == (1, 1):
-            # One memory, two descriptions: gradients have this one, and processes exchange them as they are described.
-            parameter.data = parameter.data.flatten(1)[:, :, None, None]
+        if parameter.requires_grad:
+            parameter.register_hook(_strided_as(parameter))
     return network
+
+
+def _strided_as(parameter: nn.Parameter) -> Callable[[Tensor], Tensor]:
+    """Gives a gradient the strides of its parameter, as processes exchange it; a kernel with sides of 1 may have others."""
+    shape, stride = parameter.shape, parameter.stride()
+
+    def hook(gradient: Tensor) -> Tensor:
+        if gradient.stride() == stride:
+            return gradient
+        return torch.empty_strided(shape, stride, dtype=gradient.dtype, device=gradient.device).copy_(gradient)
+
+    return hook
 
 
 def columns(objective: Objective) -> list[str]:
