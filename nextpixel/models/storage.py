@@ -177,7 +177,7 @@ def untrained(config: dict[str, Any], models: dict[str, type[Stored]], of_config
     settings = dict(config)
     name = settings.pop("model", None)
     if not isinstance(name, str) or name not in models:
-        raise InputError(f"{of_config} is a {_short(name)} model: expected one of {', '.join(models)}")
+        raise InputError(f"{of_config} is a {_short(repr(name))} model: expected one of {', '.join(models)}")
     try:
         _check_types(models[name], settings)
         return models[name](**{**settings, "shape": tuple(settings["shape"])})
