@@ -1,8 +1,13 @@
-"""The one exception that means "what you gave cannot be used": the command line prints it as one line and exits with status 2."""
+"""What the user is told: that what was given cannot be used, and what else to know about a result."""
 
 
 class InputError(ValueError):
     """Bad input: the message names what was given and what was expected, on one line.
 
+    The command line prints it and exits with status 2.
     Everything else that is raised is a mistake of the library and keeps its traceback.
     """
+
+
+class Notice(UserWarning):
+    """What to know about a result that is as good as it can be; the command line prints the line alone."""

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import socket
 import stat
+import time
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from pathlib import Path
 from nextpixel.errors import InputError
 
 LOCK = ".lock"
+PATIENCE = 2  # seconds that a lock may outlive its process
 _PARTIAL = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.partial(\..*)?")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 # What a system answers that cannot exchange two folders, or not these two.
@@ -354,7 +356,7 @@ def _sync_tree(folder: Path) -> None:
 
 def _locked(folder: Path) -> int | None:
     """A descriptor of the folder's lock, held; None where the file system has no locks, after a warning."""
-    path = folder / LOCK
+    path, patience = folder / LOCK, time.monotonic() + PATIENCE
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
@@ -372,6 +374,10 @@ def _locked(folder: Path) -> int | None:
         except BlockingIOError as error:
             holder = " ".join(os.read(descriptor, 200).decode("utf-8", "replace").split()) or "another process"
             os.close(descriptor)
+            # A process that it has forked this very moment has not let go yet.
+            if _dead(holder) and time.monotonic() < patience:
+                time.sleep(0.02)
+                continue
             raise InputError(f"{folder} is in use by {holder}: wait until it has ended, or give another folder") from error
         except OSError as error:
             os.close(descriptor)
@@ -380,6 +386,11 @@ def _locked(folder: Path) -> int | None:
                 return None
             raise InputError(f"cannot write {path}: {_reason(error)}") from error
         os.close(descriptor)
+
+
+def _dead(holder: str) -> bool:
+    match = re.fullmatch(r"process (\d+) on (.*)", holder)
+    return match is not None and match[2] == socket.gethostname() and not _lives(int(match[1]))
 
 
 def _remove_partial(folder: Path, deeper: bool = True) -> None:

@@ -90,7 +90,7 @@ def test_every_model_comes_back(packs):
         ({"features": 10**6}, "its configuration is larger than its weights"),
         ({"shape": [2**40, 3, 4]}, "its configuration is larger than its weights"),
         ({"shape": [2.0**40, 3, 4]}, "its configuration is larger than its weights"),
-        ({"shape": [1, float("inf"), 4]}, "cannot convert float infinity to integer"),
+        ({"shape": [1, float("inf"), 4]}, "expected tuple"),
         ({"features": float("nan")}, "its configuration is larger than its weights"),
         ({"features": 5}, "weights do not fit its configuration"),
         ({"blocks": 3}, "its configuration describes more weights than it holds"),

@@ -495,7 +495,7 @@ def test_a_run_leaves_everything_behind(finished):
     assert "pixel distance" in report
     assert "1563 training, 54 validation and 180 test identities, none of them in two splits" in report
     assert own.pairs.describe() in report
-    with open(out / "metrics.csv") as file:
+    with open(out / "metrics.csv", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["val/roc_auc"]]
     assert len(rows) == 1
     net = load_embedding(out)

@@ -1,5 +1,6 @@
 """Files and folders: whole or not at all, one line where they cannot be written, and one process for a folder."""
 
+import ast
 import errno
 import os
 import resource
@@ -9,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -372,3 +374,24 @@ def test_a_disk_without_locks_is_said_and_used(tmp_path, monkeypatch):
     monkeypatch.setattr(files.fcntl, "flock", flock)
     with pytest.warns(UserWarning, match="cannot be locked"), lock_folder(tmp_path):
         pass
+
+
+# --- encodings -------------------------------------------------------------------------------------------------------
+
+
+def test_every_text_file_is_read_and_written_in_utf8():
+    """A file without a named encoding is read in that of the system: another on each machine."""
+    found, trees = [], Path(files.__file__).parent
+    for path in sorted(trees.rglob("*.py")):
+        if "training" in path.parts:  # is being rewritten
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            binary = any("b" in ast.unparse(word) for word in node.args[1:2])
+            method = isinstance(node.func, ast.Attribute)  # `open` as a method is of pictures and archives
+            text = name in ("read_text", "write_text") if method else name == "open" and not binary
+            if text and not any(keyword.arg == "encoding" for keyword in node.keywords):
+                found.append(f"{path.relative_to(trees)}:{node.lineno}")
+    assert not found

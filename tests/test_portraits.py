@@ -41,7 +41,7 @@ def people(labels, levels=17, noise=1, **settings):
 
 
 def table(path):
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nextpixel.benchmark.suite import Step, Times, as_plain
-from nextpixel.files import write_aside
+from nextpixel.files import write_aside, write_text
 from nextpixel.machine import machine_line
 
 SAMPLING = ("model", "batch", "forward, s", "of peak", "cached, s", "compiled, s", "passes", "over floor", "naive, s", "speed-up")
@@ -93,8 +93,7 @@ def write_json(path: Path, peaks: dict[str, float], sampling: list[Times], train
     parts = {"sampling": sampling, "training": training, "sizes": sizes}
     found: dict[str, Any] = {"machine": machine_line(), "peaks": peaks}
     found |= {name: [as_plain(line) for line in lines] for name, lines in parts.items()}
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(found, indent=1) + "\n")
+    write_text(path, json.dumps(found, indent=1) + "\n")
 
 
 def draw_sampling(found: list[Times], path: Path) -> None:

@@ -76,15 +76,14 @@ def _line(columns: tuple[str, ...], cells: tuple[str, ...]) -> str:
 
 def _write(out: Path, peaks: dict[str, float], sampling: list, training: list, sizes: list) -> list[Path]:
     from nextpixel.benchmark import report
-    from nextpixel.files import write_aside
+    from nextpixel.files import write_text
 
     tables = [(report.SAMPLING, report.sampling_rows(sampling)), (report.TRAINING, report.training_rows(training))]
     tables.append((report.SIZES, report.size_rows(sizes)))
     text = "\n\n".join([report.describe_peaks(peaks), *(report.markdown(*table) for table in tables if table[1])])
     written = [out / "bench.json", out / "bench.md"]
     report.write_json(written[0], peaks, sampling, training, sizes)
-    with write_aside(written[1]) as aside:
-        aside.write_text(text + "\n")
+    write_text(written[1], text + "\n")
     for found, draw, name in ((sampling, report.draw_sampling, "bench.png"), (sizes, report.draw_sizes, "sizes.png")):
         if found:
             draw(found, out / name)

@@ -1,9 +1,11 @@
 """An embedding network as a folder of the same form as a model's: config.json, model.safetensors, README.md."""
 
+import os
 from pathlib import Path
 
 from nextpixel.embedding.network import EmbeddingNetwork
 from nextpixel.errors import InputError
+from nextpixel.files import current
 from nextpixel.models.storage import CONFIG, read_folder, write_folder
 
 # Where the run of a model that is conditioned on embeddings keeps the network that made them.
@@ -61,8 +63,7 @@ def load_embedding(folder_or_hub_id: str | Path) -> EmbeddingNetwork:
         >>> nextpixel.load_embedding(folder).dim
         16
     """
-    inside = Path(folder_or_hub_id) / INSIDE
-    found = inside if (inside / CONFIG).is_file() else folder_or_hub_id
+    found = _inside(folder_or_hub_id) or folder_or_hub_id
     return read_folder(found, {EmbeddingNetwork.name: EmbeddingNetwork})
 
 
@@ -77,6 +78,12 @@ def kept_embedding(run: str | Path) -> EmbeddingNetwork:
         Traceback (most recent call last):
         nextpixel.errors.InputError: runs/faces-portraits keeps no embedding network in runs/faces-portraits/embedding
     """
-    if not (Path(run) / INSIDE / CONFIG).is_file():
+    if _inside(run) is None:
         raise InputError(f"{run} keeps no embedding network in {Path(run) / INSIDE}")
     return load_embedding(run)
+
+
+def _inside(run: str | Path) -> Path | None:
+    """The folder of the network that a run keeps, if any."""
+    inside = Path(run) / INSIDE
+    return inside if os.path.isfile(current(inside) / CONFIG) else None

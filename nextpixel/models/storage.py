@@ -1,18 +1,35 @@
 """A model as a folder: config.json, model.safetensors and README.md (the model card)."""
 
+import inspect
 import json
+import math
+import os
+import stat
+import threading
+import types
+import typing
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from nextpixel.errors import InputError
-from nextpixel.files import write_aside
+from nextpixel.errors import InputError, Notice
+from nextpixel.files import current, open_regular, read_text, replace_folder
 from nextpixel.models.base import AutoregressiveModel
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+PROGRESS = "progress.json"  # of a run: {"finished": bool, "epoch": int, "epochs": int, "step": int}
+LONGEST = 2**18  # bytes of a configuration
+LONGEST_SIDE = 2**16  # of the images that a stored model is for
+FREE = 2**16  # what numbers of a configuration may sum to beside the bytes of the weights
+TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Storable(Protocol):
@@ -68,19 +85,21 @@ def save(model: AutoregressiveModel, folder: str | Path, notes: str = "") -> Non
 
 
 def write_folder(model: Storable, folder: str | Path, card: str) -> None:
-    """Write config.json, model.safetensors, and `card` as README.md.
+    """Write config.json, model.safetensors, and `card` as README.md: the folder is replaced as a whole.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: the folder cannot be written, or holds what is no part of a model.
     """
-    folder = Path(folder)
     config, weights = parts(model)
-    with write_aside(folder / WEIGHTS) as path:
-        safetensors.torch.save_file(weights, path, metadata={"format": "pt", "model": model.name})
-    with write_aside(folder / CONFIG) as path:
-        path.write_text(json.dumps(config, indent=2) + "\n")
-    with write_aside(folder / CARD) as path:
-        path.write_text(card)
+    with replace_folder(folder, (CONFIG, WEIGHTS, CARD)) as aside:
+        (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (aside / CARD).write_text(card, encoding="utf-8")
+        try:
+            safetensors.torch.save_file(weights, aside / WEIGHTS, metadata={"format": "pt", "model": model.name})
+        except SafetensorError as error:  # as it calls the errors of the system
+            raise OSError(str(error)) from error
+        # It gives its files to their owner alone, whatever the umask is.
+        os.chmod(aside / WEIGHTS, stat.S_IMODE((aside / CONFIG).stat().st_mode))
 
 
 def parts(model: Storable) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -90,6 +109,9 @@ def parts(model: Storable) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 def load(folder_or_hub_id: str | Path) -> AutoregressiveModel:
     """A saved model in eval mode, from a folder (that of the model, or of a whole run) or from the Hugging Face hub.
+
+    Of a run that is still training, or was stopped, these are the best weights so far; a `UserWarning` tells of which epoch.
+    Nothing of a folder is trusted: memory and time are bounded by the size of its weights, and no code of it runs.
 
     Raises:
         InputError: there is no such folder, or it holds no model that this version can read.
@@ -112,13 +134,11 @@ def read_folder(folder_or_hub_id: str | Path, models: dict[str, type[Stored]]) -
     Raises:
         InputError: as `load`.
     """
-    folder = _find(folder_or_hub_id)
-    config = _read_config(folder / CONFIG)
-    try:
-        weights = safetensors.torch.load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read {folder / WEIGHTS}: {error}") from error
-    return build(config, weights, models, folder / CONFIG, folder / WEIGHTS)
+    folder, run = _find(folder_or_hub_id)
+    model = build(*_read(folder), models, folder / CONFIG, folder / WEIGHTS)
+    if run is not None and (unfinished := _unfinished(run)):
+        warnings.warn(unfinished, Notice, stacklevel=3)
+    return model
 
 
 def build(
@@ -128,11 +148,18 @@ def build(
     of_config: str | Path,
     of_weights: str | Path,
 ) -> Stored:
-    """The model of a configuration and weights, in eval mode and in the type of the weights; `of_...` say where they are from.
+    """The model of a configuration and weights, in eval mode and in the type of the weights; `of_...` tell where they are from.
+
+    Neither is trusted: the model is described first, without memory, and gets it where its weights are those that are given.
 
     Raises:
         InputError: an unknown model, or one that does not take this configuration or these weights.
     """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    if not _sum_of_counts(config) <= size + FREE:
+        raise InputError(f"{of_config} describes a model that is larger than its weights, {size} bytes in {of_weights}")
+    with torch.device("meta"), _at_most(4 * len(weights) + 64):
+        _require_fit(untrained(config, models, of_config), weights, of_weights)
     model = untrained(config, models, of_config)
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(dtypes) == 1:
@@ -149,58 +176,200 @@ def untrained(config: dict[str, Any], models: dict[str, type[Stored]], of_config
     """
     settings = dict(config)
     name = settings.pop("model", None)
-    settings.pop("recompute", None)  # PixelRNNs had it before it became a setting of training
-    if name not in models:
-        raise InputError(f"{of_config} is a {name!r} model: expected one of {', '.join(models)}")
+    if not isinstance(name, str) or name not in models:
+        raise InputError(f"{of_config} is a {_short(repr(name))} model: expected one of {', '.join(models)}")
     try:
+        _check_types(models[name], settings)
         return models[name](**{**settings, "shape": tuple(settings["shape"])})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{of_config} does not describe a {name} of this version: {error}") from error
+    except Exception as error:  # whatever a constructor raises, its arguments are those of a file
+        raise InputError(f"{of_config} does not describe a {name} of this version: {_short(error)}") from error
 
 
 def load_weights(model: Storable, weights: dict[str, torch.Tensor], source: str | Path) -> None:
     """Put weights into a model.
 
     Raises:
-        InputError: the weights are of another network, in one line with the first difference.
+        InputError: the weights are of another network, or not finite; in one line with the first difference.
     """
-    own = model.state_dict()
-    for name in sorted(own.keys() ^ weights.keys()):
-        missing = "lacks" if name not in weights else "has an unknown"
-        raise InputError(f"{source} is of another architecture than this {model.name}: it {missing} {name}")
-    for name in sorted(own):
-        if own[name].shape != weights[name].shape:
-            raise InputError(
-                f"{source} has {name} of {tuple(weights[name].shape)}: {model.name} expects {tuple(own[name].shape)}"
-            )
+    _require_fit(model, weights, source)
+    for name in sorted(weights):
+        if weights[name].is_floating_point() and weights[name].numel():
+            low, high = (float(extreme) for extreme in weights[name].detach().aminmax())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise InputError(f"{source} has numbers in {name} that are not finite ({low} to {high}): the model is of no use")
     model.load_state_dict(weights)
 
 
-def _find(folder_or_hub_id: str | Path) -> Path:
-    folder = Path(folder_or_hub_id)
-    for candidate in (folder, folder / "model"):
-        if (candidate / CONFIG).is_file():
-            return candidate
-    if folder.exists():
-        raise InputError(f"{folder} holds no model: expected {CONFIG} in it, or in {folder / 'model'}")
-    text = str(folder_or_hub_id)
+def _require_fit(model: Storable, weights: dict[str, torch.Tensor], source: str | Path) -> None:
+    """Raise InputError unless weights have the names, shapes and kinds of a model's."""
+    own = model.state_dict()
+    for name in sorted(own.keys() ^ weights.keys()):
+        missing = "lacks" if name not in weights else "has an unknown"
+        raise InputError(f"{source} is of another architecture than this {model.name}: it {missing} {_short(name)}")
+    for name in sorted(own):
+        mine, given = own[name], weights[name]
+        if mine.shape != given.shape:
+            raise InputError(f"{source} has {name} of {_short(tuple(given.shape))}: {model.name} expects {tuple(mine.shape)}")
+        if given.dtype not in (TYPES if mine.is_floating_point() else (mine.dtype,)):
+            raise InputError(f"{source} has {name} of {given.dtype}: {model.name} expects {mine.dtype}")
+
+
+def _sum_of_counts(value: Any, name: str = "") -> float:
+    """The sum of all numbers in a configuration, without levels, rows and columns, which have limits of their own."""
+    if isinstance(value, dict):
+        return sum(_sum_of_counts(part, key) for key, part in value.items() if key != "levels")
+    if isinstance(value, list | tuple):
+        return sum(map(_sum_of_counts, value[:1] if name == "shape" else value))
+    return float(min(abs(value), 2**62)) if isinstance(value, int | float) else 0
+
+
+@contextmanager
+def _at_most(parameters: int) -> Iterator[None]:
+    """Where modules of this thread cannot get more parameters than so many: a configuration may ask for any number."""
+    registered, thread = count(1), threading.get_ident()
+
+    def note(*_: Any) -> None:
+        if threading.get_ident() == thread and next(registered) > parameters:
+            raise ValueError("it describes more weights than there are")
+
+    handle = register_module_parameter_registration_hook(note)  # for all threads: torch has no other
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_types(kind: type[Storable], settings: dict[str, Any]) -> None:
+    """Raise InputError for a setting that is not of the type that a constructor declares for it."""
+    hints = typing.get_type_hints(kind.__init__)
+    for name in inspect.signature(kind).parameters:
+        if name in settings and not _fits(settings[name], hints.get(name, Any)):
+            expected = inspect.formatannotation(hints[name]).replace("nextpixel.condition.base.", "")
+            raise InputError(f"{name} is {_short(repr(settings[name]))}, expected {expected}")
+    if max(settings["shape"][1:]) > LONGEST_SIDE:
+        raise InputError(f"shape is {_short(settings['shape'])}, expected sides of at most {LONGEST_SIDE}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a JSON file is of a type, where lists stand for tuples."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if origin is tuple:
+        return isinstance(value, list | tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if origin is list:
+        return isinstance(value, list | tuple) and all(_fits(one, inner[0]) for one in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    kind = origin or hint
+    return not isinstance(kind, type) or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool)))
+
+
+def _short(what: object) -> str:
+    """A part of a message, in one line and not longer than that."""
+    text = " ".join(str(what).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _find(folder_or_hub_id: str | Path) -> tuple[Path, Path | None]:
+    """The folder of a model, and that of the run whose model it is."""
+    if not isinstance(folder_or_hub_id, str | os.PathLike):
+        raise InputError(f"expected a model's folder, a run's folder or a hub id, not {_short(repr(folder_or_hub_id))}")
+    text, folder = str(folder_or_hub_id), Path(folder_or_hub_id)
+    inside = folder / "model"
+    for candidate, run in ((folder, folder.parent if folder.name == "model" else None), (inside, folder)):
+        if os.path.isfile(current(candidate) / CONFIG):
+            return current(candidate), run
+    if os.path.isfile(folder / "config.yaml"):
+        raise InputError(f"{folder} has no model yet: finish it with nextpixel train --out {folder} --resume")
+    if os.path.lexists(folder):
+        raise InputError(f"{folder} holds no model: expected {CONFIG} in it, or in {inside}")
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise InputError(f"{text} does not exist: expected a model's folder, a run's folder or a hub id owner/name")
+        raise InputError(f"{_short(text)} does not exist: expected a model's folder, a run's folder or a hub id owner/name")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(text, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+        return Path(snapshot_download(text, allow_patterns=[CONFIG, WEIGHTS, CARD])), None
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).splitlines() or ["no answer"])[0]
         raise InputError(f"{text} is no folder here and could not be fetched from the hub: {reason}") from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The configuration and the weights of one and the same model, which another process may replace meanwhile."""
+    found: Any = None
+    for _ in range(3):
+        before = _identity(folder)
+        try:
+            found = _read_config(folder / CONFIG), _read_weights(folder / WEIGHTS)
+        except InputError as error:
+            found = error
+        if _identity(folder) == before:
+            break
+    if isinstance(found, InputError):
+        raise found
+    return found
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
     try:
-        config = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path} must hold a JSON object, not {type(config).__name__}")
     return config
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors that are mapped from the file: what is not looked at takes no memory."""
+    try:
+        os.close(open_regular(path))
+        return safetensors.torch.load_file(path)
+    except InputError:
+        raise
+    except Exception as error:  # safetensors has errors of its own, and passes on those of torch
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else _short(error)
+        raise InputError(f"cannot read {path}: {reason}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The value of a short JSON file, whose numbers are finite.
+
+    Raises:
+        InputError: it cannot be read, is longer than `LONGEST`, or is no JSON.
+    """
+
+    def finite(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise ValueError(f"{_short(text)} is no finite number")
+        return value
+
+    text = read_text(path, LONGEST)
+    try:
+        return json.loads(text, parse_float=finite, parse_constant=finite)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {path} as JSON: {_short(error)}") from error
+
+
+def _unfinished(run: Path) -> str | None:
+    """What to know about the weights of a run that has not ended."""
+    path = run / PROGRESS
+    if not os.path.lexists(path):
+        return None
+    progress = read_json(path)
+    kinds = {"finished": bool, "epoch": int, "epochs": int}
+    if not isinstance(progress, dict) or not all(type(progress.get(name)) is kind for name, kind in kinds.items()):
+        raise InputError(f"{path} must hold a JSON object with finished, epoch and epochs, not {_short(progress)}")
+    if progress["finished"]:
+        return None
+    epochs = f"epoch {_short(progress['epoch'])} of {_short(progress['epochs'])}"
+    return f"{run} is not finished: these are its best weights so far, of {epochs}"

@@ -71,7 +71,7 @@ class Evaluation:
         nats = [f"{value:.9g}" for value in self.nats]
         bits = [f"{value:.9g}" for value in self.nats / self.nats_per_bit_per_dim]
         names, columns = zip(("index", range(len(nats))), *labels, ("nats", nats), ("bits_per_dim", bits), strict=True)
-        with write_aside(path) as aside, open(aside, "w", newline="") as file:
+        with write_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(names)
             writer.writerows(zip(*columns, strict=True))
