@@ -191,7 +191,7 @@ def hostile_folders(folder):
                 targets = {"device": "/dev/zero", "dangling": "/nowhere", "loop": name}
                 (path / name).symlink_to(targets[what])
             yield f"{name}: {what}", path
-    for text in ("[]", "{", '{"finished": 1}', '{"finished": false, "epoch": null, "epochs": 2}', "\0"):
+    for text in ("[]", "{", '{"finished": 1}', '{"finished": false, "best": null}', "\0"):
         run = folder / str(next(number))
         copied(models["pixelcnn"], run / "model")
         (run / PROGRESS).write_text(text, encoding="utf-8")
@@ -219,16 +219,16 @@ def test_hostile_folders_are_one_line_in_no_time_and_without_memory(tmp_path):
     try:
         for what, folder in hostile_folders(tmp_path):
             forget_peak()
-            resident, start, message = memory("VmRSS"), time.monotonic(), ""
-            signal.alarm(3)
+            resident, start, message = memory("VmRSS"), time.process_time(), ""
+            signal.alarm(30)
             try:
                 nextpixel.load(folder)
             except BaseException as error:  # what else than InputError there is, is a fault to be listed
                 message = f"{error}" if isinstance(error, InputError) else f"{type(error).__name__}\n{error}"
             finally:
                 signal.alarm(0)
-            seconds, grown = time.monotonic() - start, memory("VmHWM") - resident
-            if len(message.splitlines()) != 1 or len(message) > 1000 or seconds > 1 or grown > 50e6:
+            seconds, grown = time.process_time() - start, memory("VmHWM") - resident
+            if len(message.splitlines()) != 1 or len(message) > 1000 or seconds > 2 or grown > 50e6:
                 faults.append(f"{what}: {seconds:.1f} s, {grown / 1e6:.0f} MB, {message[:200]!r}")
             tried += 1
             shutil.rmtree(folder)
@@ -281,7 +281,7 @@ def make_run(folder, **progress):
 
 @pytest.mark.parametrize("inside", ["", "model"])
 def test_an_unfinished_run_is_loaded_and_says_so(tmp_path, inside):
-    run = make_run(tmp_path / "x", finished=False, epoch=3, epochs=20, step=66)
+    run = make_run(tmp_path / "x", finished=False, best="epoch 3 of 20")
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
         model = nextpixel.load(run / inside)
@@ -295,11 +295,11 @@ def test_an_unfinished_run_is_loaded_and_says_so(tmp_path, inside):
 def test_a_finished_run_says_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        nextpixel.load(make_run(tmp_path / "x", finished=True, epoch=3, epochs=20, step=66))
+        nextpixel.load(make_run(tmp_path / "x", finished=True, best="epoch 3 of 20"))
 
 
 def test_a_run_without_a_model_yet_says_what_to_do(tmp_path):
-    run = make_run(tmp_path / "x", finished=False, epoch=0, epochs=20, step=6)
+    run = make_run(tmp_path / "x", finished=False, best="step 6")
     shutil.rmtree(run / "model")
     with pytest.raises(InputError, match=f"{run} has no model yet: finish it with nextpixel train --out {run} --resume"):
         nextpixel.load(run)

@@ -25,7 +25,7 @@ from nextpixel.files import current, open_regular, read_text, replace_folder
 from nextpixel.models.base import AutoregressiveModel
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-PROGRESS = "progress.json"  # of a run: {"finished": bool, "epoch": int, "epochs": int, "step": int}
+PROGRESS = "progress.json"  # of a run: {"finished": bool, "best": "epoch 3 of 20", ...}
 LONGEST = 2**18  # bytes of a configuration
 LONGEST_SIDE = 2**16  # of the images that a stored model is for
 FREE = 2**16  # what numbers of a configuration may sum to beside the bytes of the weights
@@ -366,10 +366,9 @@ def _unfinished(run: Path) -> str | None:
     if not os.path.lexists(path):
         return None
     progress = read_json(path)
-    kinds = {"finished": bool, "epoch": int, "epochs": int}
+    kinds = {"finished": bool, "best": str}
     if not isinstance(progress, dict) or not all(type(progress.get(name)) is kind for name, kind in kinds.items()):
-        raise InputError(f"{path} must hold a JSON object with finished, epoch and epochs, not {_short(progress)}")
+        raise InputError(f"{path} must hold a JSON object with finished and best, not {_short(progress)}")
     if progress["finished"]:
         return None
-    epochs = f"epoch {_short(progress['epoch'])} of {_short(progress['epochs'])}"
-    return f"{run} is not finished: these are its best weights so far, of {epochs}"
+    return f"{run} is not finished: these are its best weights so far, of {_short(progress['best'])}"
