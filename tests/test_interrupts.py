@@ -105,6 +105,14 @@ def test_a_run_that_is_killed_before_its_first_step_can_go_on(uninterrupted, tmp
     assert same_bits(last(out), last(uninterrupted))
 
 
+def test_a_run_that_is_killed_before_its_first_checkpoint_begins_anew(uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    whole().save(out / "config.yaml")
+    train(whole(), out, resume=True, console=quiet(), report="none")
+    assert same_bits(last(out), last(uninterrupted))
+
+
 def test_what_was_done_after_a_checkpoint_is_done_again_and_stands_once_in_the_metrics(uninterrupted, tmp_path, monkeypatch):
     """As after SIGKILL: rows of steps that are taken again are in the file already."""
     out, real = tmp_path / "run", Loop._save

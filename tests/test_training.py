@@ -44,7 +44,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_of_three_steps_has_a_curve_too(tmp_path):
     tiny = experiment(epochs=3, batch_size=2000, warmup=0)
-    train(tiny, tmp_path / "run", console=quiet())
+    train(tiny, tmp_path / "run", console=quiet(), report="short")
     assert len(column(tmp_path / "run", "train/bits_per_dim")) == 1
     assert (tmp_path / "run" / "samples" / "curve.png").stat().st_size > 0
 
@@ -82,7 +82,7 @@ def test_the_saved_model_is_the_evaluated_one(finished):
 def test_the_config_reproduces_the_run(finished, tmp_path):
     _, out = finished
     again = read_experiment(out / "config.yaml")
-    train(again, tmp_path / "again", console=quiet())
+    train(again, tmp_path / "again", console=quiet(), report="none")
     assert column(tmp_path / "again", "train/bits_per_dim") == pytest.approx(column(out, "train/bits_per_dim"), rel=1e-4)
 
 
@@ -238,7 +238,7 @@ def test_a_full_folder_is_not_overwritten(finished, tmp_path):
 def test_every_architecture_trains(name, condition, tmp_path):
     tiny = experiment(name, epochs=1, ema=0.0, precision="float32", sample_every=0)
     tiny.model["condition"] = condition
-    result = train(tiny, tmp_path / name, console=quiet())
+    result = train(tiny, tmp_path / name, console=quiet(), report="short")
     assert result.test_last_weights is None
     assert result.test.bits_per_dim < 0.8
     assert json.loads((tmp_path / name / "model" / "config.json").read_text())["model"] == name
@@ -265,9 +265,9 @@ def of_stage(weights, k):
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_stages_train_one_by_one(ema, tmp_path):
-    first = train(in_stages(stage=0, ema=ema), tmp_path / "first", console=quiet())
+    first = train(in_stages(stage=0, ema=ema), tmp_path / "first", console=quiet(), report="short")
     start = str(tmp_path / "first")
-    second = train(in_stages(stage=1, start=start, ema=ema), tmp_path / "second", console=quiet())
+    second = train(in_stages(stage=1, start=start, ema=ema), tmp_path / "second", console=quiet(), report="short")
     torch.manual_seed(0)
     fresh, one, two = untrained(in_stages()).state_dict(), weights_of(tmp_path / "first"), weights_of(tmp_path / "second")
     assert fresh.keys() == one.keys() == two.keys() == of_stage(one, 0).keys() | of_stage(one, 1).keys()
@@ -338,7 +338,9 @@ def test_any_model_may_begin_with_the_weights_of_another(finished, tmp_path):
     model = untrained(experiment())
     begin_with(model, str(out))
     assert all(torch.equal(value, begun[key]) for key, value in model.state_dict().items())
-    result = train(experiment(epochs=1, start=str(out), lr=1e-9, ema=0.0, sample_every=0), tmp_path / "run", console=quiet())
+    result = train(
+        experiment(epochs=1, start=str(out), lr=1e-9, ema=0.0, sample_every=0), tmp_path / "run", console=quiet(), report="short"
+    )
     assert result.test.bits_per_dim == pytest.approx(finished[0].test.bits_per_dim, abs=1e-4)
     larger = MODELS["gated-pixelcnn"](**{**model.config, "shape": (1, 9, 7)})
     begin_with(larger, str(out))
@@ -400,7 +402,7 @@ def test_data_dependent_initialisation_comes_first_and_is_not_repeated(tmp_path,
     monkeypatch.setattr(PixelCNNpp, "initialise", initialise)
     monkeypatch.setattr(loops.Loop, "_begin", begin)
     out = tmp_path / "run"
-    result = train(conditional(1), out, console=quiet())
+    result = train(conditional(1), out, console=quiet(), report="short")
     x, labels, gain = initialised[0]
     images = load(conditional(1).data).train
     spread = images.__getitems__([k * len(images) // INITIAL_IMAGES for k in range(INITIAL_IMAGES)])
@@ -417,7 +419,7 @@ def test_data_dependent_initialisation_comes_first_and_is_not_repeated(tmp_path,
         assert re.search(rf"test, {name}.* {likelihood.bits_per_dim:.4f} ± ", report)
 
     # A model that goes on is not initialised again, but starts where it had ended.
-    result = train(conditional(2), out, resume=True, console=quiet())
+    result = train(conditional(2), out, resume=True, console=quiet(), report="short")
     assert len(initialised) == 1
     assert len(starts) == 2
     assert starts[1][1] < starts[0][1] - 0.1
@@ -454,7 +456,7 @@ def test_accumulated_batches_take_the_steps_of_large_ones(tmp_path):
     for size, accumulate in ((64, 1), (32, 2)):
         out = tmp_path / f"{accumulate}"
         settings = {"epochs": 1, "batch_size": size, "accumulate": accumulate, "precision": "float32", "lr": 1e-3}
-        train(experiment(**settings), out, console=quiet())
+        train(experiment(**settings), out, console=quiet(), report="short")
         weights.append(nextpixel.load(out).state_dict())
         assert "22 steps of 64 images" in (out / "report.md").read_text()
     initial = build(experiment(), load(experiment().data).train).state_dict()
@@ -475,7 +477,7 @@ def test_the_gradient_is_limited_to_the_norm_that_is_asked_for(tmp_path, monkeyp
     monkeypatch.setattr(torch.optim.Adam, "step", spy)
     for clip in (0.01, 0.0):
         norms.clear()
-        train(experiment(epochs=1, batch_size=400, clip=clip), tmp_path / f"{clip}", console=quiet())
+        train(experiment(epochs=1, batch_size=400, clip=clip), tmp_path / f"{clip}", console=quiet(), report="none")
         assert len(norms) == 3
         assert max(norms) <= 0.01 * (1 + 1e-4) if clip else min(norms) > 0.02
 
@@ -490,7 +492,7 @@ def test_the_speed_of_a_run_counts_arithmetic_and_waiting(tmp_path, monkeypatch)
     monkeypatch.setattr(Images, "__getitems__", wait)
     monkeypatch.setattr("nextpixel.training.throughput.peak", lambda dtype, device: 1e9)
     out = tmp_path / "run"
-    train(experiment(epochs=1, batch_size=100), out, console=quiet())
+    train(experiment(epochs=1, batch_size=100), out, console=quiet(), report="short")
     report = (out / "report.md").read_text()
     rate, speed, share, waited = (
         float(re.search(rf"([\d.e-]+){unit}", report)[1])
@@ -557,7 +559,7 @@ def test_config_files_that_are_refused(tmp_path):
         ("a: [", "is not YAML"),
         ("3", "must hold the sections recipe, about, model, data, training"),
         ("modle: {}", "unknown setting 'modle', expected one of recipe, about, model, data, training"),
-        ("training: {epohs: 3}", "section training: unknown setting 'epohs', expected one of epochs, batch_size"),
+        ("training: {epohs: 3}", "section training: unknown setting 'epohs', expected one of epochs, steps"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=message):

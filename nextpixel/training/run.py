@@ -68,13 +68,13 @@ def train(
     job = Job(experiment, Path(out), resume, console, own_process)
     with job.starting():
         found = job.check()
-        network = embedding_network(experiment, out if resume else None)
+        network = embedding_network(experiment, out if job.goes_on else None)
         splits = load_images(experiment.data, network, progress=job.first)
         torch.manual_seed(job.settings.seed)
         model = build(experiment, splits.train)
         if model.codes:
             splits.train.check_codes()
-        if not resume:
+        if not job.goes_on:
             if job.settings.start is not None:
                 begin_with(model, job.settings.start)
             else:
@@ -85,7 +85,7 @@ def train(
     def prepare() -> None:
         experiment.save(job.out / "config.yaml")
         marginal.save(job.out / "marginal.npz")
-        if network is not None and not resume:
+        if network is not None and not job.goes_on:
             save_embedding(network, job.out / INSIDE)
 
     def order(plan: Plan) -> Shuffled:

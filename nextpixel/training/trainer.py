@@ -64,6 +64,11 @@ class Job:
         return self.experiment.training
 
     @property
+    def goes_on(self) -> bool:
+        """Whether there is a checkpoint to go on from; a run that was killed before its first one begins anew."""
+        return self.resume and (self.out / LAST).is_file()
+
+    @property
     def first(self) -> bool:
         """Whether this process writes and prints."""
         return is_first()
@@ -129,7 +134,7 @@ def fit(
     try:
         with lock(job), lost_becomes_an_error(found.world > 1):
             with job.starting():
-                state = read_checkpoint(out / LAST) if job.resume else None
+                state = read_checkpoint(out / LAST) if job.goes_on else None
                 if state is not None:
                     check_state(state, objective.network, settings, out)
                 fabric = make_fabric(settings, found)
@@ -144,6 +149,8 @@ def fit(
                 logger = make_logger(settings.log, out, {}) if job.first else None
                 metrics = Metrics(out / METRICS, columns(objective), logger)
                 console.print(title, highlight=False, soft_wrap=True)
+                if job.resume and state is None:
+                    console.print("the run has no checkpoint yet: it begins anew", highlight=False)
                 for line in remarks(settings, budget, state, found):
                     console.print(line, highlight=False, soft_wrap=True)
                 progress = RunProgress(console, objective.loss_unit, objective.metric_unit, settings.compile)
