@@ -59,7 +59,7 @@ def disk(tmp_path):
 
     yield mount
     for folder in made:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.mark.parametrize("what", WRITERS)
@@ -167,10 +167,9 @@ def forged_marginals():
     yield "nothing", {"counts": honest[:0]}
 
 
-@pytest.mark.parametrize(
-    ("what", "marginal"), list(forged_marginals()), ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_a_hostile_marginal_is_one_line(tmp_path, run, refuse, what, marginal):
+@pytest.mark.parametrize("what", dict(forged_marginals()))
+def test_a_hostile_marginal_is_one_line(tmp_path, run, refuse, what):
+    marginal = dict(forged_marginals())[what]
     forged = tmp_path / "run"
     shutil.copytree(run, forged)
     (forged / "marginal.npz").unlink()
@@ -189,7 +188,7 @@ def test_a_marginal_that_is_a_fifo_or_a_bomb_is_one_line(tmp_path, run, refuse):
     os.mkfifo(forged / "marginal.npz")
     assert "not a regular file" in refuse(words("evaluate RUN", forged))
     (forged / "marginal.npz").unlink()
-    np.savez_compressed(forged / "marginal.npz", counts=np.zeros((1, 100, 100, 3000), dtype=np.int64))  # 240 MB in 240 kB
+    np.savez_compressed(forged / "marginal.npz", counts=np.zeros((1, 100, 100, 300), dtype=np.int64))  # 24 MB in 24 kB
     assert "expected at most" in refuse(words("evaluate RUN", forged))
 
 

@@ -142,9 +142,8 @@ def test_the_marginal_is_smoothed_counts(tmp_path, monkeypatch):
     assert marginal.bits_per_dim(test) == pytest.approx(np.mean(bits), rel=1e-12)
     np.testing.assert_allclose(marginal.law.sum(-1), 1)
     marginal.save(tmp_path / "marginal.npz")
-    assert PixelMarginal.load(tmp_path / "marginal.npz", train.shape, train.levels).bits_per_dim(test) == marginal.bits_per_dim(
-        test
-    )
+    loaded = PixelMarginal.load(tmp_path / "marginal.npz", train.shape, train.levels)
+    assert loaded.bits_per_dim(test) == marginal.bits_per_dim(test)
 
 
 def test_unfit_marginals_are_refused(tmp_path):
