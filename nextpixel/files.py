@@ -30,6 +30,7 @@ _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EP
 # What a file system answers that has no locks, or no fsync of folders.
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOLCK)
 _held: set[int] = set()  # descriptors of the locks that this process holds
+_unfinished: set[Path] = set()  # what it is writing aside
 
 
 @contextmanager
@@ -57,6 +58,7 @@ def write_aside(path: str | Path) -> Iterator[Path]:
     try:
         with _writing(path, aside):
             _make_folder(path.parent)
+            _unfinished.add(aside)
             made = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             mode = stat.S_IMODE(os.fstat(made).st_mode)
             os.close(made)
@@ -67,8 +69,7 @@ def write_aside(path: str | Path) -> Iterator[Path]:
             os.replace(aside, path)
             _sync(path.parent)
     finally:
-        with suppress(OSError):
-            aside.unlink()
+        _remove(aside)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -262,6 +263,33 @@ def require_file(path: str | Path) -> None:
         raise InputError(f"cannot write {path}: {'it is a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
+def require_writable(path: str | Path) -> None:
+    """Make sure that a file can be made at `path`, as far as this can be known before: asked for before any long work.
+
+    Raises:
+        InputError: as `require_file`; or its folder cannot be made, or may not be written to.
+
+    Example:
+        >>> require_writable("/dev/null/picture.png")
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: cannot write /dev/null/picture.png: Not a directory
+    """
+    require_file(path)
+    folder = Path(path).absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: {os.strerror(errno.ENOTDIR)}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: the folder {folder} may not be written to")
+
+
+def remove_unfinished() -> None:
+    """Remove what this process is writing aside at this moment: for one that a signal ends at once."""
+    for aside in list(_unfinished):
+        _remove(aside)
+
+
 @contextmanager
 def _filled(path: Path, named: str | Path | None = None) -> Iterator[Path]:
     """A new folder beside `path`, which is gone at the end unless it has got another name."""
@@ -269,10 +297,11 @@ def _filled(path: Path, named: str | Path | None = None) -> Iterator[Path]:
     try:
         with _writing(path if named is None else named, aside):
             _make_folder(path.parent)
+            _unfinished.add(aside)
             aside.mkdir()
             yield aside
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
 
 
 @contextmanager
@@ -308,6 +337,16 @@ def _beside(path: Path, stem: str, suffix: str = "") -> Path:
         raise InputError(f"cannot write {str(path)!r}: expected a name")
     # Cut, because `path` may be as long as names can be.
     return path.with_name(f".{stem[:32]}.{os.getpid()}-{secrets.token_hex(4)}.partial{suffix}")
+
+
+def _remove(aside: Path) -> None:
+    """Remove what was written aside, if it has not got its name."""
+    with suppress(OSError):
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink()
+    _unfinished.discard(aside)
 
 
 def _previous(path: Path) -> Path:

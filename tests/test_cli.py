@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import nextpixel
-from nextpixel.cli import VERBS, main, make_parser
+from nextpixel.cli import VERBS, main
+from nextpixel.cli.parser import make_parser
 from nextpixel.cli.settings import spell_out_data
 from nextpixel.data.splits import load as load_data
 from nextpixel.training.experiment import read_experiment, recipe_names

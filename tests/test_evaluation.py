@@ -142,7 +142,8 @@ def test_the_marginal_is_smoothed_counts(tmp_path, monkeypatch):
     assert marginal.bits_per_dim(test) == pytest.approx(np.mean(bits), rel=1e-12)
     np.testing.assert_allclose(marginal.law.sum(-1), 1)
     marginal.save(tmp_path / "marginal.npz")
-    assert PixelMarginal.load(tmp_path / "marginal.npz").bits_per_dim(test) == marginal.bits_per_dim(test)
+    loaded = PixelMarginal.load(tmp_path / "marginal.npz", train.shape, train.levels)
+    assert loaded.bits_per_dim(test) == marginal.bits_per_dim(test)
 
 
 def test_unfit_marginals_are_refused(tmp_path):
@@ -160,7 +161,7 @@ def test_unfit_marginals_are_refused(tmp_path):
     np.save(tmp_path / "array.npy", np.zeros(3))
     for name in ["text.npz", "cut.npz", "other.npz", "floats.npz", "array.npy", "missing.npz"]:
         with pytest.raises(InputError, match=name):
-            PixelMarginal.load(tmp_path / name)
+            PixelMarginal.load(tmp_path / name, (2, 3, 4), 3)
 
 
 @pytest.mark.parametrize("codec", [png, webp])

@@ -1,17 +1,19 @@
 """The command line: one file per verb with `add_arguments(parser, argv)` and `run(args)`; here is what they share.
 
 Only the verb that is asked for is imported, and what it needs of torch only when it runs: `nextpixel --help` answers at once.
+Of the rest, nothing is imported before signals are handled.
 """
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from nextpixel.cli.settings import spell_out_data
-from nextpixel.errors import InputError
+from nextpixel.cli import signals
+from nextpixel.errors import InputError, Notice
 
 VERBS = {
     "train": "train a model from a recipe or a config file",
@@ -29,50 +31,81 @@ VERBS = {
 }
 
 
-class Parser(ArgumentParser):
-    """jsonargparse's parser, whose errors are one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(" ".join(str(message).split())) from ex
-
-
-def make_parser(argv: list[str]) -> Parser:
-    """The parser of all verbs, with the arguments of the one that `argv` begins with."""
-    from nextpixel import __version__
-
-    parser = Parser(
-        prog="nextpixel", description="The PixelCNN family of image models, with exact likelihoods.", version=__version__
-    )
-    verbs = parser.add_subcommands(dest="verb", title="verbs")
-    for name, about in VERBS.items():
-        verb = Parser(description=about[0].upper() + about[1:] + ".")
-        if argv[:1] == [name]:
-            import_module(f"nextpixel.cli.{name}").add_arguments(verb, argv[1:])
-        verbs.add_subcommand(name, verb, help=about)
-    return parser
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; bad input is one line on stderr and status 2, Ctrl-C status 130."""
-    argv = spell_out_data(sys.argv[1:] if argv is None else argv)
+    """Run one verb; without `argv`, as the program that was called.
+
+    What the user can mend is one line on stderr and status 2: bad input, a full disk, too little memory. Ctrl-C is status 130,
+    and the other signals that end a program are 128 and their number. All else is a mistake of the library: a traceback.
+    """
+    program, argv = argv is None, sys.argv[1:] if argv is None else argv
+    if program:
+        signals.handle(argv[0] if argv else "")
     try:
-        parser = make_parser(argv)
-        if not argv:
-            parser.print_help()
-            return 2
-        args = parser.parse_args(argv)
-        run(args)
+        with _notices():
+            return _main(argv)
     except InputError as error:
-        print(f"nextpixel: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        print(f"nextpixel: {error or 'interrupted'}", file=sys.stderr)
-        return 130
+        return _say(f"error: {error}", 2)
     except BrokenPipeError:  # the reader of a pipe has left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return 0
+    except OSError as error:
+        _drop_output()
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _say(f"error: {where}{error.strerror or error}", 2)
+    except KeyboardInterrupt as error:
+        return _say(str(error) or "interrupted", 128 + signals.number(error))
+    except Exception as error:
+        # An import that a signal has cut short may raise anything.
+        if signals.received:
+            return _say("interrupted", 128 + signals.number(error))
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            return _say(f"error: out of memory: {error}", 2)
+        raise
+
+
+def _main(argv: list[str]) -> int:
+    from nextpixel.cli.parser import make_parser
+    from nextpixel.cli.settings import spell_out_data
+
+    argv = spell_out_data(argv)
+    parser = make_parser(argv)
+    if not argv:
+        parser.print_help()
+        return 2
+    run(parser.parse_args(argv))
+    sys.stdout.flush()  # a full disk is told here, not when the program has ended
     return 0
 
 
 def run(args: Any) -> None:
     """Run the verb of parsed arguments."""
     import_module(f"nextpixel.cli.{args.verb}").run(args[args.verb])
+
+
+def _say(text: str, status: int) -> int:
+    with suppress(OSError):
+        print(f"nextpixel: {' '.join(text.split())}", file=sys.stderr)
+    return status
+
+
+def _drop_output() -> None:
+    """Let what is left to print go nowhere: it would fail again at the end of the program."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _notices() -> Iterator[None]:
+    """Print notices as lines of their own, without the place in the source that Python's warnings show."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_line(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if issubclass(category, Notice):
+                print(message, file=sys.stderr)
+            else:
+                show(message, category, *rest)
+
+        warnings.showwarning = show_line
+        warnings.simplefilter("always", Notice)
+        yield

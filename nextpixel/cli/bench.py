@@ -5,6 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.devices import add_device, find_device
 from nextpixel.cli.settings import pair
 from nextpixel.errors import InputError
 
@@ -24,7 +25,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is timed; medians are printed")
     parser.add_argument("--threads", type=int, help="processor threads (default: all cores)")
     parser.add_argument("--no_naive", action="store_true", help="leave out the naive sampler")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    add_device(parser)
     parser.add_argument("--out", default="bench", help="a folder for bench.json, bench.md and the plots")
 
 
@@ -34,12 +35,14 @@ def run(args: Any) -> None:
     from rich.console import Console
 
     from nextpixel.benchmark import report, suite
+    from nextpixel.files import require_writable
     from nextpixel.machine import peak
 
     _check(args)
+    require_writable(Path(args.out) / "bench.json")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(find_device(args.device))
     cases = suite.cases(args.models, args.preset, None if args.size is None else pair(args.size))
     console, out = Console(soft_wrap=True), Path(args.out)
     peaks = {"float32": peak(torch.float32, device), "bf16": peak(torch.bfloat16, device)}

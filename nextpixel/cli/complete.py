@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.devices import add_device, find_device
 from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output
 from nextpixel.errors import InputError
 
@@ -25,6 +26,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
+    add_device(parser)
     parser.add_argument("--out", default="completions.png", help="a .png with a row per image, or the integers: .npy or .npz")
 
 
@@ -38,7 +40,8 @@ def run(args: Any) -> None:
     from nextpixel.progress import rows_bar
 
     out = output(args.out)
-    model = load(args.run)
+    device = find_device(args.device)
+    model = load(args.run).to(device)
     x, labels = _read(args.image, model)
     conditions, needed = RunConditions(model, args.run), args.guidance != 0
     label = labels if args.label is None and needed and conditions.takes(Labels) else args.label

@@ -6,6 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.devices import add_device, find_device
 from nextpixel.cli.settings import GUIDANCE
 from nextpixel.errors import InputError
 from nextpixel.training.settings import EMBEDDING
@@ -18,6 +19,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--split", default="test", help="which split of the data")
     parser.add_argument("--csv", help="write index, label, nats and bits/dim of every image to this file")
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
+    add_device(parser)
     parser.add_argument("--batch_size", type=int, default=128, help="images per forward pass")
 
 
@@ -28,6 +30,7 @@ def run(args: Any) -> None:
     from nextpixel.cli.runs import open_run
     from nextpixel.data.splits import load_one
     from nextpixel.embedding.images import EmbeddedImages
+    from nextpixel.files import require_writable
     from nextpixel.scoring.baselines import all_baselines
     from nextpixel.scoring.evaluation import evaluate
     from nextpixel.training.experiment import read_experiment
@@ -39,7 +42,11 @@ def run(args: Any) -> None:
     if config.is_file() and read_experiment(config).model.get("name") == EMBEDDING:
         _verify(args)
         return
+    if args.csv:
+        require_writable(args.csv)
+    device = find_device(args.device)
     opened = open_run(args.run)
+    model, marginal = opened.model.to(device), opened.marginal
     settings, source = opened.experiment.data, args["data"]["source"]
     own = source is None
     network = embedding_network(opened.experiment, args.run)
@@ -48,15 +55,15 @@ def run(args: Any) -> None:
     else:
         images = load_one(replace(settings, source=source), args.split)
         images = images if network is None else EmbeddedImages(images, network, settings.embedding_of)
-    if opened.model.codes:
+    if model.codes:
         images.check_codes()
-    evaluation = evaluate(opened.model, images, args.batch_size, guidance=args.guidance)
+    evaluation = evaluate(model, images, args.batch_size, guidance=args.guidance)
     if args.csv:
         evaluation.write_csv(args.csv)
     console = Console(soft_wrap=True)
     console.print(f"{source or settings.source}, {args.split}: {images.describe_binarisation()}", highlight=False)
-    print_scores(args.split, evaluation, all_baselines(opened.marginal, images, opened.model.codes), console)
-    if args.guidance != 0 and (meaning := what_it_means(opened.model)):
+    print_scores(args.split, evaluation, all_baselines(marginal, images, model.codes), console)
+    if args.guidance != 0 and (meaning := what_it_means(model)):
         console.print(meaning, highlight=False)
 
 
@@ -75,10 +82,9 @@ def _verify(args: Any) -> None:
         raise InputError(f"--csv {args.csv} is for likelihoods, but {args.run} is the run of an embedding network")
     if args.guidance != 1:
         raise InputError(f"--guidance {args.guidance} is for likelihoods, but {args.run} is the run of an embedding network")
-    folder = Path(args.run)
-    if not (folder / "model").is_dir():
-        raise InputError(f"{folder} has no model yet: finish it with nextpixel train --out {folder} --resume")
-    network, settings, source = load_embedding(folder), read_experiment(folder / "config.yaml").data, args["data"]["source"]
+    folder, device = Path(args.run), find_device(args.device)
+    network, source = load_embedding(folder).to(device), args["data"]["source"]
+    settings = read_experiment(folder / "config.yaml").data
     own = load_by_identity(settings)[args.split] if source is None else None
     images = own or load_one(replace(settings, source=source), args.split)
     console = Console(soft_wrap=True)

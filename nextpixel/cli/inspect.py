@@ -6,8 +6,10 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.devices import add_device, find_device
 from nextpixel.cli.settings import pair
 from nextpixel.errors import InputError
+from nextpixel.files import require_writable
 
 # Sizes of an architecture that can be given, where it has them, and their defaults.
 OPTIONS = {"blocks": 4, "stages": None, "kernel_size": 3, "first_kernel_size": 3}
@@ -25,6 +27,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--channels", type=int, default=1, help="channels of an architecture's images")
     parser.add_argument("--size", help="HxW: a run's own by default, else 15x15 (masks: 7x7)")
     parser.add_argument("--place", help="i,j: the pixel (default: in the middle, two thirds down)")
+    add_device(parser)
     parser.add_argument("--out", default="receptive-field.png", help="the picture")
 
 
@@ -33,6 +36,9 @@ def run(args: Any) -> None:
     from nextpixel.inspection.context import Context, colour_context, mask_experiment, model_context
     from nextpixel.inspection.drawing import draw
 
+    require_writable(args.out)
+    if args.device != "auto" and find_device(args.device).type != "cpu":
+        raise InputError(f"--device {args.device}: inspect computes on the CPU, where what is not reached is exactly 0")
     size = None if args.size is None else pair(args.size)
     place = None if args.place is None else pair(args.place)
     contexts: dict[str, Context] = {}

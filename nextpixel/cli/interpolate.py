@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.devices import add_device, find_device
 from nextpixel.cli.settings import GUIDANCE, add_condition, output
 from nextpixel.errors import InputError
 
@@ -40,6 +41,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
+    add_device(parser)
     parser.add_argument(
         "-o", "--out", default="interpolation.png", help="a .png with a line per row, or the integers row by row: .npy"
     )
@@ -52,7 +54,8 @@ def run(args: Any) -> None:
     from nextpixel.progress import rows_bar
 
     out = output(args.out, (".png", ".npy"))  # what lies between two labels has none that a .npz could hold
-    model = load(args.run)
+    device = find_device(args.device)
+    model = load(args.run).to(device)
     ends = _ends(model, args)
     with rows_bar("interpolating", model.scan_rows(args.n * args.steps)) as progress:
         x = model.interpolate(

@@ -30,21 +30,19 @@ class Run:
 
     @cached_property
     def marginal(self) -> PixelMarginal:
-        return PixelMarginal.load(self.folder / "marginal.npz")
+        return PixelMarginal.load(self.folder / "marginal.npz", self.model.shape, self.model.levels)
 
 
 def open_run(folder: str) -> Run:
-    """Load a finished run.
+    """Load a run, finished or not.
 
     Raises:
-        InputError: no run there, or one that has not finished.
+        InputError: no run there, or one that has no model yet.
     """
     path = Path(folder)
-    if (path / "config.yaml").is_file() and not (path / "model").is_dir():
-        raise InputError(f"{path} has no model yet: finish it with nextpixel train --out {path} --resume")
     if not (path / "config.yaml").is_file():
         raise InputError(f"{path} is no run: expected a folder with config.yaml, as nextpixel train makes it")
-    return Run(path, load(path / "model"))
+    return Run(path, load(path))
 
 
 def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: Any, columns: int | None = None) -> None:

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.devices import add_device, find_device
 from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output, pair
 
 METHOD = (
@@ -24,6 +25,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--size", help="HxW, for another size than the training images'")
     parser.add_argument("--method", type=Literal["cached", "compiled", "one-kernel", "naive", "fixed-point"], help=METHOD)
     parser.add_argument("--block", type=int, help="rows that fixed-point draws together (default: all)")
+    add_device(parser)
     parser.add_argument("--out", default="samples.png", help="a .png grid, or the integers: .npy, or .npz with the labels")
 
 
@@ -37,7 +39,8 @@ def run(args: Any) -> None:
 
     out = output(args.out)
     size = None if args.size is None else pair(args.size)
-    model = load(args.run)
+    device = find_device(args.device)
+    model = load(args.run).to(device)
     cond = RunConditions(model, args.run).cond(args.label, args.like, needed=args.guidance != 0)
     if cond is None and args.guidance != 0:
         cond = default_cond(model, args.n)

@@ -9,6 +9,7 @@ import docstring_parser
 from jsonargparse import ArgumentParser
 
 from nextpixel.errors import InputError
+from nextpixel.files import require_writable
 
 LIKE = "a picture file: draw what is like it, given its code or its embedding; it is prepared as the run's data are"
 GUIDANCE = (
@@ -71,7 +72,7 @@ def output(text: str, endings: tuple[str, ...] = (".png", ".npy", ".npz")) -> Pa
     """Where images go: a picture, or arrays of integers.
 
     Raises:
-        InputError: another kind of file; asked for before any long work.
+        InputError: another kind of file, or it cannot be written there; asked for before any long work.
 
     Example:
         >>> output("samples.jpg")
@@ -80,6 +81,7 @@ def output(text: str, endings: tuple[str, ...] = (".png", ".npy", ".npz")) -> Pa
     """
     if not text.endswith(endings):
         raise InputError(f"--out {text}: expected a file that ends in {', '.join(endings[:-1])} or {endings[-1]}")
+    require_writable(text)
     return Path(text)
 
 

@@ -1,14 +1,18 @@
 """Images as they are stored: one integer array per split, in memory or on disk, before any quantisation."""
 
+import errno
+import math
+import os
 import tempfile
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 
 from nextpixel.errors import InputError
 
 MEMORY_LIMIT = 2**30  # bytes; a larger array is decoded into a temporary file
-CHUNK = 2**24  # values looked at together by the range check
+CHUNK = 2**24  # values that are looked at, or written, together
 
 SPLIT_ALIASES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation", "testing": "test"}
 SPLITS = ("train", "validation", "test")
@@ -48,11 +52,37 @@ def allocate(shape: tuple[int, ...]) -> np.ndarray:
     """Return an empty uint8 array of this shape; above `MEMORY_LIMIT` it lies in a temporary file.
 
     The file has no name any more when this returns (on systems that allow it), so that it vanishes with the process, however
-    that ends. TMPDIR chooses its disk.
+    that ends. TMPDIR chooses its disk, which is reserved here: a program that writes to a mapped page for which there is no room
+    is killed by the system.
+
+    Raises:
+        InputError: the disk has no room for it.
     """
-    if int(np.prod(shape, dtype=np.int64)) <= MEMORY_LIMIT:
+    size = math.prod(shape)
+    if size <= MEMORY_LIMIT:
         return np.empty(shape, dtype=np.uint8)
-    return np.memmap(tempfile.TemporaryFile(prefix="nextpixel-"), dtype=np.uint8, mode="w+", shape=shape)
+    folder = "any temporary folder"
+    try:
+        folder = tempfile.gettempdir()
+        file = tempfile.TemporaryFile(prefix="nextpixel-", dir=folder)  # noqa: SIM115 (the map keeps it open)
+        _reserve(file, size)
+    except OSError as error:
+        reason = f"cannot write {size / 2**30:.3g} GiB of decoded images to {folder}: {error.strerror or error}"
+        raise InputError(f"{reason}; let TMPDIR name a folder on a larger disk") from error
+    return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Make a new file so long that there is room for all of it on its disk."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except (AttributeError, OSError) as error:  # not every system, nor every disk, can do so without writing
+        if isinstance(error, OSError) and error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
+            raise
+        zeros = bytes(CHUNK)
+        for start in range(0, size, CHUNK):
+            file.write(zeros[: size - start])
+        file.flush()
 
 
 def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image, features
 
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
-from nextpixel.files import write_aside
+from nextpixel.files import read_bytes, write_aside
 from nextpixel.palette import brightness
 
 BATCH = 1024
@@ -22,6 +22,10 @@ MOST_FILES = 1000  # images that the codecs get: their mean is then known to abo
 SHEET_SIDE = 4096
 JPEG_XL_EFFORTS = (3, 5, 7, 9, 10)
 WEBP_SIDE = 16383
+
+# Of a stored marginal: what is in its file beside the counts, and of how many images these may be.
+HEADER = 4096
+MOST_IMAGES = 2**40
 
 Encoder = Callable[[np.ndarray], bytes]  # symbols, uint8 (H, W) or (H, W, 3) -> a file's bytes
 
@@ -124,19 +128,29 @@ class PixelMarginal:
             np.savez_compressed(file, counts=self.counts)
 
     @classmethod
-    def load(cls, path: str | Path) -> "PixelMarginal":
-        """Read what `save` wrote.
+    def load(cls, path: str | Path, shape: tuple[int, int, int], levels: int) -> "PixelMarginal":
+        """Read what `save` wrote of images of this shape (C, H, W) and so many levels.
 
         Raises:
-            InputError: the file is missing, damaged, or something else.
+            InputError: the file is missing, damaged, of other images, or something else.
         """
+        expected = (*shape, levels)
+        most = math.prod(expected) * np.dtype(np.int64).itemsize + HEADER
         try:
-            with np.load(path) as file:
+            data = io.BytesIO(read_bytes(path, most))
+            with zipfile.ZipFile(data) as archive:
+                size = archive.getinfo("counts.npy").file_size
+            if size > most:
+                raise InputError(f"it declares {size} bytes of counts, expected at most {most}")
+            with np.load(data) as file:
                 counts = file["counts"]
-        except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise InputError(f"cannot read the pixel marginal {path}: {' '.join(str(error).split())}") from error
-        if counts.ndim != 4 or counts.dtype.kind not in "iu" or counts.size == 0:
-            raise InputError(f"{path} holds no pixel marginal: expected integers (C, H, W, L), not {counts.dtype} {counts.shape}")
+        except Exception as error:  # zipfile and numpy raise whatever damage makes them stumble upon
+            raise InputError(f"cannot read the pixel marginal {path}: {' '.join(str(error).split())[:200]}") from error
+        if counts.dtype.kind not in "iu" or counts.shape != expected:
+            found = f"{counts.dtype} {counts.shape}"
+            raise InputError(f"{path} is no pixel marginal of such images: expected integers {expected}, not {found}")
+        if counts.min() < 0 or counts.max() > MOST_IMAGES or np.ptp(counts.sum(-1, dtype=np.int64)):
+            raise InputError(f"{path} is no pixel marginal: expected counts that sum to the same number of images at each place")
         return cls(counts)
 
 
