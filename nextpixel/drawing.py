@@ -51,7 +51,7 @@ def _twin(module: Any, twins: dict[int, Any]) -> Any:
         for name, value in state.items():
             if isinstance(value, nn.Module):
                 state[name] = _twin(value, twins)
-        state["_modules"] = {name: child and _twin(child, twins) for name, child in module._modules.items()}
+        state["_modules"] = {name: None if child is None else _twin(child, twins) for name, child in module._modules.items()}
         twin.__dict__.update(state)
     return twins[id(module)]
 

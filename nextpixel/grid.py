@@ -62,6 +62,16 @@ class Each(dict[int, View], Generic[View]):
         return view
 
 
+def same(view: View) -> Each[View]:
+    """One for all columns.
+
+    Example:
+        >>> same("all")[7]
+        'all'
+    """
+    return Each(lambda j: view)
+
+
 class CurrentRow:
     """The row being drawn, zero to the left of the image.
 

@@ -1,4 +1,4 @@
-"""A digest of numbers in memory: it tells whether weights are what they were, without a copy of them, and whether they are finite."""
+"""A digest of numbers in memory: whether weights are what they were, without a copy of them, and whether all are finite."""
 
 from typing import Any
 

@@ -2,7 +2,7 @@
 
     begin = address + min(0, (n0 - 1) s0) + min(0, (n1 - 1) s1)          end = address + max(...) + max(...) + run
 
-and, of a block that is repeated, both at the first and at the last time: addresses move in equal jumps, so all others lie between.
+and, of a block that is repeated, both at the first and at the last time: addresses move in equal jumps, so the rest lies between.
 Numbers are taken in float64: exact for all that memory can hold, and never small again where they overflow.
 """
 

@@ -154,7 +154,10 @@ class Recorder(TorchFunctionMode):
         try:
             sizes, strides = lay_out(out, *inputs)
         except LayoutError:
-            for parts in zip(out, *(source.expand(out.shape) for source in inputs), strict=True):
+            # Part by part along the shortest side, so that there are not more lines the wider an image is.
+            side = min((axis for axis, size in enumerate(out.shape) if size > 1), key=lambda axis: out.shape[axis])
+            tensors = [out, *(source.expand(out.shape) for source in inputs)]
+            for parts in zip(*(tensor.unbind(side) for tensor in tensors), strict=True):
                 self.emit(operation, *parts)
             return out
         addresses = [self.memory.write(out), *map(self.memory.read, inputs)]

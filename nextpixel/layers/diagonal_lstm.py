@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.grid import Each, colour_groups
+from nextpixel.grid import Each, colour_groups, same
 from nextpixel.layers.head import ConditionBias, condition_row
 from nextpixel.layers.lstm import Gates, open_forget_gates
 from nextpixel.layers.masked import MaskedConv2d
@@ -159,7 +159,7 @@ class DiagonalBiLSTMLayer(nn.Module):
             gates=[Gates(weight.new_empty(batch, matrix.shape[1])) for matrix in weights],
             places=[Each(partial(place, k=k)) for k in range(self.colours)],
             inputs=[Each(lambda j, group=group: memory[:, j, group]) for group in ins],
-            outputs=Each(lambda j: out),
+            outputs=same(out),
             right=right,
         )
 

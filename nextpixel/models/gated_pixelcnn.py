@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nextpixel.condition import Condition
-from nextpixel.grid import Each, RowConvolution, kernel_matrix
+from nextpixel.grid import Each, RowConvolution, kernel_matrix, same
 from nextpixel.layers.head import ConditionBias, Head, HeadCache, condition_row
 from nextpixel.layers.masked import ConvCache, MaskedConv2d, VerticalConv2d
 from nextpixel.layers.pointwise import gated_activation, gated_activation_
@@ -205,8 +205,7 @@ class GatedPixelCNN(AutoregressiveModel):
         layers = [layer.start(batch, width, h) for layer in self.layers]
         for k, layer in enumerate(layers):
             last = k == len(layers) - 1
-            outs = [Each(lambda j, out=out: out) for out in layer.out.outs]
-            layer.connect(outs if last else layers[k + 1].horizontal.row.slots, first=k == 0)
+            layer.connect([*map(same, layer.out.outs)] if last else layers[k + 1].horizontal.row.slots, first=k == 0)
         return _Cache(layers, self.head.start(batch, width))
 
     def begin_row(self, cache: _Cache, x: Tensor, i: int) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from nextpixel.condition import Condition
 from nextpixel.errors import InputError
-from nextpixel.grid import Each, RowConvolution
+from nextpixel.grid import Each, RowConvolution, same
 from nextpixel.layers.first_streams import FirstStreams, FirstStreamsCache
 from nextpixel.layers.gated_resnet import LeftCache, LeftResnet, UpperCache, UpperResnet
 from nextpixel.layers.place_head import PlaceHead, PlaceHeadCache
@@ -203,7 +203,7 @@ class PixelCNNpp(AutoregressiveModel):
         up_u, up_ul = ([block.start(batch, width, h) for block in blocks] for blocks in (self.up[s].u, self.up[s].ul))
         coarsest = s == self.stages - 1
         top = up_ul[0].first.part.new_empty(batch, 2 * self.features)
-        seen = [cache.first_row.slots for cache in up_ul] + [Each(lambda j: top)] * (not coarsest)
+        seen = [cache.first_row.slots for cache in up_ul] + [same(top)] * (not coarsest)
         down_u, down_ul = (self.down[s].u, self.down[s].ul) if self.down else ((), ())
         return _StageCache(
             up_u,
