@@ -6,12 +6,15 @@ A scan visits places (i, j) row by row. Two memories are enough for every causal
     CurrentRow      the row being drawn          read by the pixel clock as a window j-k+1..j, a view and never a copy
 
 Both lie as (batch, column, ..., features): the window of a place is then one contiguous run of numbers per image, and a
-causal convolution at that place is one matrix product. The views of every place are made once per scan, because making a
-view costs as much time as a small matrix product. Their addresses never change, so that a row can be captured and replayed.
+causal convolution at that place is one matrix product. The views of a place are made once per scan, because making a
+view costs as much time as a small matrix product; and only when they are asked for, because they take more memory than what they
+show. Their addresses never change, so that a row can be captured and replayed.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from itertools import pairwise
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +41,37 @@ def colour_groups(features: int, colours: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(bounds)]
 
 
+View = TypeVar("View")
+
+
+class Each(dict[int, View], Generic[View]):
+    """What belongs to each column, made when it is first asked for.
+
+    Example:
+        >>> squares = Each(lambda j: j * j)
+        >>> squares[3], len(squares)
+        (9, 1)
+    """
+
+    def __init__(self, make: Callable[[int], View]) -> None:
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, j: int) -> View:
+        view = self[j] = self.make(j)
+        return view
+
+
+def same(view: View) -> Each[View]:
+    """One for all columns.
+
+    Example:
+        >>> same("all")[7]
+        'all'
+    """
+    return Each(lambda j: view)
+
+
 class CurrentRow:
     """The row being drawn, zero to the left of the image.
 
@@ -57,9 +91,10 @@ class CurrentRow:
         left = window - 1
         self.values = like.new_zeros(batch, left + width, features)
         self.image = self.values[:, left:]
-        self.columns = list(self.image.unbind(1))
-        self.slots = [[self.image[:, j, group] for j in range(width)] for group in colour_groups(features, colours)]
-        self.windows = [self.values[:, j : j + window].view(batch, window * features) for j in range(width)]
+        values, image = self.values, self.image  # without which a scan's memory would wait for the garbage collector
+        self.columns = Each(lambda j: image[:, j])
+        self.slots = [Each(lambda j, group=group: image[:, j, group]) for group in colour_groups(features, colours)]
+        self.windows = Each(lambda j: values[:, j : j + window].view(batch, window * features))
 
 
 class PatchRow:
@@ -83,12 +118,14 @@ class PatchRow:
     def __init__(self, batch: int, width: int, features: int, window: int, stride: int, like: Tensor) -> None:
         values = like.new_zeros(width, batch, window, features)
         self.patches = values.view(width * batch, window * features)
-        self.windows = list(values.flatten(2).unbind(0))
-        # Column j stands in patch J at J * stride - (k - 1) + q = j.
-        self.slots = [
-            [values[patch, :, q] for patch in range(width) if 0 <= (q := j - patch * stride + window - 1) < window]
-            for j in range(width * stride)
-        ]
+        self.windows = Each(values.flatten(2).__getitem__)
+
+        def slots(j: int) -> list[Tensor]:
+            # Column j stands in patch J at J * stride - (k - 1) + q = j.
+            patches = range(max(0, -(-j // stride)), min(width, (j + window - 1) // stride + 1))
+            return [values[patch, :, j - patch * stride + window - 1] for patch in patches]
+
+        self.slots = Each(slots)
 
 
 class RowConvolution:

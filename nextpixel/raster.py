@@ -19,10 +19,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nextpixel.layers.pointwise import without_autocast
 from nextpixel.likelihoods import Likelihood
+from nextpixel.progress import Count, Progress
 
 Choose = Callable[[Tensor, Tensor, int, int, int], Tensor]
-Progress = Callable[[int], None]
 
 
 class Steppable(Protocol):
@@ -51,7 +52,9 @@ def raster(model: Scannable, x: Tensor, choose: Choose, h: Tensor | None = None,
         x: changed in place; its symbols are read only where they are earlier than the current place, or by `choose`.
         choose: called with (params (B, P), x, i, j, c), returns the symbols (B,) of channel c at place (i, j).
         h: the encoded condition, from `model.encode_condition`.
-        progress: called after each row of each pass with the number of rows finished so far, over all passes.
+        progress: called after each row of each pass with (rows finished, rows), over all passes.
+
+    A caller's autocast has no effect: a scan computes in the precision of the weights.
 
     Example (how likely is each symbol of a given image, place by place):
         >>> import nextpixel
@@ -61,7 +64,12 @@ def raster(model: Scannable, x: Tensor, choose: Choose, h: Tensor | None = None,
         >>> score.nats.shape
         torch.Size([2, 1, 4, 4])
     """
-    batch, finished = x.shape[0], 0
+    with without_autocast(x):
+        return _raster(model, x, choose, h, Count(progress, scan_rows(model.strides, x.shape[2])))
+
+
+def _raster(model: Scannable, x: Tensor, choose: Choose, h: Tensor | None, report: Count) -> Tensor:
+    batch = x.shape[0]
     for (coarser, stride), (part, part_h) in zip(pairwise((None, *model.strides)), model.parts(x, h), strict=True):
         view = x[:, :, ::stride, ::stride]
         height, width = view.shape[2:]
@@ -72,10 +80,18 @@ def raster(model: Scannable, x: Tensor, choose: Choose, h: Tensor | None = None,
             for j in range(width):
                 for c, params in visit(part, cache, view, i, j, j in kept, model.likelihood):
                     x[:, c, i * stride, j * stride] = choose(params, x, i * stride, j * stride, c)
-            finished += 1
-            if progress is not None:
-                progress(finished)
+            report()
     return x
+
+
+def scan_rows(strides: tuple[int, ...], height: int) -> int:
+    """Rows of all passes over images of this height.
+
+    Example:
+        >>> scan_rows((4, 2, 1), 9)
+        17
+    """
+    return sum(-(-height // stride) for stride in strides)
 
 
 def chosen(coarser: int | None, stride: int, i: int, width: int) -> range:

@@ -1,10 +1,13 @@
-"""Functions that a recorder of torch's calls takes as one: see `nextpixel.compiled.recorder`."""
+"""Functions that a recorder of torch's calls takes as one: see `nextpixel.compiled.recorder`.
+
+They go to the recorder by torch's own way (`torch.overrides`), whose state belongs to each thread.
+"""
 
 import functools
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch.overrides import handle_torch_function, has_torch_function
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -13,45 +16,36 @@ class NotRecordableError(Exception):
     """Something that a recorder has no record for."""
 
 
-class Taker(Protocol):
-    """What records."""
-
-    def take(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any: ...
-
-
-_recorder: tuple[int, Taker] | None = None
-
-
 def recordable(function: Function) -> Function:
-    """While its thread records, a call goes to the recorder instead, with the function's own arguments.
+    """While a `TorchFunctionMode` is active, a call goes to it as one of torch's functions would, and to nobody else.
 
     Example:
         >>> @recordable
         ... def double(x: int) -> int:
         ...     return 2 * x
-        >>> double(3)
+        >>> double(x=3)
         6
     """
 
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
-        if _recorder is None or _recorder[0] != threading.get_ident():
-            return function(*args)
-        return _recorder[1].take(function, args)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # A mode takes calls with arguments of any type, so one argument tells whether there is one.
+        one = args[-1:] or tuple(kwargs.values())[:1]
+        if has_torch_function(one):
+            return handle_torch_function(call, one, *args, **kwargs)
+        return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 
 
-@contextmanager
-def recorded_by(recorder: Taker) -> Iterator[None]:
-    """Let this thread's calls of recordable functions go to a recorder; one thread at a time."""
-    global _recorder
-    with _lock:
-        _recorder = threading.get_ident(), recorder
-        try:
-            yield
-        finally:
-            _recorder = None
+@recordable
+def repeat(function: Callable[[int], None], times: int) -> None:
+    """function(0), function(1), ... as one call: a record of it need not be as long as it takes.
 
-
-_lock = threading.Lock()
+    Example:
+        >>> repeat(print, 2)
+        0
+        1
+    """
+    for k in range(times):
+        function(k)

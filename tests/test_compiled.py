@@ -17,13 +17,15 @@ from nextpixel.compiled import kept, scan
 from nextpixel.compiled.columns import all_columns
 from nextpixel.compiled.kernels import panel_registers
 from nextpixel.compiled.layout import LayoutError, lay_out
-from nextpixel.compiled.lines import ADDRESSES, COLUMNS, OPERATIONS
-from nextpixel.compiled.program import PanelMemory, Program
+from nextpixel.compiled.lines import ADDRESSES, COLUMNS, JUMPS, OPERATIONS
+from nextpixel.compiled.memory import Memory
+from nextpixel.compiled.program import Program
 from nextpixel.compiled.recorder import Recorder, RowIndex
 from nextpixel.compiled.request import Request
 from nextpixel.compiled.rows import Rows
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import Categorical, DiscretizedLogisticMixture, Guided
+from nextpixel.models.sampling import METHODS
 from nextpixel.recording import NotRecordableError
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
@@ -50,11 +52,9 @@ def both(model, n, **how):
 
 def record(function, dtype=torch.float64, row=0):
     """The program of some calls, and its memory."""
-    memory = PanelMemory(dtype, 4096)
-    recorder = Recorder(memory, torch.zeros(1, 1, 1, 1))
-    program = Program(recorder.record(function, row=row, place=True), memory)
-    memory.close()
-    return program
+    memory = Memory(dtype, 4096)
+    (blocks,) = memory.close([Recorder(memory, torch.zeros(1, 1, 1, 1)).record(function, row=row, place=True)])
+    return Program(blocks, memory)
 
 
 # --- whole scans ---------------------------------------------------------------------------------------------------------
@@ -123,13 +123,21 @@ def test_float32_images_differ_by_rounding_only(name):
 
 
 @each_model
-def test_progress_counts_the_rows_of_all_pieces(name, monkeypatch):
+def test_progress_is_told_alike_by_every_method(name, monkeypatch):
     monkeypatch.setattr(scan, "LANES", 2)
     monkeypatch.setattr("nextpixel.models.sampling.LANES", 6)
-    model, counts = tiny_model(name), []
-    model.sample(11, method="compiled", progress=counts.append)
-    rows = sum(-(-3 // stride) for stride in model.strides)
-    assert counts == 2 * list(range(1, rows + 1))
+    model = tiny_model(name)
+    rows = 2 * sum(-(-3 // stride) for stride in model.strides)
+    assert model.scan_rows(11) == rows
+    for method in METHODS:
+        counts = []
+        model.sample(11, method=method, progress=lambda *count: counts.append(count))  # noqa: B023
+        if method == "fixed-point":
+            assert counts == sorted(counts)
+            assert counts[-1] == (rows, rows)
+            assert counts.count((rows, rows)) == 1
+        else:
+            assert counts == [(row, rows) for row in range(1, rows + 1)]
 
 
 # --- programs that are kept ----------------------------------------------------------------------------------------------
@@ -149,12 +157,45 @@ def test_the_same_again_records_nothing_and_another_call_does(recorded):
     first = model.sample(2, seed=5, method="compiled")
     assert torch.equal(first, model.sample(2, seed=5, method="compiled"))
     assert len(recorded) == 1
-    for n, change in enumerate(({"size": (4, 4)}, {"temperature": 0.5}, {}), start=2):
+    for n, change in enumerate(({"size": (4, 4)}, {"temperature": 0.5}), start=2):
         a, b = both(model, 2, **change)
         assert torch.equal(a, b)
         assert len(recorded) == n
     model.complete(images(model), torch.tensor(False), method="compiled")
-    assert len(recorded) == 5
+    assert len(recorded) == 4
+    for change in ({}, {"size": (4, 4)}, {}, {"temperature": 0.5}):  # a few calls of each kind alternate
+        a, b = both(model, 2, **change)
+        assert torch.equal(a, b)
+    assert len(recorded) == 4
+
+
+def test_a_few_programs_are_kept_and_the_oldest_go_first(recorded, monkeypatch):
+    kept.forget()
+    models = [tiny_model("pixelcnn", seed=seed) for seed in range(3)]
+    monkeypatch.setattr(kept, "OF_ALL", 2)
+    for model in (*models, models[1], models[2], models[0]):
+        model.sample(1, method="compiled")
+    assert len(recorded) == 3 + 1
+    assert sum(map(len, kept._kept.values())) == 2
+    monkeypatch.setattr(kept, "BYTES", 1000)
+    models[0].sample(1, method="compiled")
+    assert sum(map(len, kept._kept.values())) == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(kept, "OF_A_MODEL", 2)
+    for width in (3, 4, 5):
+        models[0].sample(1, method="compiled", size=(2, width))
+    assert len(kept._kept[models[0]]) == 2
+
+
+def test_programs_hold_weights_once():
+    """In the order of products alone: neither those that they were made from, nor a copy to compare with."""
+    model = tiny_model("pixelcnn", features=64, blocks=6, head_features=64)
+    weights = sum(p.nbytes for p in model.parameters())
+    kept.forget()
+    model.sample(1, method="compiled")
+    (programs,) = kept._kept[model]
+    held = sum(storage.nbytes() for storage in programs.rows[0].memory.owned.values())
+    assert 0.5 * weights < held < 1.3 * weights
 
 
 @pytest.mark.parametrize("change", ["step", "data", "buffer", "dtype"])
@@ -379,10 +420,10 @@ def draw(law, params, known, c, noise, keep=None, temperature=1.0):
     """What a program draws for channel c of places (B, C)."""
     from nextpixel.compiled.draw_lines import draw_line, scratch_bytes
 
-    memory, symbols = PanelMemory(params.dtype, scratch_bytes(law)), known.clone()
+    memory, symbols = Memory(params.dtype, scratch_bytes(law)), known.clone()
     recorder = Recorder(memory, torch.zeros(1, 1, 1, 1))
-    lines = recorder.record(lambda: draw_line(recorder, law, params, symbols, c, noise, keep, temperature), row=0, place=True)
-    Program(lines, memory)()
+    blocks = recorder.record(lambda: draw_line(recorder, law, params, symbols, c, noise, keep, temperature), row=0, place=True)
+    Program(memory.close([blocks])[0], memory)()
     return symbols[:, c]
 
 
@@ -428,20 +469,38 @@ def lines(*addresses):
     return table
 
 
-@pytest.mark.parametrize(("period", "recorded"), [(1, 5), (2, 10), (4, 20)])
+def unrolled(blocks):
+    """The lines of all columns, one after the other."""
+    found = []
+    for block in blocks:
+        for time in range(block.times):
+            lines = block.table.copy()
+            lines[:, ADDRESSES] += time * lines[:, JUMPS]
+            lines[:, JUMPS] = 0
+            found.append(lines)
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize(("period", "recorded"), [(1, 5), (2, 10), (4, 20), (16, 80)])
 def test_columns_in_the_middle_follow_from_others(period, recorded):
-    asked = []
+    asked, width = [], 40 if period < 16 else 107
 
     def record(j):
         asked.append(j)
-        edge = 5 if j in (0, 39) else 0
+        edge = 5 if j in (0, width - 1) else 0
         return lines(*[1000 + 8 * j + edge] * (1 + j % period), 7)
 
-    found = all_columns(record, 40)
+    blocks = all_columns(record, width)
     asked_first = list(asked)
-    assert np.array_equal(found, np.concatenate([record(j) for j in range(40)]))
+    assert np.array_equal(unrolled(blocks), np.concatenate([record(j) for j in range(width)]))
     assert len(asked_first) == len(set(asked_first))
     assert len(asked_first) <= recorded + 5
+    for j in range(width):
+        (block,) = [block for block in blocks if j in block.columns]
+        begin, end, time = block.place(j)
+        of_column = block.table[begin:end].copy()
+        of_column[:, ADDRESSES] += time * of_column[:, JUMPS]
+        assert np.array_equal(of_column[:, ADDRESSES], record(j)[:, ADDRESSES])
 
 
 def test_columns_without_a_pattern_are_all_recorded():
@@ -451,14 +510,19 @@ def test_columns_without_a_pattern_are_all_recorded():
         asked.append(j)
         return lines(j * j)
 
-    found = all_columns(record, 30)
+    found = unrolled(all_columns(record, 30))
     assert found[:, ADDRESSES[0]].tolist() == [j * j for j in range(30)]
     assert sorted(asked) == list(range(30))
 
 
 def test_columns_that_ask_for_something_else_at_the_right_are_all_recorded():
-    found = all_columns(lambda j: lines(8 * j + (j > 20)), 30)
+    found = unrolled(all_columns(lambda j: lines(8 * j + (j > 20)), 30))
     assert found[:, ADDRESSES[0]].tolist() == [8 * j + (j > 20) for j in range(30)]
+
+
+def test_columns_without_a_pattern_are_refused_before_they_fill_the_memory():
+    with pytest.raises(NotRecordableError, match="columns without a pattern, 1048576 of them with 1 lines each"):
+        all_columns(lambda j: lines(j * j), 2**20)
 
 
 def test_one_place_s_program_is_as_long_as_the_papers_say():
@@ -467,6 +531,6 @@ def test_one_place_s_program_is_as_long_as_the_papers_say():
     rows = Rows(model, Request(x, torch.zeros(x.shape, dtype=torch.float64), None, None, model.likelihood))
     (program,) = rows.steps.values()
     # Of each layer a product, the gate and a product; of the head twice a product; a draw.
-    products = (program.table[:, 0] == OPERATIONS["product"]).sum()
-    assert products == 8 * (3 * 2 + 2)
-    assert math.isclose(len(program.table) / 8, 3 * 3 + 8, abs_tol=2)
+    operations = unrolled(program.blocks)[:, 0]
+    assert (operations == OPERATIONS["product"]).sum() == 8 * (3 * 2 + 2)
+    assert math.isclose(len(operations) / 8, 3 * 3 + 8, abs_tol=2)

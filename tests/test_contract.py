@@ -454,7 +454,7 @@ TRUE = torch.tensor(True)
         ("none", lambda m: m.sample(1, temperature=0), r"temperature must be at least 1e-06, not 0"),
         ("none", lambda m: m.sample(1, temperature=float("nan")), r"temperature must be at least 1e-06, not nan"),
         ("none", lambda m: m.sample(1, temperature=float("inf")), r"temperature must be at least 1e-06, not inf"),
-        ("none", lambda m: m.sample(1, method="magic"), r"'one-kernel', 'naive' or 'fixed-point', not 'magic'"),
+        ("none", lambda m: m.sample(1, method="magic"), r"'compiled', 'naive' or 'fixed-point', not 'magic'"),
         ("none", lambda m: m.sample(1, size=(0, 4)), r"at least 1, not \(0, 4\)"),
         ("none", lambda m: m.complete(ONES, ONES), r"bool mask, not torch\.int64"),
         ("none", lambda m: m.complete(ONES, TRUE.expand(5, 5)), r"known \(5, 5\) does not fit images \(2, 1, 3, 4\)"),

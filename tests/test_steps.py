@@ -61,7 +61,7 @@ def test_steps_under_every_condition(name, condition):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @each_likelihood
 @each_model
-def test_an_image_s_numbers_do_not_hang_on_the_others(name, likelihood, dtype):
+def test_an_image_s_numbers_do_not_depend_on_the_others(name, likelihood, dtype):
     """To the last bit, however many there are: a decoder may have one image where the encoder had many."""
     model = tiny_model(name, (3, 6, 7), 17, likelihood=likelihood).to(dtype)
 
@@ -146,8 +146,9 @@ def test_progress_counts_the_rows_of_all_images():
     for name in nextpixel.MODELS:
         model, seen = tiny_model(name, (1, 7, 6)), []
         coder = LaneCoder(model, "fast", lanes=24)
-        coder.encode(images(model, 24, (7, 6)), progress=seen.append)
-        assert seen == list(range(1, sum(-(-7 // stride) for stride in model.strides) + 1))
+        coder.encode(images(model, 24, (7, 6)), progress=lambda *count: seen.append(count))  # noqa: B023
+        rows = sum(-(-7 // stride) for stride in model.strides)
+        assert seen == [(row, rows) for row in range(1, rows + 1)]
 
 
 # --- pieces --------------------------------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ def test_an_error_on_a_core_comes_out_and_stops_the_others():
         for row in range(10_000):
             time.sleep(0.01)
             rows.append(row)
-            report()
+            report(row, 10_000)
 
     with pytest.raises(KeyError, match="here"):
         on_cores([goes_on, fails], 2, report)
@@ -183,8 +184,8 @@ def test_an_error_on_a_core_comes_out_and_stops_the_others():
 
 def test_a_row_is_finished_when_all_pieces_have_finished_it():
     seen = []
-    report = Together(seen.append, 3)
+    report = Together(lambda *count: seen.append(count), 3)
     for _ in range(7):
-        report(1)
-    assert seen == [1, 2]
-    Together(None, 3)()
+        report(1, 4)
+    assert seen == [(1, 4), (2, 4)]
+    Together(None, 3)(1, 4)

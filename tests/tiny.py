@@ -8,12 +8,10 @@ import itertools
 import torch
 
 from nextpixel import MODELS, Combination, Encoded, Labels, SpatialMap, Vector
-from nextpixel.compiled import why_not, why_not_one_kernel
+from nextpixel.compiled import why_not
 from nextpixel.condition import Condition
 from nextpixel.models.sampling import METHODS
 
-# Ways to draw that not every law, nor every machine, has.
-WAYS = {"compiled": why_not, "one-kernel": why_not_one_kernel}
 CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded")
 
 
@@ -73,9 +71,9 @@ def random_cond(model, batch=2, size=None, seed=3, kind=None):
 def methods(model, guidance=1.0):
     """The ways to draw from a model; a program has no line for a guided mixture."""
     law = model.guided_likelihood(guidance)
-    reasons = {name: why(model.device, torch.float64, law) for name, why in WAYS.items()}
-    assert reasons["compiled"] is None or "mixture" in reasons["compiled"]
-    return [method for method in METHODS if reasons.get(method) is None]
+    reason = why_not(model.device, torch.float64, law)
+    assert reason is None or "mixture" in reason
+    return [method for method in METHODS if method != "compiled" or reason is None]
 
 
 def of_images(cond, choose):

@@ -8,9 +8,9 @@ from nextpixel.cli.devices import add_device, find_device
 from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output, pair
 
 METHOD = (
-    "cached: a scan, step by step; compiled: the same as a program on all cores (default, where it can be); one-kernel: a launch "
-    "per row, for one image on a GPU; naive: a forward pass for every place, the slow reference; fixed-point: forward passes "
-    "over all places until nothing changes, and how many it took is printed"
+    "cached: a scan, step by step; compiled: the same as a program on all cores (default on a processor, where it can "
+    "be); naive: a forward pass for every place, the slow reference; fixed-point: forward passes over all places until nothing "
+    "changes, and how many it took is printed"
 )
 
 
@@ -23,8 +23,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     parser.add_argument("--size", help="HxW, for another size than the training images'")
-    parser.add_argument("--method", type=Literal["cached", "compiled", "one-kernel", "naive", "fixed-point"], help=METHOD)
-    parser.add_argument("--block", type=int, help="rows that fixed-point draws together (default: all)")
+    parser.add_argument("--method", type=Literal["cached", "compiled", "naive", "fixed-point"], help=METHOD)
     add_device(parser)
     parser.add_argument("--out", default="samples.png", help="a .png grid, or the integers: .npy, or .npz with the labels")
 
@@ -47,12 +46,12 @@ def run(args: Any) -> None:
     sweeps = 0
     with rows_bar("sampling", model.scan_rows(args.n, size)) as progress:
 
-        def count(rows: int) -> None:
+        def count(done: int, total: int) -> None:
             nonlocal sweeps
             sweeps += 1
-            progress(rows)
+            progress(done, total)
 
-        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, count, args.guidance, args.block)
+        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, count, args.guidance)
     write_images(x, out, model, cond)
     if args.method == "fixed-point":
         print(f"{sweeps} sweeps")

@@ -3,13 +3,9 @@
     on a processor   recorder (calls)   torch's calls to lines      columns, rows, scan   lines to programs, programs to images
                      kernels            what runs lines, by numba   kept                  programs from one call to the next
     on a GPU         graphs             a row of steps as a CUDA graph
-                     one_kernel         the lines of a row by one Triton kernel, for an image or two
 
 The step-by-step scan (`nextpixel.raster`) is the reference: all give the same images but for rounding.
 """
-
-import os
-from importlib.util import find_spec
 
 import torch
 
@@ -41,23 +37,3 @@ def why_not(device: torch.device, dtype: torch.dtype, law: Likelihood, temperatu
     elif not isinstance(inner, Categorical):
         return f"programs do not draw from the law {law.name!r}"
     return None
-
-
-def why_not_one_kernel(device: torch.device, dtype: torch.dtype, law: Likelihood) -> str | None:
-    """Why a model's rows can not be run by one Triton kernel, or None if they can.
-
-    Args:
-        device, dtype: of the model's weights; on a processor only triton's interpreter runs it (TRITON_INTERPRET=1), to test it.
-        law: of a place.
-
-    Example:
-        >>> why_not_one_kernel(torch.device("cuda"), torch.float32, DiscretizedLogisticMixture(channels=3, levels=256))
-        "one kernel does not draw from the law 'logistic-mixture'"
-    """
-    if device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
-        return f"one kernel runs on a CUDA device, not on {device.type}"
-    if dtype not in (torch.float32, torch.float64):
-        return f"one kernel computes in float32 or float64, not {dtype}"
-    if not isinstance(law.likelihood if isinstance(law, Guided) else law, Categorical):
-        return f"one kernel does not draw from the law {law.name!r}"
-    return "triton is not installed: pip install triton" if find_spec("triton") is None else None

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.overrides import resolve_name
 
-from nextpixel.compiled.layout import lay_out, rows_of
+from nextpixel.compiled.layout import LayoutError, lay_out, rows_of
 from nextpixel.compiled.lines import OPERATIONS
 from nextpixel.grid import RowConvolution
 from nextpixel.layers.head import condition_row
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput, concat_elu, concat_elu_to, gated_activation_
-from nextpixel.recording import NotRecordableError
+from nextpixel.recording import NotRecordableError, repeat
 
 if TYPE_CHECKING:
     from nextpixel.compiled.recorder import Recorder
@@ -76,23 +76,28 @@ def _binary(operation: str, in_place: bool = False) -> Callable[..., Tensor]:
             out = a
         elif out is None:
             out = recorder.new(*shape)
-        last = recorder.lines[-1] if recorder.lines else None
-        # A product whose result is at once added to: the sum begins with what is added.
-        mergeable = (
-            operation == "add"
-            and in_place
-            and isinstance(b, Tensor)
-            and a.dim() == 2
-            and last
-            and last[0] == OPERATIONS["product"]
-        )
-        if mergeable and last[14] == 0 and last[5] == a.data_ptr() and last[1:4] == [1, *a.shape]:
-            _, _, (_, _, strides) = rows_of(a, a, b.expand(a.shape))
-            last[14:17] = [recorder.memory.read(b), *strides]
+        if operation == "add" and in_place and isinstance(b, Tensor) and _is_product_s(recorder, a, b):
             return a
         return recorder.emit(operation, out, a, _number(recorder, b, shape))
 
     return handler
+
+
+def _is_product_s(recorder: "Recorder", a: Tensor, b: Tensor) -> bool:
+    """Whether a is what the last line, a product, gives: then b is made what its sums begin with, and needs no line."""
+    line = recorder.lines[-1] if recorder.lines else None
+    if line is None or line[0] != OPERATIONS["product"] or a.dim() != 2 or a.stride(1) != 1:
+        return False
+    out = [1, *a.shape], a.data_ptr(), a.stride(0)
+    # Not where b is the result itself, whose sums would begin with what was there before it.
+    if (line[1:4], line[5], line[7]) != out or line[14] or b.untyped_storage().data_ptr() == a.untyped_storage().data_ptr():
+        return False
+    try:
+        _, _, (_, _, strides) = rows_of(a, a, b.expand(a.shape))
+    except LayoutError:
+        return False
+    line[14:17] = [recorder.memory.read(b), *strides]
+    return True
 
 
 def _unary(operation: str, in_place: bool = False) -> Callable[..., Tensor]:
@@ -177,17 +182,16 @@ def _embedding(recorder: "Recorder", encode: EmbeddingInput, x: Tensor) -> Tenso
     size, batch, channels = table.shape[1], *x.shape[:2]
     symbols = x.reshape(batch, channels, -1)
     out = recorder.new(batch, symbols.shape[2], channels * size)
-    for column in range(symbols.shape[2]):
-        to, x_column = out[:, column], symbols[:, :, column]
+    for channel, vectors in enumerate(table.split(encode.levels)):
+        to, of_channel = out[:, :, channel * size :], symbols[:, channel]
         recorder.line(
             "embedding",
-            batch,
-            channels,
+            *of_channel.shape,
             size,
             encode.levels,
-            (recorder.memory.write(to), (to.stride(0), size)),
-            (recorder.memory.read(x_column), (x_column.stride(0), x_column.stride(1))),
-            (recorder.memory.read(table), (0, 0)),
+            (recorder.memory.write(to), (to.stride(0), to.stride(1))),
+            (recorder.memory.read(of_channel), (of_channel.stride(0), of_channel.stride(1))),
+            (recorder.memory.read(vectors), (0, 0)),
         )
     return out[:, 0] if x.dim() == 2 else out.transpose(1, 2)
 
@@ -235,20 +239,20 @@ def _new_concat_elu(recorder: "Recorder", x: Tensor, dim: int = 1) -> Tensor:
     return _concat_elu(recorder, out, *out.chunk(2, dim), x)
 
 
-TAKEN: dict[Callable[..., Any], Callable[..., Any]] = {
-    function.__wrapped__: handler
-    for function, handler in (
-        (gated_activation_, _gate),
-        (concat_elu_to, _concat_elu),
-        (concat_elu, _new_concat_elu),
-        (IntensityInput.forward, _intensity),
-        (EmbeddingInput.forward, _embedding),
-        (condition_row, _condition_row),
-        (RowConvolution.take, _take),
-        (RowConvolution.__call__, _convolve),
-    )
-}
+def _repeat(recorder: "Recorder", function: Callable[[int], None], times: int) -> None:
+    recorder.repeat(function, times)
+
+
 HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
+    gated_activation_: _gate,
+    concat_elu_to: _concat_elu,
+    concat_elu: _new_concat_elu,
+    IntensityInput.forward: _intensity,
+    EmbeddingInput.forward: _embedding,
+    condition_row: _condition_row,
+    RowConvolution.take: _take,
+    RowConvolution.__call__: _convolve,
+    repeat: _repeat,
     **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _binary("add")),
     **dict.fromkeys((Tensor.add_, Tensor.__iadd__), _binary("add", in_place=True)),
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _binary("mul")),

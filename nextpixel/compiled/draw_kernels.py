@@ -2,7 +2,7 @@
 
 A line's operands are out: the place's symbols (int64, strides of image and channel), a: its params, b: the noise (float64),
 b_1: the address of the law's settings (float64), c: which symbols are known, if any are (bool); its sizes n0: images, n1: levels,
-n2: the channel, k: mixtures.
+n2: the channel, k: mixtures. Each function returns for how many images the params are no numbers, and tell no probabilities.
 """
 
 import math
@@ -19,41 +19,45 @@ _copy, _exp, _sigmoid, _tanh = (elementwise(name) for name in ("copy", "exp", "s
 
 
 @njit(nogil=True)
-def draw_binary(line: Any, like: Any) -> None:
+def draw_binary(line: Any, out: int, params: int, noise: int, known: int, like: Any) -> int:
     """A one if P(X <= 0) does not exceed the noise. Settings: temperature and guidance, 1 for none."""
-    temperature = peek(line[13], np.float64(0))
+    temperature, nothing = peek(line[13], np.float64(0)), 0
     for image in range(line[1]):
-        if not _is_known(line, image):
-            zero = 1 / (1 + math.exp(_logit(line, image, 0, like) / temperature))
-            _choose(line, image, 1 if zero <= _noise(line, image) else 0)
+        if not _is_known(line, known, image):
+            zero = 1 / (1 + math.exp(_logit(line, params, image, 0, like) / temperature))
+            nothing += zero != zero
+            _choose(line, out, image, 1 if zero <= _noise(line, noise, image) else 0)
+    return nothing
 
 
 @njit(nogil=True)
-def draw_categorical(line: Any, scratch: int, like: Any) -> None:
+def draw_categorical(line: Any, out: int, params: int, noise: int, known: int, scratch: int, like: Any) -> int:
     """The smallest symbol whose cumulated probability exceeds the noise. Settings as of `draw_binary`."""
-    size, levels, temperature = size_of(like), line[2], peek(line[13], np.float64(0))
+    size, levels, temperature, nothing = size_of(like), line[2], peek(line[13], np.float64(0)), 0
     for image in range(line[1]):
-        if _is_known(line, image):
+        if _is_known(line, known, image):
             continue
         highest = -np.inf
         for level in range(levels):
-            highest = max(highest, _logit(line, image, level, like))
+            highest = max(highest, _logit(line, params, image, level, like))
         for level in range(levels):
-            poke(scratch + level * size, (_logit(line, image, level, like) - highest) / temperature, like)
+            poke(scratch + level * size, (_logit(line, params, image, level, like) - highest) / temperature, like)
         _exp(scratch, scratch, 0, 0, levels, like)
         total = 0.0
         for level in range(levels):
             total += peek(scratch + level * size, like)
-        threshold = total * _noise(line, image)
+        threshold = total * _noise(line, noise, image)
+        nothing += threshold != threshold
         symbol, cumulated = 0, np.float64(peek(scratch, like))
-        while cumulated <= threshold and symbol < levels - 1:
+        while not cumulated > threshold and symbol < levels - 1:
             symbol += 1
             cumulated += peek(scratch + symbol * size, like)
-        _choose(line, image, symbol)
+        _choose(line, out, image, symbol)
+    return nothing
 
 
 @njit(nogil=True)
-def draw_mixture(line: Any, scratch: int, like: Any) -> None:
+def draw_mixture(line: Any, out: int, params: int, noise: int, known: int, scratch: int, like: Any) -> int:
     """As the place of a `DiscretizedLogisticMixture` draws: known channels move means and weights; then a search.
 
     Settings: the number of channels and the least log-scale. The scratch memory holds runs of a number for each component:
@@ -63,21 +67,22 @@ def draw_mixture(line: Any, scratch: int, like: Any) -> None:
     channels, lowest = np.int64(peek(line[13], np.float64(0))), peek(line[13] + 8, np.float64(0))
     run = size * mixtures
     weights, means, terms, rates = scratch, scratch + run, scratch + 2 * run, scratch + 3 * run
+    nothing = 0
     for image in range(line[1]):
-        if _is_known(line, image):
+        if _is_known(line, known, image):
             continue
-        params, symbols = line[8] + image * line[9] * size, line[5] + image * line[6] * 8
-        _copy(weights, params, 0, 0, mixtures, like)
+        place, symbols = params + image * line[9] * size, out + image * line[6] * 8
+        _copy(weights, place, 0, 0, mixtures, like)
         for c in range(channel + 1):
-            _copy(means, params + (1 + c) * run, 0, 0, mixtures, like)
+            _copy(means, place + (1 + c) * run, 0, 0, mixtures, like)
             for d in range(c):
-                _tanh(terms, params + (1 + 2 * channels + c * (c - 1) // 2 + d) * run, 0, 0, mixtures, like)
+                _tanh(terms, place + (1 + 2 * channels + c * (c - 1) // 2 + d) * run, 0, 0, mixtures, like)
                 y = intensity(peek(symbols + d * line[7] * 8, np.int64(0)), levels)
                 for k in range(mixtures):
                     mean = peek(means + k * size, like) + peek(terms + k * size, like) * y
                     poke(means + k * size, mean, like)
             for k in range(mixtures):
-                log_scale = np.float64(peek(params + ((1 + channels + c) * mixtures + k) * size, like))
+                log_scale = np.float64(peek(place + ((1 + channels + c) * mixtures + k) * size, like))
                 poke(rates + k * size, -min(max(log_scale, lowest), HIGHEST_LOG_SCALE), like)
             _exp(rates, rates, 0, 0, mixtures, like)
             if c < channel:  # a component that explains the known channels badly is as unlikely for the next one
@@ -96,8 +101,8 @@ def draw_mixture(line: Any, scratch: int, like: Any) -> None:
         total = 0.0
         for k in range(mixtures):
             total += peek(weights + k * size, like)
-        threshold = total * _noise(line, image) * NEARLY_1
-        low, high = 0, levels - 1
+        threshold = total * _noise(line, noise, image) * NEARLY_1
+        low, high, cumulated = 0, levels - 1, threshold
         while low < high:
             middle = (low + high) // 2
             side = upper_side(middle, levels)
@@ -112,32 +117,34 @@ def draw_mixture(line: Any, scratch: int, like: Any) -> None:
                 high = middle
             else:
                 low = middle + 1
+        nothing += threshold + cumulated != threshold + cumulated
         poke(symbols + channel * line[7] * 8, low, np.int64(0))
+    return nothing
 
 
 @njit(nogil=True)
-def _is_known(line: Any, image: int) -> bool:
-    return line[14] != 0 and peek(line[14] + image * line[15], np.uint8(0)) != 0
+def _is_known(line: Any, known: int, image: int) -> bool:
+    return known != 0 and peek(known + image * line[15], np.uint8(0)) != 0
 
 
 @njit(nogil=True)
-def _logit(line: Any, image: int, level: int, like: Any) -> float:
+def _logit(line: Any, params: int, image: int, level: int, like: Any) -> float:
     """A logit; under guidance s, that of p(. | h)^s p(.)^(1 - s), whose second law stands as many images further on."""
     size, guidance = size_of(like), peek(line[13] + 8, np.float64(0))
-    logit = np.float64(peek(line[8] + (image * line[9] + level) * size, like))
+    logit = np.float64(peek(params + (image * line[9] + level) * size, like))
     if guidance == 1:
         return logit
-    return guidance * logit + (1 - guidance) * peek(line[8] + ((image + line[1]) * line[9] + level) * size, like)
+    return guidance * logit + (1 - guidance) * peek(params + ((image + line[1]) * line[9] + level) * size, like)
 
 
 @njit(nogil=True)
-def _choose(line: Any, image: int, symbol: int) -> None:
+def _choose(line: Any, out: int, image: int, symbol: int) -> None:
     """Write a symbol, and under guidance the same for the image without its condition."""
-    poke(line[5] + image * line[6] * 8, symbol, np.int64(0))
+    poke(out + image * line[6] * 8, symbol, np.int64(0))
     if peek(line[13] + 8, np.float64(0)) != 1:
-        poke(line[5] + (image + line[1]) * line[6] * 8, symbol, np.int64(0))
+        poke(out + (image + line[1]) * line[6] * 8, symbol, np.int64(0))
 
 
 @njit(nogil=True)
-def _noise(line: Any, image: int) -> float:
-    return peek(line[11] + image * line[12] * 8, np.float64(0))
+def _noise(line: Any, noise: int, image: int) -> float:
+    return peek(noise + image * line[12] * 8, np.float64(0))

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nextpixel.compiled.columns import all_columns
+from nextpixel.compiled.lines import Block
 from nextpixel.compiled.recorder import Recorder
 from nextpixel.compiled.request import Request, Row
 from nextpixel.likelihoods import DiscretizedLogisticMixture, Guided, Likelihood
@@ -65,7 +64,7 @@ def draw_line(
         )
 
 
-def row_lines(recorder: Recorder, part: Steppable, cache: Any, row: Row, request: Request, i: int, kept: range) -> np.ndarray:
+def row_lines(recorder: Recorder, part: Steppable, cache: Any, row: Row, request: Request, i: int, kept: range) -> list[Block]:
     """The lines of all places of row i.
 
     Args:
@@ -86,4 +85,4 @@ def row_lines(recorder: Recorder, part: Steppable, cache: Any, row: Row, request
             noise = row.noise[:, c, 0, j]
             draw_line(recorder, request.law, params, row.symbols[:, :, 0, j], c, noise, known, request.temperature)
 
-    return all_columns(lambda j: recorder.record(lambda: place(j), row=i, place=True), row.symbols.shape[3])
+    return recorder.record_columns(place, i, row.symbols.shape[3])

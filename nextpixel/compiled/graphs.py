@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from nextpixel.compiled.request import Request, Row
+from nextpixel.layers.pointwise import without_autocast
 from nextpixel.likelihoods import Guided
-from nextpixel.raster import Draw, Keep, Progress, chosen, visit
+from nextpixel.progress import Count, Progress
+from nextpixel.raster import Draw, Keep, chosen, scan_rows, visit
 
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel
@@ -91,30 +93,18 @@ class GraphRows:
 
 
 @torch.inference_mode()
-def scan(
-    model: "AutoregressiveModel",
-    request: Request,
-    progress: Progress | None = None,
-    rows: type[GraphRows] = GraphRows,
-) -> None:
+def scan(model: "AutoregressiveModel", request: Request, progress: Progress | None = None) -> None:
     """Fill `request.x` as `raster` with `Draw` does (and `Keep`, where symbols are known).
 
     Args:
         model: on a GPU; on a processor the same runs step by step.
         request: the images.
-        progress: called with the number of rows launched so far, over all passes.
-        rows: how the steps of a row are run.
+        progress: called with (rows launched, rows), over all passes.
     """
     images = request.twice() if isinstance(request.law, Guided) else request
-    launched = 0
-
-    def report() -> None:
-        nonlocal launched
-        launched += 1
-        if progress is not None:
-            progress(launched)
-
+    report = Count(progress, scan_rows(model.strides, images.x.shape[2]))
     passes = pairwise((None, *model.strides))
-    for (coarser, stride), (part, h) in zip(passes, model.parts(images.x, images.h), strict=True):
-        rows(part, images.on_grid(stride, h), coarser, stride).run(report)
+    with without_autocast(request.x):
+        for (coarser, stride), (part, h) in zip(passes, model.parts(images.x, images.h), strict=True):
+            GraphRows(part, images.on_grid(stride, h), coarser, stride).run(report)
     request.x.copy_(images.x[: len(request.x)])

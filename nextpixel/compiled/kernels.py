@@ -24,60 +24,68 @@ _copy, _neg, _elu, _add = (elementwise(name) for name in ("copy", "neg", "elu", 
 
 
 @jit
-def run(table: Any, scratch: int, like: Any) -> None:
-    """Run the lines of a table (lines, `COLUMNS`) of int64.
+def run(table: Any, begin: int, end: int, first: int, stop: int, scratch: int, like: Any) -> int:
+    """Run the lines from `begin` to `end` of a table (lines, `COLUMNS`) of int64, in their repetitions from `first` to `stop`.
 
     Args:
-        table: the program.
+        table: a block of a program.
+        begin, end, first, stop: what is run of it.
         scratch: address of memory that belongs to this call, for a tile, and for the numbers of one law.
         like: a number of the type that the program computes with.
+
+    Returns:
+        How many symbols were drawn from numbers that are none (NaN).
     """
-    size = size_of(like)
-    for line in range(len(table)):
-        operation, n0, n1, n2 = table[line, 0], table[line, 1], table[line, 2], table[line, 3]
-        out, a, b, c = table[line, 5], table[line, 8], table[line, 11], table[line, 14]
-        if operation == PRODUCT:
-            for i in range(n0):
-                _product(
-                    out + i * table[line, 6] * size,
-                    table[line, 7],
-                    c + i * table[line, 15] * size if c else 0,
-                    table[line, 16],
-                    a + i * table[line, 9] * size,
-                    table[line, 10],
-                    b,
-                    n1,
-                    n2,
-                    table[line, 4],
-                    scratch,
-                    like,
-                )
-        elif operation == BINARY:
-            draw_binary(table[line], like)
-        elif operation == CATEGORICAL:
-            draw_categorical(table[line], scratch, like)
-        elif operation == MIXTURE:
-            draw_mixture(table[line], scratch, like)
-        else:
-            for i in range(n0):
-                for j in range(n1):
-                    to = out + (i * table[line, 6] + j * table[line, 7]) * size
-                    x = a + (i * table[line, 9] + j * table[line, 10]) * size
-                    y = b + (i * table[line, 12] + j * table[line, 13]) * size
-                    z = c + (i * table[line, 15] + j * table[line, 16]) * size
-                    if operation < len(ELEMENTWISE):
-                        _elementwise(operation, to, x, y, z, n2, like)
-                    elif operation == CONCAT_ELU:  # two results; x may be the first of them
-                        _neg(y, x, 0, 0, n2, like)
-                        _elu(y, y, 0, 0, n2, like)
-                        _elu(to, x, 0, 0, n2, like)
-                    elif operation == INTENSITY:
-                        # Symbols are int64, whatever the type: their strides count eight bytes.
-                        symbol = peek(a + (i * table[line, 9] + j * table[line, 10]) * 8, np.int64(0))
-                        poke(to, symbol * peek(b, like) - 1.0, like)
-                    elif operation == EMBEDDING:
-                        symbol = peek(a + (i * table[line, 9] + j * table[line, 10]) * 8, np.int64(0))
-                        _copy(to, b + (symbol + j * table[line, 4]) * n2 * size, 0, 0, n2, like)
+    size, nothing = size_of(like), 0
+    for time in range(first, stop):
+        for line in range(begin, end):
+            operation, n0, n1, n2 = table[line, 0], table[line, 1], table[line, 2], table[line, 3]
+            out, a = table[line, 5] + time * table[line, 17], table[line, 8] + time * table[line, 18]
+            b, c = table[line, 11] + time * table[line, 19], table[line, 14] + time * table[line, 20]
+            if operation == PRODUCT:
+                for i in range(n0):
+                    _product(
+                        out + i * table[line, 6] * size,
+                        table[line, 7],
+                        c + i * table[line, 15] * size if c else 0,
+                        table[line, 16],
+                        a + i * table[line, 9] * size,
+                        table[line, 10],
+                        b,
+                        n1,
+                        n2,
+                        table[line, 4],
+                        scratch,
+                        like,
+                    )
+            elif operation == BINARY:
+                nothing += draw_binary(table[line], out, a, b, c, like)
+            elif operation == CATEGORICAL:
+                nothing += draw_categorical(table[line], out, a, b, c, scratch, like)
+            elif operation == MIXTURE:
+                nothing += draw_mixture(table[line], out, a, b, c, scratch, like)
+            else:
+                for i in range(n0):
+                    for j in range(n1):
+                        to = out + (i * table[line, 6] + j * table[line, 7]) * size
+                        x = a + (i * table[line, 9] + j * table[line, 10]) * size
+                        y = b + (i * table[line, 12] + j * table[line, 13]) * size
+                        z = c + (i * table[line, 15] + j * table[line, 16]) * size
+                        if operation < len(ELEMENTWISE):
+                            _elementwise(operation, to, x, y, z, n2, like)
+                        elif operation == CONCAT_ELU:  # two results; x may be the first of them
+                            _neg(y, x, 0, 0, n2, like)
+                            _elu(y, y, 0, 0, n2, like)
+                            _elu(to, x, 0, 0, n2, like)
+                        else:
+                            # Symbols are int64, whatever the type: their strides count eight bytes.
+                            symbol = peek(a + (i * table[line, 9] + j * table[line, 10]) * 8, np.int64(0))
+                            if operation == INTENSITY:
+                                poke(to, symbol * peek(b, like) - 1.0, like)
+                            else:  # the vector of a symbol, and of no symbol that is none
+                                symbol = min(max(symbol, 0), table[line, 4] - 1)
+                                _copy(to, b + symbol * n2 * size, 0, 0, n2, like)
+    return nothing
 
 
 @njit(nogil=True)

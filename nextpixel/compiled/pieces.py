@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecut
 
 import torch
 
-from nextpixel.raster import Progress
+from nextpixel.progress import Progress
 
 
 def cut(batch: int, pieces: int) -> list[slice]:
@@ -21,17 +21,17 @@ def cut(batch: int, pieces: int) -> list[slice]:
 
 
 class Together:
-    """Progress of all pieces: a row is finished when so many rows of pieces are."""
+    """Progress of all pieces, each of which tells its own: a row is finished when so many rows of pieces are."""
 
     def __init__(self, progress: Progress | None, pieces: int) -> None:
         self.progress, self.pieces, self.finished, self.lock = progress, pieces, 0, threading.Lock()
         self.stopped = False
 
-    def __call__(self, finished: int | None = None) -> None:
+    def __call__(self, done: int, total: int) -> None:
         """A row of one of them is finished.
 
         Raises:
-            CancelledError: another piece has failed, or Ctrl-C: nobody wants this one any more.
+            CancelledError: another piece has failed, or Ctrl-C: the result of this one is no longer needed.
         """
         if self.stopped:
             raise CancelledError
@@ -39,7 +39,7 @@ class Together:
             with self.lock:
                 self.finished += 1
                 if self.finished % self.pieces == 0:
-                    self.progress(self.finished // self.pieces)
+                    self.progress(self.finished // self.pieces, total)
 
 
 def on_cores(work: Iterable[Callable[[], None]], cores: int, report: Together) -> None:

@@ -1,48 +1,54 @@
-"""A program on a processor: the table that the interpreter runs, and weights in the order that its products read."""
+"""A program on a processor: the blocks of lines that the interpreter runs."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from nextpixel.compiled.kernels import REGISTER, ROWS, panel_registers, run
+from nextpixel.compiled.kernels import run
+from nextpixel.compiled.lines import Block
 from nextpixel.compiled.memory import Memory, Relocation
-
-
-class PanelMemory(Memory):
-    """Memory whose matrices lie in panels: a tile's columns of row 0, of row 1, and so on; then the next columns.
-
-    Args:
-        dtype: of the numbers.
-        scratch: bytes that an operation needs for itself, besides a tile.
-    """
-
-    def __init__(self, dtype: torch.dtype, scratch: int) -> None:
-        super().__init__(dtype, torch.device("cpu"), max(scratch, ROWS * 3 * REGISTER))
-
-    def pack(self, weight: Tensor) -> Tensor:
-        width = REGISTER // weight.element_size()
-        padded = F.pad(weight, (0, -weight.shape[1] % width))
-        panels = padded.split([width * registers for registers in panel_registers(padded.shape[1] // width)], 1)
-        return torch.cat([panel.flatten() for panel in panels])
+from nextpixel.errors import InputError
 
 
 class Program:
     """Lines, ready to run.
 
     Args:
-        table: the lines, (n, `COLUMNS`) int64.
+        blocks: the lines.
         memory: what they point to.
     """
 
-    def __init__(self, table: np.ndarray, memory: Memory) -> None:
-        self.table, self.memory = table, memory
+    def __init__(self, blocks: list[Block], memory: Memory) -> None:
+        self.blocks, self.memory = blocks, memory
+        self._columns = [(block.columns.stop, block) for block in blocks]
+        self._scratch = memory.scratch.data_ptr()
         self._like = np.float32(0) if memory.dtype == torch.float32 else np.float64(0)
 
     def __call__(self) -> None:
-        """Run it, without Python and without its lock."""
-        run(self.table, self.memory.scratch.data_ptr(), self._like)
+        """Run it, without Python and without its lock.
+
+        Raises:
+            InputError: a symbol has no probabilities.
+        """
+        for block in self.blocks:
+            if run(block.table, 0, len(block.table), 0, block.times, self._scratch, self._like):
+                raise InputError("the model gives no probabilities: it computes numbers that are infinite or none (NaN)")
+
+    def column(self, j: int) -> None:
+        """Run the lines of one column."""
+        for stop, block in self._columns:
+            if j < stop:
+                begin, end, time = block.place(j)
+                run(block.table, begin, end, time, time + 1, self._scratch, self._like)
+                return
+        raise IndexError(f"column {j} of {stop}")
 
     def moved(self, memory: Memory, relocation: Relocation) -> "Program":
         """The same on other memory."""
-        return Program(relocation.table(self.table), memory)
+        return Program([replace(block, table=relocation.table(block.table)) for block in self.blocks], memory)
+
+    @property
+    def nbytes(self) -> int:
+        """Of its lines."""
+        return sum(block.table.nbytes for block in self.blocks)

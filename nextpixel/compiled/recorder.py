@@ -6,19 +6,23 @@ is refused, so that a program does all that it was recorded from, or does not ex
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from inspect import Signature
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from nextpixel.compiled import calls
+from nextpixel.compiled.columns import all_columns
 from nextpixel.compiled.layout import LayoutError, Operand, lay_out, rows_of
-from nextpixel.compiled.lines import COLUMNS, OPERATIONS
+from nextpixel.compiled.lines import COLUMNS, OPERATIONS, Block, table_of
 from nextpixel.compiled.memory import Memory
 from nextpixel.grid import RowConvolution, kernel_matrix
-from nextpixel.recording import NotRecordableError, recorded_by
+from nextpixel.recording import NotRecordableError
+
+signature = lru_cache(Signature.from_callable)
 
 
 class RowIndex(int):
@@ -52,7 +56,7 @@ class Recorder(TorchFunctionMode):
         symbols: (B, C, H, W), whose rows are all the same memory.
 
     Attributes:
-        lines: so far.
+        lines: of the block that is being recorded, so far.
         loads: what the rows need before they run: (maps of all rows, the memory of one, which).
         row: the row of the symbols that may be read; there is memory for one only.
     """
@@ -61,6 +65,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.memory, self.symbols = memory, symbols
         self.lines: list[list[int]] = []
+        self._blocks: list[Block] = []
         self.loads: list[tuple[Tensor, Tensor, RowIndex]] = []
         self.row: int | None = None
         self._rows: dict[int, tuple[list[Tensor], list[list[Tensor]]]] = {}
@@ -68,7 +73,7 @@ class Recorder(TorchFunctionMode):
         self._temporaries = self._pools[0]
         self._used = 0
 
-    def record(self, function: Callable[[], Any], row: int, place: bool) -> np.ndarray:
+    def record(self, function: Callable[[], Any], row: int, place: bool = False) -> list[Block]:
         """The lines of what a function asks for, which may read this row of the symbols.
 
         New tensors take the memory that those of the last place had, or of the last row clock: no place needs another's.
@@ -76,24 +81,61 @@ class Recorder(TorchFunctionMode):
         Raises:
             NotRecordableError: it asks for something that has no line.
         """
-        self.lines, self.loads, self.row, self._used = [], [], row, 0
+        self.lines, self._blocks, self.loads, self.row, self._used = [], [], [], row, 0
         self._temporaries = self._pools[place]
-        with recorded_by(self), self:
+        with self:
             function()
-        return np.array(self.lines, np.int64).reshape(-1, len(COLUMNS))
+        self._end_block()
+        return self._blocks
+
+    def record_columns(self, place: Callable[[int], Any], row: int, width: int) -> list[Block]:
+        """The lines of a function of each column of a row.
+
+        Raises:
+            NotRecordableError: it asks for something that has no line, or repeats something itself.
+        """
+
+        def column(j: int) -> np.ndarray:
+            blocks = self.record(lambda: place(j), row, place=True)
+            if len(blocks) > 1:
+                raise NotRecordableError("a place that repeats calls")
+            return blocks[0].table
+
+        return all_columns(column, width)
+
+    def repeat(self, function: Callable[[int], None], times: int) -> None:
+        """Lines of function(0), function(1), ..."""
+        used = self._used
+        self._end_block()
+        blocks = self._blocks
+
+        def turn(k: int) -> np.ndarray:
+            self.lines, self._blocks, self._used = [], [], used
+            with self:
+                function(k)
+            if self._blocks:
+                raise NotRecordableError("repeated calls that repeat calls")
+            return table_of(self.lines)
+
+        blocks += all_columns(turn, times)
+        self.lines, self._blocks = [], blocks
+
+    def _end_block(self) -> None:
+        if self.lines or not self._blocks:
+            self._blocks.append(Block(table_of(self.lines)))
+        self.lines = []
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         handler = calls.HANDLERS.get(func)
         if handler is not None:
+            try:
+                signature(handler).bind(self, *args, **(kwargs or {}))
+            except TypeError as error:
+                raise NotRecordableError(f"{resolve_name(func) or func} has no line: {error}") from None
             return handler(self, *args, **(kwargs or {}))
         if func in calls.VIEWS or getattr(func, "__name__", "") == "__get__":
             return calls.view(self, func, *args, **(kwargs or {}))
         raise NotRecordableError(f"{resolve_name(func) or func} has no line")
-
-    def take(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """A call of a function that is recorded as one."""
-        with torch._C.DisableTorchFunction():
-            return calls.TAKEN[function](self, *args)
 
     def new(self, *shape: int) -> Tensor:
         """Memory for a new tensor."""
@@ -104,13 +146,18 @@ class Recorder(TorchFunctionMode):
 
     def emit(self, operation: str, out: Tensor, *inputs: Tensor) -> Tensor:
         """A line for an element-wise operation, or several where two strides are too few."""
+        if not out.numel():
+            return out
         dtype = self.memory.dtype
         if out.dtype != dtype or any(source.dtype != dtype for source in inputs):
             raise NotRecordableError(f"{operation} of {[str(t.dtype) for t in (out, *inputs)]}, not {dtype}")
         try:
             sizes, strides = lay_out(out, *inputs)
         except LayoutError:
-            for parts in zip(out, *(source.expand(out.shape) for source in inputs), strict=True):
+            # Part by part along the shortest side, so that there are not more lines the wider an image is.
+            side = min((axis for axis, size in enumerate(out.shape) if size > 1), key=lambda axis: out.shape[axis])
+            tensors = [out, *(source.expand(out.shape) for source in inputs)]
+            for parts in zip(*(tensor.unbind(side) for tensor in tensors), strict=True):
                 self.emit(operation, *parts)
             return out
         addresses = [self.memory.write(out), *map(self.memory.read, inputs)]
@@ -128,6 +175,8 @@ class Recorder(TorchFunctionMode):
         """A line for out = a @ weight + add; a (m, k) or (groups, m, k)."""
         if not a.dtype == weight.dtype == out.dtype == self.memory.dtype:
             raise NotRecordableError(f"a product of {a.dtype} and {weight.dtype}, not {self.memory.dtype}")
+        if not out.numel():
+            return out
         if add is not None and add.shape != out.shape:
             add = add.expand(out.shape)
         n0, m, (out_rows, a_rows, add_rows) = rows_of(out, a, add)

@@ -1,19 +1,75 @@
 """One pass over some images as programs: the row clock and the places of every kind of row, recorded from a part's methods."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from nextpixel.compiled.draw_lines import row_lines, scratch_bytes
-from nextpixel.compiled.memory import restore
-from nextpixel.compiled.program import PanelMemory, Program
+from nextpixel.compiled.lines import Block
+from nextpixel.compiled.memory import Memory, restore
+from nextpixel.compiled.program import Program
 from nextpixel.compiled.recorder import Recorder, RowIndex
 from nextpixel.compiled.request import Request, Row
 from nextpixel.raster import chosen
 
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel
+
+
+def memory_for(part: "AutoregressiveModel", scratch: int = 0) -> Memory:
+    """Memory for the programs of a part, which owns its weights."""
+    weights = [*part.parameters(), *part.buffers()]
+    return Memory(weights[0].dtype, scratch, weights)
+
+
+@dataclass
+class RowClocks:
+    """The row clock of every kind of row: its program, and the rows of a condition's maps that it reads, which are loaded first.
+
+    Attributes:
+        loads: (maps of all rows, memory of one, which) for each.
+    """
+
+    programs: dict[tuple[bool, int], Program]
+    loads: dict[tuple[bool, int], list[tuple[Tensor, Tensor, RowIndex]]]
+
+    def __call__(self, kind: tuple[bool, int], i: int) -> None:
+        """Run it for row i."""
+        for maps, target, index in self.loads[kind]:
+            target.copy_(maps[index.of(i)])
+        self.programs[kind]()
+
+
+class Recording:
+    """Blocks of lines that become programs together.
+
+    Args:
+        memory: what they point to.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.clocks: dict[tuple[bool, int], list[Block]] = {}
+        self.loads: dict[tuple[bool, int], list[tuple[Tensor, Tensor, RowIndex]]] = {}
+        self.steps: dict[tuple[bool, int], list[Block]] = {}
+
+    def clock(self, recorder: Recorder, part: "AutoregressiveModel", cache: Any, i: int, kind: tuple[bool, int]) -> None:
+        """Record the row clock of row i, unless rows of its kind have one."""
+        if kind not in self.clocks:
+            self.clocks[kind] = recorder.record(lambda: part.begin_row(cache, recorder.symbols, RowIndex(i)), row=i - 1)
+            self.loads[kind] = recorder.loads
+
+    def close(self) -> tuple[RowClocks, dict[tuple[bool, int], Program]]:
+        """The programs: of the row clocks, and of the steps.
+
+        Raises:
+            NotRecordableError: as `Memory.close`.
+        """
+        closed = [Program(blocks, self.memory) for blocks in self.memory.close([*self.clocks.values(), *self.steps.values()])]
+        clocks = dict(zip(self.clocks, closed, strict=False))
+        return RowClocks(clocks, self.loads), dict(zip(self.steps, closed[len(clocks) :], strict=True))
 
 
 class Rows:
@@ -23,44 +79,42 @@ class Rows:
         part: what scans the pass.
         request: the images, on the grid of the pass.
         coarser, stride: of the pass before and of this one.
+
+    Raises:
+        NotRecordableError: the part asks torch for something that programs do not do.
     """
 
     def __init__(self, part: "AutoregressiveModel", request: Request, coarser: int | None = None, stride: int = 1) -> None:
         batch, _, self.height, self.width = request.x.shape
         self.coarser, self.stride, self.kinds = coarser, stride, [part.row_kind(i) for i in range(self.height)]
-        self.memory = PanelMemory(next(part.parameters()).dtype, scratch_bytes(request.law))
+        self.memory = memory_for(part, scratch_bytes(request.law))
         self.row = Row.of(request)
         for tensor in self.row.tensors:
             self.memory.write(tensor)
-        cache, image = part.start(batch, request.h, (self.height, self.width)), self.row.image
-        recorder = Recorder(self.memory, image)
-        self.begin: dict[tuple[bool, int], Program] = {}
-        self.loads: dict[tuple[bool, int], list[tuple[Tensor, Tensor, RowIndex]]] = {}
-        self.steps: dict[tuple[bool, int], Program] = {}
+        cache = part.start(batch, request.h, (self.height, self.width))
+        recorder, recording = Recorder(self.memory, self.row.image), Recording(self.memory)
         for i in range(self.height):
             first, kind, mixed = self._kinds(i)
-            if (first, kind) not in self.begin:
-                lines = recorder.record(lambda i=i: part.begin_row(cache, image, RowIndex(i)), row=i - 1, place=False)
-                self.begin[first, kind] = Program(lines, self.memory)
-                self.loads[first, kind] = recorder.loads
-            if (mixed, kind) not in self.steps:
+            recording.clock(recorder, part, cache, i, (first, kind))
+            if (mixed, kind) not in recording.steps:
                 kept = chosen(coarser, stride, i, self.width)
-                lines = row_lines(recorder, part, cache, self.row, request, i, kept)
-                self.steps[mixed, kind] = Program(lines, self.memory)
-        self.memory.close()
+                recording.steps[mixed, kind] = row_lines(recorder, part, cache, self.row, request, i, kept)
+        self.clocks, self.steps = recording.close()
         self.fresh = self.memory.snapshot()
 
     def _kinds(self, i: int) -> tuple[bool, int, bool]:
         return i == 0, self.kinds[i], len(chosen(self.coarser, self.stride, i, self.width)) > 0
 
     def run(self, request: Request, report: Callable[[], None]) -> None:
-        """Fill the images; tells when a row is finished."""
+        """Fill the images; tells when a row is finished.
+
+        Raises:
+            InputError: a symbol has no probabilities.
+        """
         restore(self.fresh)
         for i in range(self.height):
             first, kind, mixed = self._kinds(i)
-            for maps, target, index in self.loads[first, kind]:
-                target.copy_(maps[index.of(i)])
-            self.begin[first, kind]()
+            self.clocks((first, kind), i)
             self.row.read(request, i)
             self.steps[mixed, kind]()
             self.row.write(request, i)
@@ -70,10 +124,19 @@ class Rows:
         """The same programs on memory of their own, for another core."""
         other = object.__new__(Rows)
         other.__dict__.update(self.__dict__)
-        other.memory, moves = self.memory.moved()
-        other.row = Row(*map(moves.tensor, self.row.tensors), *[None] * (self.row.known is None), self.height)
-        for name in ("begin", "steps"):
-            setattr(other, name, {key: program.moved(other.memory, moves) for key, program in getattr(self, name).items()})
-        other.loads = {key: [(maps, moves.tensor(row), index) for maps, row, index in loads] for key, loads in self.loads.items()}
+        other.memory, moves, view = self.memory.moved()
+        other.row = Row(*map(view, self.row.tensors), *[None] * (self.row.known is None), self.height)
+
+        def moved(programs: dict[tuple[bool, int], Program]) -> dict[tuple[bool, int], Program]:
+            return {key: program.moved(other.memory, moves) for key, program in programs.items()}
+
+        loads = {key: [(maps, view(row), index) for maps, row, index in of_kind] for key, of_kind in self.clocks.loads.items()}
+        other.clocks, other.steps = RowClocks(moved(self.clocks.programs), loads), moved(self.steps)
         other.fresh = other.memory.snapshot()
         return other
+
+    @property
+    def nbytes(self) -> int:
+        """Of its memory, what it begins with, and its lines; what copies share is counted in each."""
+        programs = (*self.clocks.programs.values(), *self.steps.values())
+        return self.memory.nbytes + sum(contents.nbytes for _, contents in self.fresh) + sum(p.nbytes for p in programs)

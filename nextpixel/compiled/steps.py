@@ -1,19 +1,21 @@
 """The steps of a scan as programs, place by place: for choosers that stand outside of them, as those of the codec.
 
 `nextpixel.compiled.scan` runs whole rows, draws included. Here the raster loop (`nextpixel.raster`) stays as it is, with any
-chooser, and what a part computes between two choices is a program. An image's numbers do not hang on those beside it.
+chooser, and what a part computes between two choices is a program. An image's numbers do not depend on those beside it.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nextpixel.compiled.columns import all_columns
-from nextpixel.compiled.program import PanelMemory, Program
-from nextpixel.compiled.recorder import Recorder, RowIndex
+from nextpixel.compiled.lines import AT, Block
+from nextpixel.compiled.recorder import Recorder
+from nextpixel.compiled.rows import Recording, memory_for
 from nextpixel.recording import NotRecordableError
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class _Part:
 
 
 class _Steps:
-    """The programs of a pass: the row clock of each kind of row, and its steps, (columns, colours) of them.
+    """The programs of a pass: the row clock of each kind of row, and its steps, column by column and colour by colour.
 
     Raises:
         NotRecordableError: the part asks for something that has no line.
@@ -70,46 +72,39 @@ class _Steps:
     def __init__(self, part: "AutoregressiveModel", batch: int, h: Tensor | None, size: tuple[int, int]) -> None:
         (height, width), colours = size, part.likelihood.colours
         self.colours, self.kinds = colours, [part.row_kind(i) for i in range(height)]
-        self.memory = PanelMemory(next(part.parameters()).dtype, scratch=0)
+        memory = memory_for(part)
         self.symbols = torch.zeros(batch, part.shape[0], 1, width, dtype=torch.long)
-        self.params = torch.zeros(batch, part.likelihood.params, dtype=self.memory.dtype)
-        cache, image = part.start(batch, h, size), self.symbols.expand(-1, -1, height, -1)
-        recorder = Recorder(self.memory, image)
-        self.begin: dict[tuple[bool, int], Program] = {}
-        self.loads: dict[tuple[bool, int], list[tuple[Tensor, Tensor, RowIndex]]] = {}
-        self.steps: dict[int, list[Program]] = {}
+        self.params = torch.zeros(batch, part.likelihood.params, dtype=memory.dtype)
+        memory.write(self.symbols)
+        cache = part.start(batch, h, size)
+        recorder, recording = Recorder(memory, self.symbols.expand(-1, -1, height, -1)), Recording(memory)
 
         def place(i: int, j: int) -> None:
             for c in range(colours):
-                params = part.step(cache, image, i, j, c)
+                params = part.step(cache, recorder.symbols, i, j, c)
                 with torch._C.DisableTorchFunction():
                     recorder.emit("copy", self.params, params)
 
         for i, kind in enumerate(self.kinds):
-            if (i == 0, kind) not in self.begin:
-                lines = recorder.record(lambda i=i: part.begin_row(cache, image, RowIndex(i)), row=i - 1, place=False)
-                self.begin[i == 0, kind], self.loads[i == 0, kind] = Program(lines, self.memory), recorder.loads
-            if kind not in self.steps:
-                lines = all_columns(lambda j, i=i: recorder.record(lambda: place(i, j), row=i, place=True), width)
-                self.steps[kind] = [Program(step, self.memory) for step in self._cut(lines, width * colours)]
-        self.memory.close()
+            recording.clock(recorder, part, cache, i, (i == 0, kind))
+            if (False, kind) not in recording.steps:
+                blocks = recorder.record_columns(partial(place, i), i, width)
+                recording.steps[False, kind] = [self._by_step(block) for block in blocks]
+        self.clocks, self.steps = recording.close()
 
-    def _cut(self, lines: np.ndarray, steps: int) -> list[np.ndarray]:
-        """The lines of a row, step by step: each ends with that which writes the params."""
-        ends = np.flatnonzero(lines[:, 5] == self.params.data_ptr()) + 1
-        if len(ends) != steps or ends[-1] != len(lines):
+    def _by_step(self, block: Block) -> Block:
+        """The lines of some columns, as those of their steps: each ends with that which writes the params."""
+        ends = np.flatnonzero(block.table[:, AT["out"]] == self.params.data_ptr()) + 1
+        if len(ends) != (len(block.bounds) - 1) * self.colours or not np.isin(block.bounds[1:], ends).all():
             raise NotRecordableError("steps whose params are no line of their own")
-        return np.split(lines, ends[:-1])
+        return replace(block, first=block.first * self.colours, bounds=(0, *ends.tolist()))
 
     def begin_row(self, x: Tensor, i: int) -> None:
         """Run the row clock, which reads the symbols of the row before."""
-        kind = i == 0, self.kinds[i]
         if i:
             self.symbols.copy_(x[:, :, i - 1 : i])
-        for maps, target, index in self.loads[kind]:
-            target.copy_(maps[index.of(i)])
-        self.begin[kind]()
-        self.running = self.steps[self.kinds[i]]
+        self.clocks((i == 0, self.kinds[i]), i)
+        self.running = self.steps[False, self.kinds[i]]
 
     def step(self, x: Tensor, i: int, j: int, c: int) -> Tensor:
         """The params of a place (B, P), in memory that the next step writes again."""
@@ -117,5 +112,5 @@ class _Steps:
             self.symbols[:, c - 1, 0, j] = x[:, c - 1, i, j]
         elif j:
             self.symbols[:, :, 0, j - 1] = x[:, :, i, j - 1]
-        self.running[j * self.colours + c]()
+        self.running.column(j * self.colours + c)
         return self.params

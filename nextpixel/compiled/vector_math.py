@@ -36,12 +36,22 @@ def fma(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
     return _call(builder, "llvm.fma", a, b, c)
 
 
+def most(builder: ir.IRBuilder, x: Any, bound: float) -> Any:
+    """min(x, bound), and NaN where x is: LLVM's own minnum would give the bound."""
+    return builder.select(builder.fcmp_ordered("<", constant(x.type, bound), x), constant(x.type, bound), x)
+
+
+def least(builder: ir.IRBuilder, x: Any, bound: float) -> Any:
+    """max(x, bound), and NaN where x is."""
+    return builder.select(builder.fcmp_ordered("<", x, constant(x.type, bound)), constant(x.type, bound), x)
+
+
 def exp(builder: ir.IRBuilder, x: Any) -> Any:
-    """exp x; beyond the normal numbers the smallest or largest one."""
+    """exp x; beyond the normal numbers the smallest or largest one, and NaN where x is."""
     kind = x.type
     element = kind.element if isinstance(kind, ir.VectorType) else kind
     terms, high, low, bias, place, limit = FLOAT if isinstance(element, ir.FloatType) else DOUBLE
-    x = _call(builder, "llvm.maxnum", _call(builder, "llvm.minnum", x, constant(kind, limit)), constant(kind, -limit))
+    x = least(builder, most(builder, x, limit), -limit)
     n = _call(builder, "llvm.rint", builder.fmul(x, constant(kind, 1 / math.log(2))))
     r = fma(builder, n, constant(kind, -high), x)
     r = fma(builder, n, constant(kind, -low), r)
@@ -68,13 +78,13 @@ def tanh(builder: ir.IRBuilder, x: Any) -> Any:
 
 def relu(builder: ir.IRBuilder, x: Any) -> Any:
     """max(x, 0)."""
-    return _call(builder, "llvm.maxnum", x, constant(x.type, 0.0))
+    return least(builder, x, 0.0)
 
 
 def elu(builder: ir.IRBuilder, x: Any) -> Any:
     """x if it is positive, and else exp(x) - 1."""
     zero = constant(x.type, 0.0)
-    below = builder.fsub(exp(builder, _call(builder, "llvm.minnum", x, zero)), constant(x.type, 1.0))
+    below = builder.fsub(exp(builder, most(builder, x, 0.0)), constant(x.type, 1.0))
     return builder.select(builder.fcmp_ordered(">", x, zero), x, below)
 
 

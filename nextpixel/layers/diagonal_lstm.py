@@ -11,16 +11,18 @@ that has just been finished.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.grid import colour_groups
+from nextpixel.grid import Each, colour_groups, same
 from nextpixel.layers.head import ConditionBias, condition_row
 from nextpixel.layers.lstm import Gates, open_forget_gates
 from nextpixel.layers.masked import MaskedConv2d
 from nextpixel.layers.recurrence import batch_first, batch_last, diagonals, lstm, product
+from nextpixel.recording import repeat
 
 
 @dataclass
@@ -33,9 +35,9 @@ class RightCache:
     pixel: Tensor | None  # (C, 4F): from the image
     bias: Tensor | None
     gates: Tensor  # (W, B, 4F)
-    columns: list[Gates]
+    columns: Each[Gates]
     h: Tensor  # (W, B, F): of the newest finished row
-    states: list[Tensor]  # its columns
+    states: Each[Tensor]  # its columns
     c: Tensor  # (B, F)
 
 
@@ -51,9 +53,9 @@ class DiagonalCache:
     part_maps: list[Tensor | slice]  # the gates' maps of a colour group
     gates: list[Gates]
     # [colour group][column]: the row's part, the window, its weights, c to the left, c, h, h from the right, the sum of both h
-    places: list[list[tuple[Tensor, ...]]]
-    inputs: list[list[Tensor]]  # [colour group][column]: where a step finds its input
-    outputs: list[Tensor]  # [column]: the layer's output of all colour groups so far, (B, F)
+    places: list[Each[tuple[Tensor, ...]]]
+    inputs: list[Each[Tensor]]  # [colour group][column]: where a step finds its input
+    outputs: Each[Tensor]  # [column]: the layer's output of all colour groups so far, (B, F)
     right: RightCache
 
 
@@ -134,6 +136,19 @@ class DiagonalBiLSTMLayer(nn.Module):
         right = self._start_right(batch, width, h, *right_state)
         ins, outs = colour_groups(self.in_features, self.colours), colour_groups(self.features, self.colours)
         states, out = memory[..., self.in_features :], weight.new_zeros(batch, self.features)
+
+        def place(j: int, k: int) -> tuple[Tensor, ...]:
+            return (
+                parts[k][:, j],
+                memory[:, j],
+                weights[k],
+                c[:, j, outs[k]],
+                c[:, j + 1, outs[k]],
+                states[:, j + 1, outs[k]],
+                right.h[j][:, outs[k]],
+                out[:, outs[k]],
+            )
+
         return DiagonalCache(
             memory=memory,
             above=above.contiguous(),
@@ -142,24 +157,9 @@ class DiagonalBiLSTMLayer(nn.Module):
             parts=parts,
             part_maps=part_maps,
             gates=[Gates(weight.new_empty(batch, matrix.shape[1])) for matrix in weights],
-            places=[
-                [
-                    (
-                        parts[k][:, j],
-                        memory[:, j],
-                        weights[k],
-                        c[:, j, outs[k]],
-                        c[:, j + 1, outs[k]],
-                        states[:, j + 1, outs[k]],
-                        right.h[j][:, outs[k]],
-                        out[:, outs[k]],
-                    )
-                    for j in range(width)
-                ]
-                for k in range(self.colours)
-            ],
-            inputs=[[memory[:, j, group] for j in range(width)] for group in ins],
-            outputs=[out] * width,
+            places=[Each(partial(place, k=k)) for k in range(self.colours)],
+            inputs=[Each(lambda j, group=group: memory[:, j, group]) for group in ins],
+            outputs=same(out),
             right=right,
         )
 
@@ -169,8 +169,9 @@ class DiagonalBiLSTMLayer(nn.Module):
         states = weight.new_zeros(width, batch, self.features)
         pixel = None if self.image_to_right_state is None else self.image_to_right_state.weight.detach().flatten(1).t()
         bias = None if self.condition_right is None else self.condition_right.start(h)
-        columns, c = [Gates(column) for column in gates], states.new_zeros(batch, self.features)
-        return RightCache(weight, above, right, pixel, bias, gates, columns, states, list(states), c)
+        c, squashed = (states.new_zeros(batch, self.features) for _ in range(2))
+        columns = Each(lambda j: Gates(gates[j], squashed))
+        return RightCache(weight, above, right, pixel, bias, gates, columns, states, Each(states.__getitem__), c)
 
     def begin_row(self, cache: DiagonalCache, i: int, image: Tensor | None = None) -> None:
         """Row clock: state-to-state from above, and the whole right-to-left half, from the finished row above to row i.
@@ -201,11 +202,16 @@ class DiagonalBiLSTMLayer(nn.Module):
         if right.bias is not None:
             right.gates.add_(condition_row(right.bias, i).transpose(0, 1))
         right.c.zero_()
-        newest = None
-        for column, h in zip(reversed(right.columns), reversed(right.states), strict=True):
-            if newest is not None:
-                column.memory.addmm_(newest, right.right)
-            newest = column.step(right.c, right.c, h)
+        width = len(right.h)
+
+        def column(k: int) -> None:
+            """The k-th from the right."""
+            j = width - 1 - k
+            if k:
+                right.columns[j].memory.addmm_(right.states[j + 1], right.right)
+            right.columns[j].step(right.c, right.c, right.states[j])
+
+        repeat(column, width)
 
     def step(self, cache: DiagonalCache, x: Tensor, j: int, c: int = 0) -> Tensor:
         """Pixel and channel clock: colour group c of the input at column j, (B, in of c), to that of the output, (B, F of c)."""

@@ -9,13 +9,14 @@ u   all rows above                down-shifted convolutions, all of it on the ro
 ul  and the row's left part       down-right-shifted ones, on the row and the pixel clock; takes u through its short-cut
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.grid import PatchRow, RowConvolution, kernel_matrix
+from nextpixel.grid import Each, PatchRow, RowConvolution, kernel_matrix
 from nextpixel.layers.head import ConditionBias, condition_row
 from nextpixel.layers.pointwise import concat_elu, concat_elu_to, dropout
 from nextpixel.layers.shifted import DownRightCache, DownRightShiftedConv2d, DownShiftedConv2d, NetworkInNetwork
@@ -128,13 +129,13 @@ class _ActivatedRow:
     """A row of patches whose places hold concat_elu."""
 
     def __init__(self, row: PatchRow) -> None:
-        self.slots = [slots[0] for slots in row.slots]
-        self.copies = [slots[1] if len(slots) > 1 else None for slots in row.slots]
-        self.positive, self.negative = zip(*(slot.chunk(2, 1) for slot in self.slots), strict=True)
+        self.slots = slots = Each(lambda j: row.slots[j][0])
+        self.copies = Each(lambda j: row.slots[j][1] if len(row.slots[j]) > 1 else None)
+        self.halves = Each(lambda j: slots[j].chunk(2, 1))
 
     def activate(self, j: int, x: Tensor) -> None:
-        """Let column j be [elu(x), elu(-x)], in both patches that hold it; x (B, F) may stand in `positive` already."""
-        slot, copy = concat_elu_to(self.slots[j], self.positive[j], self.negative[j], x), self.copies[j]
+        """Let column j be [elu(x), elu(-x)], in both patches that hold it; x (B, F) may be the first of `halves` already."""
+        slot, copy = concat_elu_to(self.slots[j], *self.halves[j], x), self.copies[j]
         if copy is not None:
             copy.copy_(slot)
 
@@ -149,7 +150,7 @@ class LeftCache:
     second_row: _ActivatedRow
     from_u: Tensor  # (2F, F): the short-cut's part for u
     from_ul: Tensor | None  # and for the ul of the way up
-    skips: list[Tensor] | None  # [column]: concat_elu of that ul, (B, 2F)
+    skips: Mapping[int, Tensor] | None  # [column]: concat_elu of that ul, (B, 2F)
     bias: Tensor | None
     y: Tensor  # (B, 2F): what the second convolution gives a place, and its halves
     value: Tensor
@@ -168,7 +169,7 @@ class LeftResnet(_GatedResnet):
 
     conv = DownRightShiftedConv2d
 
-    def start(self, batch: int, width: int, h: Tensor | None, skips: list[Tensor] | None = None) -> LeftCache:
+    def start(self, batch: int, width: int, h: Tensor | None, skips: Mapping[int, Tensor] | None = None) -> LeftCache:
         """Memory for one scan; `skips[j]` is concat_elu of the ul that column j takes through its short-cut, (B, 2F)."""
         first, second = self.first.start(batch, width), self.second.start(batch, width)
         first.bias = self._first_bias()
@@ -203,7 +204,7 @@ class LeftResnet(_GatedResnet):
         """Pixel clock: column j of the stream below, (B, F), to that of this block's output, the cache's own memory."""
         first, second = cache.first, cache.second
         cache.first_row.activate(j, x)
-        y = torch.addmm(first.parts[j], first.row.windows[j], first.weight, out=cache.second_row.positive[j])
+        y = torch.addmm(first.parts[j], first.row.windows[j], first.weight, out=cache.second_row.halves[j][0])
         if cache.skips is not None:
             y.addmm_(cache.skips[j], cache.from_ul)
         cache.second_row.activate(j, y)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextpixel.errors import InputError
-from nextpixel.grid import RowConvolution, colour_groups
+from nextpixel.grid import Each, RowConvolution, colour_groups
 from nextpixel.layers.head import ConditionBias, condition_row
 from nextpixel.layers.masked import ConvCache, MaskedConv2d
 from nextpixel.layers.recurrence import batch_first, batch_last, lstm, product, rows
@@ -25,6 +25,7 @@ class Gates:
 
     Args:
         memory: (B, 4F); what stands there before a step is the gates' input.
+        squashed: (B, F), for the tanh of a cell: new memory, if it is not given.
 
     Example:
         >>> gates, c = Gates(torch.zeros(1, 8)), torch.zeros(1, 2)
@@ -32,11 +33,11 @@ class Gates:
         tensor([[0.2311, 0.2311]])
     """
 
-    def __init__(self, memory: Tensor) -> None:
+    def __init__(self, memory: Tensor, squashed: Tensor | None = None) -> None:
         features = memory.shape[1] // 4
         self.memory, self.sigmoids = memory, memory[:, : 3 * features]
         self.output, self.forget, self.write, self.new = memory.chunk(4, 1)
-        self.squashed = memory.new_empty(len(memory), features)
+        self.squashed = memory.new_empty(len(memory), features) if squashed is None else squashed
 
     def step(self, before: Tensor, c: Tensor, h: Tensor) -> Tensor:
         """c and h, (B, F) each, of this place from the c `before`; returns h."""
@@ -63,9 +64,9 @@ class RowLSTMCache:
     c: Tensor
     c_above: Tensor  # (B, W, F)
     gates: list[Gates]  # of a colour group
-    places: list[list[tuple[Tensor, Tensor, Tensor]]]  # [colour group][column]: c above, c, h
-    inputs: list[list[Tensor]]  # [colour group][column]: where a step finds its input
-    outputs: list[Tensor]  # [column]: h of all colour groups so far, (B, F)
+    places: list[Each[tuple[Tensor, Tensor, Tensor]]]  # [colour group][column]: c above, c, h
+    inputs: list[Each[Tensor]]  # [colour group][column]: where a step finds its input
+    outputs: Each[Tensor]  # [column]: h of all colour groups so far, (B, F)
 
 
 class RowLSTMLayer(nn.Module):
@@ -136,9 +137,9 @@ class RowLSTMLayer(nn.Module):
             c=c,
             c_above=c_above,
             gates=[Gates(out) for out in conv.outs],
-            places=[[(c_above[:, j, g], c[:, j, g], state[:, j, g]) for j in range(width)] for g in groups],
+            places=[Each(lambda j, g=g: (c_above[:, j, g], c[:, j, g], state[:, j, g])) for g in groups],
             inputs=conv.row.slots,
-            outputs=list(state.unbind(1)),
+            outputs=Each(lambda j: state[:, j]),
         )
 
     def begin_row(self, cache: RowLSTMCache, i: int) -> None:

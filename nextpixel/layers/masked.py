@@ -9,6 +9,7 @@ What never contributes is never stored: the kernel ends at the current row, and 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextpixel.errors import InputError
-from nextpixel.grid import CurrentRow, RowConvolution, colour_groups, kernel_matrix
+from nextpixel.grid import CurrentRow, Each, RowConvolution, colour_groups, kernel_matrix
 
 Mask = Literal["A", "B"]
 
@@ -57,7 +58,7 @@ class ConvCache:
     outputs: list[Tensor | slice]  # the output maps of a colour group
     outs: list[Tensor]  # (B, out of c): a step's result, overwritten by the next one
     # [colour group][column]: where the input goes, the row's part, the window, the window's weights, the result
-    places: list[list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]]
+    places: list[Each[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]]
 
     def spread(self) -> None:
         """Give every colour group its part of `row_part`, after that was written."""
@@ -145,10 +146,11 @@ class MaskedConv2d(nn.Module):
         row = CurrentRow(batch, columns, self.in_features, self.left + 1, self.colours, weight)
         weights = [current[:, maps].contiguous() for maps in outputs]
         outs = [weight.new_empty(batch, matrix.shape[1]) for matrix in weights]
-        places = [
-            [(row.slots[c][j % columns], row_parts[c][:, j], row.windows[j % columns], weights[c], outs[c]) for j in range(width)]
-            for c in range(self.colours)
-        ]
+
+        def place(j: int, c: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+            return row.slots[c][j % columns], row_parts[c][:, j], row.windows[j % columns], weights[c], outs[c]
+
+        places = [Each(partial(place, c=c)) for c in range(self.colours)]
         above = RowConvolution(weight[:, :, :-1], bias, row_part) if self.above else None
         return ConvCache(row, above, row_part, row_parts, outputs, outs, places)
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.grid import PatchRow, RowConvolution, kernel_matrix
+from nextpixel.grid import Each, PatchRow, RowConvolution, kernel_matrix
 
 # Below this standard deviation a map is constant over the images.
 CONSTANT = 1e-5
@@ -142,7 +142,7 @@ class DownRightCache:
 
     row: PatchRow
     part: Tensor  # (W, B, out): what the row clock has found for the current row, bias included
-    parts: list[Tensor]  # the same by column
+    parts: Each[Tensor]  # the same by column
     bias: Tensor
     above: Tensor  # the kernel for the row above, (columns * in, out)
     weight: Tensor  # and for the current one
@@ -169,7 +169,7 @@ class DownRightShiftedConv2d(WeightNormConv2d):
         return DownRightCache(
             row=PatchRow(batch, width, self.in_features, self.kernel_size[1], self.stride, weight),
             part=part,
-            parts=list(part.unbind(0)),
+            parts=Each(part.__getitem__),
             bias=self.bias.detach(),
             above=kernel_matrix(weight[:, :, :-1]),
             weight=kernel_matrix(weight[:, :, -1:]),
@@ -218,8 +218,8 @@ class DeconvCache:
 
     row: Tensor  # (W, B, in)
     fine: Tensor  # (W, B, 2 * out): a column of the input has two columns of the output
-    pairs: list[Tensor]  # [column of the input]: (B, 2 * out)
-    columns: list[Tensor]  # [column of the output]: (B, out)
+    pairs: Each[Tensor]  # [column of the input]: (B, 2 * out)
+    columns: Each[Tensor]  # [column of the output]: (B, out)
     weights: list[Tensor]  # [row of the kernel]: (in, 2 * out)
     bias: Tensor
 
@@ -247,8 +247,8 @@ class DownRightShiftedDeconv2d(WeightNormConv2d):
         return DeconvCache(
             row=weight.new_zeros(width, batch, self.in_features),
             fine=fine,
-            pairs=list(fine.unbind(0)),
-            columns=[column for pair in fine for column in pair.chunk(2, 1)],
+            pairs=Each(fine.__getitem__),
+            columns=Each(lambda j: fine[j // 2].chunk(2, 1)[j % 2]),
             weights=[kernel.flatten(1).contiguous() for kernel in weight],
             bias=self.bias.detach().repeat(2),
         )

@@ -15,13 +15,14 @@ because it knows only finished rows. The autoencoder of section 2.4 is a conditi
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from nextpixel.condition import Condition
-from nextpixel.grid import RowConvolution, kernel_matrix
+from nextpixel.grid import Each, RowConvolution, kernel_matrix, same
 from nextpixel.layers.head import ConditionBias, Head, HeadCache, condition_row
 from nextpixel.layers.masked import ConvCache, MaskedConv2d, VerticalConv2d
 from nextpixel.layers.pointwise import gated_activation, gated_activation_
@@ -37,30 +38,18 @@ class _LayerCache:
     link_bias: Tensor  # of the link and of the horizontal convolution that it is added to
     bias_v: Tensor | None
     bias_h: Tensor | None
-    places: list[list[tuple[Tensor, ...]]]  # [colour group][column]: all that `step` touches
+    places: list[Each[tuple[Tensor, ...]]]  # [colour group][column]: all that `step` touches
 
-    def connect(self, above: list[list[Tensor]], first: bool) -> None:
+    def connect(self, above: list[Each[Tensor]], first: bool) -> None:
         """Prepare the steps, which write to `above[c][j]`: there the next layer reads."""
-        self.places = [
-            [
-                (
-                    part,
-                    window,
-                    weight,
-                    new_h,
-                    *new_h.chunk(2, 1),
-                    product,
-                    out_part if first else h,
-                    product_window,
-                    out_weight,
-                    to,
-                )
-                for (h, part, window, weight, new_h), (product, out_part, product_window, out_weight, _), to in zip(
-                    *columns, strict=True
-                )
-            ]
-            for columns in zip(self.horizontal.places, self.out.places, above, strict=True)
-        ]
+        horizontal, out = self.horizontal.places, self.out.places
+
+        def place(j: int, c: int) -> tuple[Tensor, ...]:
+            (h, part, window, weight, new_h), (product, out_part, product_window, out_weight, _) = horizontal[c][j], out[c][j]
+            below = out_part if first else h
+            return part, window, weight, new_h, *new_h.chunk(2, 1), product, below, product_window, out_weight, above[c][j]
+
+        self.places = [Each(partial(place, c=c)) for c in range(len(above))]
 
 
 class _GatedLayer(nn.Module):
@@ -216,8 +205,7 @@ class GatedPixelCNN(AutoregressiveModel):
         layers = [layer.start(batch, width, h) for layer in self.layers]
         for k, layer in enumerate(layers):
             last = k == len(layers) - 1
-            above = [[out] * width for out in layer.out.outs] if last else layers[k + 1].horizontal.row.slots
-            layer.connect(above, first=k == 0)
+            layer.connect([*map(same, layer.out.outs)] if last else layers[k + 1].horizontal.row.slots, first=k == 0)
         return _Cache(layers, self.head.start(batch, width))
 
     def begin_row(self, cache: _Cache, x: Tensor, i: int) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from nextpixel.drawing import drawing
 from nextpixel.errors import InputError
-from nextpixel.raster import Progress
+from nextpixel.progress import Progress
 
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel
@@ -81,12 +82,13 @@ class Interpolation:
             raise InputError(f"path must be 'linear' or 'spherical', not {path!r}")
         height, width = self.check_size(size)
         law = self.guided_likelihood(guidance)
-        with torch.no_grad():
-            ends = [self.encode_condition(cond, n, height, width) for cond in (a, b)]
-            h = PATHS[path](*ends, steps).flatten(0, 1)
-        h = torch.zeros_like(h) if guidance == 0 else h
         x = torch.zeros(n * steps, self.shape[0], height, width, dtype=torch.long, device=self.device)
-        return self._scan(x, None, h, seed, temperature, None, progress, law, repeats=steps).unflatten(0, (n, steps))
+        with drawing(self) as model:
+            ends = [model.encode_condition(cond, n, height, width) for cond in (a, b)]
+            h = PATHS[path](*ends, steps).flatten(0, 1)
+            h = torch.zeros_like(h) if guidance == 0 else h
+            drawn = self._scan(model, x, None, h, seed, temperature, None, progress, law, repeats=steps)
+        return drawn.unflatten(0, (n, steps))
 
 
 def linear(a: Tensor, b: Tensor, steps: int) -> Tensor:

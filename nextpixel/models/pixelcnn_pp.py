@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from nextpixel.condition import Condition
 from nextpixel.errors import InputError
-from nextpixel.grid import RowConvolution
+from nextpixel.grid import Each, RowConvolution, same
 from nextpixel.layers.first_streams import FirstStreams, FirstStreamsCache
 from nextpixel.layers.gated_resnet import LeftCache, LeftResnet, UpperCache, UpperResnet
 from nextpixel.layers.place_head import PlaceHead, PlaceHeadCache
@@ -76,7 +76,7 @@ class _StageCache:
 class _Cache:
     first: FirstStreamsCache
     stages: list[_StageCache]
-    ticks: list[int]  # how many resolutions a row or column runs
+    ticks: Each[int]  # how many resolutions a row or column runs
     head: PlaceHeadCache
 
 
@@ -197,14 +197,13 @@ class PixelCNNpp(AutoregressiveModel):
         padded = self._padded(height, width)
         hs = self._resolutions(h, padded)
         stages = [self._start_stage(s, batch, padded[1] >> s, hs[s]) for s in range(self.stages)]
-        ticks = [self.row_kind(k) for k in range(max(padded))]
-        return _Cache(self.first.start(batch, padded[1], width), stages, ticks, self.head.start(batch))
+        return _Cache(self.first.start(batch, padded[1], width), stages, Each(self.row_kind), self.head.start(batch))
 
     def _start_stage(self, s: int, batch: int, width: int, h: Tensor | None) -> _StageCache:
         up_u, up_ul = ([block.start(batch, width, h) for block in blocks] for blocks in (self.up[s].u, self.up[s].ul))
         coarsest = s == self.stages - 1
         top = up_ul[0].first.part.new_empty(batch, 2 * self.features)
-        seen = [cache.first_row.slots for cache in up_ul] + [[top] * width] * (not coarsest)
+        seen = [cache.first_row.slots for cache in up_ul] + [same(top)] * (not coarsest)
         down_u, down_ul = (self.down[s].u, self.down[s].ul) if self.down else ((), ())
         return _StageCache(
             up_u,

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from nextpixel.condition import Condition
+from nextpixel.grid import Each, same
 from nextpixel.layers.diagonal_lstm import DiagonalBiLSTMLayer, DiagonalCache
 from nextpixel.layers.head import Head, HeadCache
 from nextpixel.layers.lstm import RowLSTMCache, RowLSTMLayer
@@ -38,7 +39,7 @@ class _BlockCache:
     lstm: RowLSTMCache | DiagonalCache
     expand: list[Tensor]  # [colour group]: (h, 2h of c)
     skip: list[Tensor]
-    above: list[list[Tensor]]  # [colour group][column]: where the next block finds its input
+    above: list[Each[Tensor]]  # [colour group][column]: where the next block finds its input
 
 
 class _Block(nn.Module):
@@ -60,7 +61,7 @@ class _Block(nn.Module):
     def start(self, batch: int, width: int, h: Tensor | None) -> _BlockCache:
         lstm = self.lstm.start(batch, width, h)
         expand, skip = _weights(self.expand), _weights(self.skip)
-        outs = [[weight.new_empty(batch, weight.shape[1])] * width for weight in expand]
+        outs = [same(weight.new_empty(batch, weight.shape[1])) for weight in expand]
         return _BlockCache(lstm, expand, skip, above=outs)
 
     def step(self, cache: _BlockCache, skips: Tensor | None, j: int, c: int) -> tuple[Tensor, Tensor | None]:
