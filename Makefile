@@ -14,7 +14,7 @@ demo: $(READY)  ## train on 8x8 digits (about a minute on 2 cores) and show pict
 	$(BIN)/nextpixel train digits --out $(DEMO) $(DEMO_ARGS)
 
 test: $(READY)  ## all tests but the slow ones and those that need a GPU
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -11,6 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nextpixel
 
+# Rows and columns of the products that `peak` times: a GPU is not filled by what fills a processor.
+SIDES = {"cpu": 2048, "cuda": 8192}
+
 
 def machine_line() -> str:
     """Processor, threads and versions, in one line."""
@@ -34,7 +37,7 @@ def peak(dtype: torch.dtype, device: str | torch.device = "cpu", n: int | None =
         >>> peak(torch.float32, n=64) > 1e6
         True
     """
-    n = n or (2048 if torch.device(device).type == "cpu" else 8192)
+    n = n or SIDES.get(torch.device(device).type, SIDES["cuda"])
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     out = a @ b  # also warms up
     seconds = [timed(lambda: torch.mm(a, b, out=out), device) for _ in range(rounds)]

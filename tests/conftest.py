@@ -1,13 +1,65 @@
-"""What all tests share; and one thread per process: the networks are tiny, and processes would fight for the cores."""
+"""What all tests share: one thread, the same random numbers in any order, and products of parameters cut down to pairs."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # the networks are tiny, and processes would fight for the cores; torch reads it once
 
+import hypothesis
+import pairs
 import pytest
-import torch
+from _pytest.mark.expression import Expression
 
-torch.set_num_threads(1)
+# What trains or compiles for a minute comes first, so that no worker has such a file left when the others have finished. (torch
+# is not imported here: the process that only hands out the tests would wait for it before it starts the others.)
+FIRST = ("test_training", "test_compiled", "test_autoencoder", "test_archive", "test_codec_cli", "test_contract", "test_cli")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "pairs(**factors): every pair of values of the factors, and the whole product if slow")
+    # Random examples find more, but a run must not be red by chance: they are drawn anew where slow tests are.
+    hypothesis.settings.register_profile("same", derandomize=True)
+    if _is_quick(config):
+        hypothesis.settings.load_profile("same")
+
+
+def pytest_generate_tests(metafunc):
+    for mark in metafunc.definition.iter_markers("pairs"):
+        metafunc.parametrize(list(mark.kwargs), pairs.product(mark.kwargs, whole=not _is_quick(metafunc.config)))
+
+
+def _is_quick(config):
+    """Whether `-m` leaves slow tests out."""
+    expression = config.getoption("markexpr")
+    return bool(expression) and not Expression.compile(expression).evaluate(lambda name, /, **_: name == "slow")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """No test's random numbers depend on the tests that the same worker has run before."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heard_signals():
+    """A shell lets what it starts in the background ignore Ctrl-C, and so would the runs of these tests."""
+    import signal
+
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_products():
+    """Reports of runs compare their speed with the machine's, which takes seconds to measure well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nextpixel.machine.SIDES", {"cpu": 64, "cuda": 64})
+        yield
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ def learn(digits, condition, steps):
     """A small decoder, trained for some seconds; the same for every condition but for what it is told."""
     torch.manual_seed(0)
     model = nextpixel.GatedPixelCNN((1, 8, 8), levels=2, **SIZES, condition=condition)
-    optimizer, x = torch.optim.Adam(model.parameters(), 0.01), digits.train.tensor()
+    optimizer, x = torch.optim.Adam(model.parameters(), 0.02), digits.train.tensor()
     for _ in range(steps):
         batch = x[torch.randint(len(x), (64,))]
         optimizer.zero_grad()
@@ -192,11 +192,11 @@ def learn(digits, condition, steps):
 
 @pytest.fixture(scope="module")
 def autoencoder(digits):
-    return learn(digits, Encoded(10, maps=16), steps=700)
+    return learn(digits, Encoded(10, maps=16), steps=260)
 
 
 def test_a_code_tells_more_than_nothing(digits, autoencoder):
-    unconditional = evaluate(learn(digits, None, steps=700), digits.test).bits_per_dim
+    unconditional = evaluate(learn(digits, None, steps=260), digits.test).bits_per_dim
     assert evaluate(autoencoder, digits.test).bits_per_dim < 0.85 * unconditional
 
 
@@ -214,7 +214,7 @@ def test_evaluation_gives_each_image_its_own_code(digits, autoencoder):
 def test_samples_are_like_the_image_whose_code_they_are_given(digits, autoencoder):
     x = digits.test.tensor()
     own, other = (autoencoder.sample(len(x), cond).long() != x for cond in (x, x.roll(1, 0)))
-    # Places that differ: 0.24 and 0.29 after these steps. The noise is the same, so a code that is ignored makes no difference.
+    # Places that differ: 0.27 and 0.30 after these steps. The noise is the same, so a code that is ignored makes no difference.
     assert own.float().mean() < other.float().mean() - 0.02
 
 
@@ -242,15 +242,15 @@ def test_the_plain_decoder_answers_every_pixel(shape):
 
 def test_the_plain_autoencoder_learns(digits):
     before = torch.random.get_rng_state()
-    sizes = {"dim": 10, "maps": 16, "steps": 500, "lr": 0.005}
-    model, twin = (ConvAutoencoder.fit(digits.train, **sizes) for _ in range(2))
+    model = ConvAutoencoder.fit(digits.train, dim=10, maps=16, steps=300, lr=0.005)
+    one, twin = (ConvAutoencoder.fit(digits.train, dim=10, maps=16, steps=5, lr=0.005) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before), "fitting a baseline moves the random numbers of the run"
     x = digits.test.tensor()
     mean = digits.train.tensor().double().mean(0)
     with torch.no_grad():
         error = squared_error(model(x), x, 2).mean()
         assert error < 0.7 * squared_error(mean.expand(x.shape), x, 2).mean()
-        assert torch.equal(model(x), twin(x))
+        assert torch.equal(one(x), twin(x))
         assert error < 0.7 * squared_error(model(x.roll(1, 0)), x, 2).mean()
 
 
@@ -329,9 +329,9 @@ def test_reconstructions_are_measured_as_their_names_say(digits, tmp_path):
 
 def experiment(condition, **training):
     settings = {
-        "epochs": 14,
-        "eval_every": 7,
-        "sample_every": 7,
+        "epochs": 10,
+        "eval_every": 5,
+        "sample_every": 5,
         "samples": 4,
         "warmup": 10,
         "lr": 0.01,
@@ -398,7 +398,7 @@ def test_the_picture_shows_original_answer_and_samples(finished, digits):
     assert (tiles[:, 0] == 255 * x).all()
     assert len(np.unique(tiles[:, 1])) > 20, "the plain decoder's grey answers"
     assert set(np.unique(tiles[:, 2:])) == {0, 255}
-    for name in ("samples", "completions", "epoch-0007"):
+    for name in ("samples", "completions", "epoch-0005"):
         assert (out / "samples" / f"{name}.png").stat().st_size > 0
 
 

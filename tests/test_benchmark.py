@@ -117,12 +117,13 @@ def test_cases():
 def test_a_training_step_trains(precision, monkeypatch):
     monkeypatch.setattr(suite, "precision", lambda settings: precision)
     kept = []
-    monkeypatch.setattr(suite, "make_optimizer", lambda model, *args, **kw: kept.append(model) or optimizer(model))
 
-    def optimizer(model):
+    def optimise(model, settings):
+        kept.append(model)
         kept.append([p.detach().clone() for p in model.parameters()])
-        return {"optimizer": torch.optim.SGD(model.parameters(), 0.1)}
+        return torch.optim.SGD(model.parameters(), 0.1)
 
+    monkeypatch.setattr(suite, "optimise", optimise)
     step = suite.measure_training(suite.cases(["pixelcnn"], "tiny")[0], batch=3, rounds=2)
     assert (step.precision, step.batch, len(step.seconds)) == (precision, 3, 2)
     model, before = kept

@@ -23,7 +23,7 @@ from nextpixel.training.experiment import read_experiment
 K, H, W, SLIP = 6, 4, 5, 0.1
 TINY = (
     "--model.features 16 --model.blocks 1 --model.head_features 32 --model.embedding_features 8 --training.batch_size 16 "
-    "--training.epochs 6 --training.eval_every 3 --training.sample_every 3 --training.lr 0.01 --training.warmup 5 "
+    "--training.epochs 9 --training.eval_every 3 --training.sample_every 3 --training.lr 0.01 --training.warmup 5 "
     "--training.ema 0.9"
 )
 # Bits per code, given the label: the first of a row is any, each other one follows its left neighbour but for slips.

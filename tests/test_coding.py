@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pairs import pairs
 from slow_decoder import RangeDecoder
 from tiny import CONDITIONS, images, random_cond, tiny_model
 
@@ -264,12 +265,15 @@ def test_an_interval_that_no_decoder_could_find_is_not_encoded(interval):
 # --- round trips ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["float64", "fast"])
-@pytest.mark.parametrize(("shape", "levels"), [((1, 1, 1), 256), ((1, 3, 5), 2), ((3, 4, 3), 17)], ids=str)
-@each_likelihood
-@each_model
-def test_round_trip_at_the_rate_of_the_likelihood(name, likelihood, shape, levels, mode):
-    model = tiny_model(name, shape, levels, likelihood=likelihood)
+@pairs(
+    name=nextpixel.MODELS,
+    likelihood=LIKELIHOODS,
+    sizes=[(1, 1, 1, 256), (1, 3, 5, 2), (3, 4, 3, 17)],
+    mode=["float64", "fast"],
+)
+def test_round_trip_at_the_rate_of_the_likelihood(name, likelihood, sizes, mode):
+    *shape, levels = sizes
+    model = tiny_model(name, tuple(shape), levels, likelihood=likelihood)
     x = images(model, 5)
     lanes, _ = lane_coder(model, x, mode)
     streams = lanes.encode(x)

@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from pairs import pairs
 from tiny import CONDITIONS, images, random_cond, tiny_model
 
 import nextpixel
@@ -60,9 +61,7 @@ def record(function, dtype=torch.float64, row=0):
 # --- whole scans ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(5, 26), (9, 7), (1, 8), (6, 1)], ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("channels", [1, 3])
-@each_model
+@pairs(name=nextpixel.MODELS, channels=[1, 3], size=[(5, 26), (9, 7), (1, 8), (6, 1)])
 def test_a_program_draws_the_scan_s_images(name, channels, size):
     a, b = both(tiny_model(name, (channels, 4, 5), levels=17), 3, size=size)
     assert torch.equal(a, b)
@@ -77,25 +76,27 @@ def test_a_program_draws_every_variant_s_images(variant, channels):
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
-@each_model
-def test_every_piece_has_its_own_condition_known_symbols_and_noise(name, condition, monkeypatch):
+@pytest.fixture
+def with_threads():
+    """Set the number of torch's threads until the end of the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pairs(name=nextpixel.MODELS, condition=CONDITIONS, threads=[1, 2])
+def test_every_piece_has_its_own_condition_known_symbols_and_noise(name, condition, threads, with_threads, monkeypatch):
     monkeypatch.setattr(scan, "LANES", 2)
-    model = tiny_model(name, (3, 6, 7), levels=2, condition=condition)
-    x, cond = images(model, 9), random_cond(model, 9)
+    model = tiny_model(name, (3, 4, 5), levels=2, condition=condition)
+    x, cond = images(model, 5), random_cond(model, 5)
     known = torch.rand(x.shape, generator=torch.Generator().manual_seed(6)) < 0.3
-    for threads in (1, 2):
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            a, b = both(model, 9, cond=cond)
-            drawn = model.complete(x, known, 1, cond, seed=3, method="compiled")
-            assert torch.get_num_threads() == threads
-        finally:
-            torch.set_num_threads(before)
-        assert torch.equal(a, b)
-        assert torch.equal(drawn, model.complete(x, known, 1, cond, seed=3, method="cached"))
-        assert torch.equal(drawn[known], x[known].to(drawn.dtype))
+    sampled = model.sample(5, cond, seed=3, method="cached")
+    completed = model.complete(x, known, 1, cond, seed=3, method="cached")
+    with_threads(threads)
+    assert torch.equal(sampled, model.sample(5, cond, seed=3, method="compiled"))
+    assert torch.equal(completed, model.complete(x, known, 1, cond, seed=3, method="compiled"))
+    assert torch.get_num_threads() == threads
+    assert torch.equal(completed[known], x[known].to(completed.dtype))
 
 
 @pytest.mark.parametrize("levels", [2, 3, 256])
@@ -105,9 +106,7 @@ def test_a_program_draws_at_any_temperature(levels, temperature):
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("guidance", [-1.0, 0.0, 0.5, 3.0])
-@pytest.mark.parametrize("levels", [2, 5])
-@each_model
+@pairs(name=nextpixel.MODELS, levels=[2, 5], guidance=[-1.0, 0.0, 0.5, 3.0])
 def test_a_program_draws_under_guidance(name, levels, guidance):
     likelihood = {} if name == "multiscale" else {"likelihood": "categorical"}
     model = tiny_model(name, (2, 4, 7), levels, "labels", **likelihood)

@@ -10,7 +10,8 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from nextpixel.training.module import ImageModule
+from lightning_fabric import Fabric
+from pairs import pairs
 from tiny import CONDITIONS, images, random_cond, tiny_model
 
 import nextpixel
@@ -20,6 +21,8 @@ from nextpixel.errors import InputError
 from nextpixel.layers.gated_resnet import LeftResnet, UpperResnet
 from nextpixel.layers.head import ConditionBias
 from nextpixel.layers.upsampling import Upsampler
+from nextpixel.training.objective import Likelihood
+from nextpixel.training.processes import Agreement
 from nextpixel.training.settings import TrainingSettings
 
 KINDS = CONDITIONS[1:]
@@ -46,13 +49,11 @@ def biases(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, ConditionBias)}
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@each_kind
-@each_model
+@pairs(name=nextpixel.MODELS, kind=KINDS, channels=[1, 3])
 @torch.no_grad()
 def test_the_condition_alone_in_any_layer_changes_the_first_pixel(name, kind, channels):
     reached = {}
-    for seed in range(4):  # a ReLU that is dead in one model hides nothing
+    for seed in range(4):  # a ReLU that is dead in one model hides nothing in the next
         model = tiny_model(name, (channels, 3, 4), condition=kind, seed=seed)
         x, conds = images(model, 8), [random_cond(model, 8, seed=s) for s in (6, 7)]
         parts = list(zip(*(model.parts(x, model.encode_condition(cond, 8, 3, 4)) for cond in conds), strict=True))
@@ -67,6 +68,8 @@ def test_the_condition_alone_in_any_layer_changes_the_first_pixel(name, kind, ch
                 row = 1 if key.endswith("condition_right") and part.name == "diagonal-bilstm" else 0
                 assert (gap[:row] == 0).all()
                 reached[k, key] = max(reached.get((k, key), 0), gap[row, 0].item())
+        if min(reached.values()) > 1e-6:
+            break
     assert min(reached.values()) > 1e-6, reached
 
 
@@ -170,9 +173,7 @@ def test_an_upsampler_does_not_give_a_smaller_map_than_asked_for():
         Upsampler(1, 1, 2, (2, 3))(torch.zeros(1, 1, 2, 2), (8, 13))
 
 
-@pytest.mark.parametrize("method", [None, "cached", "naive"])
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-@each_model
+@pairs(name=nextpixel.MODELS, guidance=[1.0, 2.0], method=[None, "cached", "naive"])
 def test_a_scan_upsamples_once_and_without_gradients(name, guidance, method, monkeypatch):
     monkeypatch.setattr("nextpixel.models.sampling.LANES", 2)
     model = tiny_model(name, condition="upsampled")
@@ -259,33 +260,29 @@ def test_images_that_are_not_kept_have_no_bias_in_any_layer(name, kind):
     assert (model(x, cond) - blind(x, cond)).abs().amax((1, 2, 3)).min() > 1e-6
 
 
-def dropout_module(name="gated-pixelcnn", p=0.3, kind="labels", **settings):
-    model = tiny_model(name, (1, 3, 4), condition=kind)
-    return ImageModule(model, TrainingSettings(condition_dropout=p, **settings))
+def with_dropout(name="gated-pixelcnn", p=0.3, kind="labels", **settings):
+    return Likelihood(tiny_model(name, (1, 3, 4), condition=kind), TrainingSettings(condition_dropout=p, **settings))
 
 
-def seen_h(module, monkeypatch):
+def seen_h(model, monkeypatch):
     seen = []
-    real = type(module.model).encode_condition
+    real = type(model).encode_condition
 
     def encode_condition(self, *args, **kwargs):
         seen.append(real(self, *args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr(type(module.model), "encode_condition", encode_condition)
-    monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+    monkeypatch.setattr(type(model), "encode_condition", encode_condition)
     return seen
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_a_training_step_drops_this_part_of_the_conditions(p, monkeypatch):
-    module = dropout_module(p=p).train()
-    seen, n = seen_h(module, monkeypatch), 4000
-    x, labels = images(module.model, n), random_cond(module.model, n)
-    monkeypatch.setattr(type(module), "global_step", 0)
-    torch.manual_seed(0)
+    objective = with_dropout(p=p).train()
+    seen, n = seen_h(objective.network, monkeypatch), 4000
+    x, labels = images(objective.network, n), random_cond(objective.network, n)
     for _ in range(2):
-        module.training_step((x, labels), 0)
+        objective((x, labels))
     whole = F.one_hot(labels, 4)[:, :, None, None].double()
     dropped = [(h == 0).flatten(1).all(1) for h in seen]
     for h, lost in zip(seen, dropped, strict=True):
@@ -294,15 +291,26 @@ def test_a_training_step_drops_this_part_of_the_conditions(p, monkeypatch):
     assert not torch.equal(*dropped), "the same images lose their condition in every step"
 
 
+class Labelled:
+    """Images with labels, as a split gives them."""
+
+    def __init__(self, x, labels):
+        self.x, self.labels = x, labels
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitems__(self, indices):
+        return self.x[indices], self.labels[indices]
+
+
 def test_validation_and_a_dropout_of_0_keep_every_condition(monkeypatch):
-    module = dropout_module(p=0.9).eval()
-    seen = seen_h(module, monkeypatch)
-    batch = images(module.model, 50), random_cond(module.model, 50)
-    module.validation_step(batch, 0)
-    module = dropout_module(p=0.0).train()
-    monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
-    monkeypatch.setattr(type(module), "global_step", 0)
-    module.training_step(batch, 0)
+    objective = with_dropout(p=0.9).eval()
+    model = objective.network
+    seen = seen_h(model, monkeypatch)
+    batch = images(model, 20), random_cond(model, 20)
+    objective.validate(model, Labelled(*batch), Agreement(Fabric("cpu", devices=1)), lambda done, total: None)
+    with_dropout(p=0.0).train()(batch)
     assert [(h == 0).flatten(1).all(1).any().item() for h in seen] == [False, False]
 
 
@@ -310,26 +318,26 @@ def test_validation_and_a_dropout_of_0_keep_every_condition(monkeypatch):
 @each_model
 @torch.no_grad()
 def test_the_loss_under_dropout_is_that_of_both_kinds_of_images(name, kind):
-    module = dropout_module(name, kind=kind)
-    model = module.model
+    objective = with_dropout(name, kind=kind)
+    model = objective.network
     x, kept = images(model, 4), torch.tensor([True, False, False, True])
     cond = x if kind == "encoded" else random_cond(model, 4)  # in training an autoencoder sees each image itself
     expected = torch.where(kept, model.bits_per_dim(x, cond), model.bits_per_dim(x, guidance=0)).mean()
-    torch.testing.assert_close(module.bits_per_dim((x, cond), kept), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(objective.bits_per_dim((x, cond), kept), expected, rtol=0, atol=1e-12)
     if name == "multiscale":
-        stages = [dropout_module(name, kind=kind, stage=k).bits_per_dim((x, cond), kept) for k in range(2)]
+        stages = [with_dropout(name, kind=kind, stage=k).bits_per_dim((x, cond), kept) for k in range(2)]
         torch.testing.assert_close(sum(stages), expected, rtol=0, atol=1e-12)
 
 
 @each_kind
 @torch.no_grad()
 def test_a_compiled_step_is_one_graph(kind):
-    module = dropout_module(kind=kind)
-    x = images(module.model, 4)
-    batch = x, None if kind == "encoded" else random_cond(module.model, 4)
+    objective = with_dropout(kind=kind)
+    x = images(objective.network, 4)
+    batch = x, None if kind == "encoded" else random_cond(objective.network, 4)
     kept = torch.tensor([True, False, False, True])
-    compiled = torch.compile(module.bits_per_dim, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(batch, kept), module.bits_per_dim(batch, kept))
+    compiled = torch.compile(objective.bits_per_dim, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(batch, kept), objective.bits_per_dim(batch, kept))
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------------
@@ -378,7 +386,7 @@ ONES = torch.ones(2, 1, 3, 4, dtype=torch.long)
             lambda m: make_condition({"name": "combination", "parts": [{"name": "combination", "parts": [{"name": "magic"}]}]}),
             r"part 0 of the combination: part 0 of the combination: unknown condition 'magic': expected one of labels",
         ),
-        ("none", lambda m: ImageModule(m, TrainingSettings(condition_dropout=0.1)), r"is 0\.1, but this gated-pixelcnn has no"),
+        ("none", lambda m: Likelihood(m, TrainingSettings(condition_dropout=0.1)), r"is 0\.1, but this gated-pixelcnn has no"),
         ("none", lambda m: TrainingSettings(condition_dropout=1.0).check(), r"condition_dropout is 1\.0: expected from 0 up to"),
         ("none", lambda m: TrainingSettings(condition_dropout=-0.1).check(), r"condition_dropout is -0\.1: expected from 0"),
     ],

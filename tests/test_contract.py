@@ -12,27 +12,26 @@ import re
 
 import pytest
 import torch
+from pairs import pairs
 from tiny import CONDITIONS, all_images, images, largest_gap, methods, of_images, random_cond, reach, scan, tiny_model, turns
 
 import nextpixel
 from nextpixel.errors import InputError
 from nextpixel.raster import Draw, Keep, Naive, Score, raster
 
-each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
+MODELS = list(nextpixel.MODELS)
+INPUTS = ["intensity", "embedding"]
+CHANNELS = [1, 2, 3]
+TURNED = [(3, 4), (4, 3)]
+SIZES = [(1, 1), (1, 6), (6, 1), (2, 2), (5, 7)]
+each_model = pytest.mark.parametrize("name", MODELS)
 each_condition = pytest.mark.parametrize("condition", CONDITIONS)
-each_input = pytest.mark.parametrize("inputs", ["intensity", "embedding"])
-each_channels = pytest.mark.parametrize("channels", [1, 2, 3])
-each_size = pytest.mark.parametrize("size", [(3, 4), (4, 3)], ids=["3x4", "4x3"])
-any_size = pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (2, 2), (5, 7)], ids=lambda size: f"{size[0]}x{size[1]}")
 
 
 # --- causality -----------------------------------------------------------------------------------------------------------
 
 
-@each_size
-@each_input
-@each_channels
-@each_model
+@pairs(name=MODELS, channels=CHANNELS, inputs=INPUTS, size=TURNED)
 def test_jacobian_is_zero_except_before_the_place(name, channels, inputs, size):
     found, earlier = reach(name, (channels, *size), inputs=inputs)
     assert (found[~earlier] == 0).all()
@@ -53,9 +52,7 @@ def test_a_condition_leaves_the_jacobian_causal(name, condition):
     assert (found[:, 2, 1, :, 1, 1] > 0).all()
 
 
-@pytest.mark.parametrize("condition", CONDITIONS[1:])
-@each_channels
-@each_model
+@pairs(name=MODELS, channels=CHANNELS, condition=CONDITIONS[1:])
 def test_the_condition_reaches_every_place_and_channel(name, channels, condition):
     gaps = []
     for seed in range(3):  # a ReLU that is dead in one model hides nothing
@@ -66,9 +63,7 @@ def test_the_condition_reaches_every_place_and_channel(name, channels, condition
     assert torch.stack(gaps).amax(0).min() > 1e-6
 
 
-@any_size
-@each_channels
-@each_model
+@pairs(name=MODELS, channels=CHANNELS, size=SIZES)
 def test_the_order_is_that_of_the_passes(name, channels, size):
     model = tiny_model(name, (channels, 3, 4))
     order = model.order(*size)
@@ -78,10 +73,7 @@ def test_the_order_is_that_of_the_passes(name, channels, size):
         assert torch.equal(order, torch.arange(order.numel()).view(*size, channels).permute(2, 0, 1))
 
 
-@each_size
-@each_input
-@each_channels
-@each_model
+@pairs(name=MODELS, channels=CHANNELS, inputs=INPUTS, size=TURNED)
 def test_later_symbols_change_nothing(name, channels, inputs, size):
     model = tiny_model(name, (channels, *size), inputs=inputs)
     x = images(model, 1)
@@ -98,21 +90,14 @@ def test_later_symbols_change_nothing(name, channels, inputs, size):
 # --- the scan ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@each_condition
-@each_input
-@each_channels
-@each_model
+@pairs(name=MODELS, channels=CHANNELS, inputs=INPUTS, condition=CONDITIONS, batch=[1, 3])
 def test_step_is_forward(name, channels, inputs, condition, batch):
     model = tiny_model(name, (channels, 4, 3), condition=condition, inputs=inputs)
     x, cond = images(model, batch), random_cond(model, batch)
     assert largest_gap(model, x, scan(model, x, cond), cond) < 1e-10
 
 
-@any_size
-@pytest.mark.parametrize("condition", ["none", "spatial-map", "upsampled", "combination"])
-@pytest.mark.parametrize("channels", [1, 3])
-@each_model
+@pairs(name=MODELS, channels=[1, 3], condition=["none", "spatial-map", "upsampled", "combination"], size=SIZES)
 def test_step_is_forward_at_any_size(name, channels, condition, size):
     model = tiny_model(name, (channels, 4, 3), condition=condition)
     weights = copy.deepcopy(model.state_dict())
@@ -121,8 +106,7 @@ def test_step_is_forward_at_any_size(name, channels, condition, size):
     assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items()), "a scan changed the weights"
 
 
-@each_channels
-@each_model
+@pairs(name=MODELS, channels=CHANNELS)
 def test_repeated_steps_are_harmless(name, channels):
     model = tiny_model(name, (channels, 3, 4))
     x = images(model)
@@ -140,8 +124,7 @@ def test_two_scans_of_one_model_do_not_disturb_each_other(name, condition):
     assert largest_gap(model, y, second, cond_y) < 1e-10
 
 
-@each_input
-@each_model
+@pairs(name=MODELS, inputs=INPUTS)
 def test_step_is_forward_in_float32(name, inputs):
     model = tiny_model(name, (3, 5, 4), levels=17, inputs=inputs).float()
     x = images(model)
@@ -151,16 +134,13 @@ def test_step_is_forward_in_float32(name, inputs):
 # --- the likelihood ------------------------------------------------------------------------------------------------------
 
 
-@each_condition
-@each_input
-@pytest.mark.parametrize(
-    ("shape", "levels"),
-    [((1, 2, 3), 2), ((1, 3, 2), 2), ((1, 2, 2), 3), ((2, 1, 3), 2), ((2, 2, 1), 3), ((3, 1, 2), 2), ((3, 1, 1), 4)],
-    ids=str,
-)
-@each_model
-def test_probabilities_of_all_images_sum_to_1(name, shape, levels, inputs, condition):
-    model = tiny_model(name, shape, levels, condition, inputs=inputs)
+SMALL = [(1, 2, 3, 2), (1, 3, 2, 2), (1, 2, 2, 3), (2, 1, 3, 2), (2, 2, 1, 3), (3, 1, 2, 2), (3, 1, 1, 4)]
+
+
+@pairs(name=MODELS, small=SMALL, inputs=INPUTS, condition=CONDITIONS)
+def test_probabilities_of_all_images_sum_to_1(name, small, inputs, condition):
+    *shape, levels = small
+    model = tiny_model(name, tuple(shape), levels, condition, inputs=inputs)
     x = all_images(*shape, levels)
     cond = random_cond(model, 1)
     p = model.log_prob(x, of_images(cond, lambda part: part[0])).exp()
@@ -171,7 +151,7 @@ def test_probabilities_of_all_images_sum_to_1(name, shape, levels, inputs, condi
 @pytest.mark.parametrize(("shape", "levels"), [((1, 2, 2), 3), ((3, 1, 2), 2)], ids=str)
 @each_model
 def test_samples_follow_the_likelihood(name, shape, levels):
-    model, n = tiny_model(name, shape, levels), 20_000
+    model, n = tiny_model(name, shape, levels), 4_000
     x = all_images(*shape, levels)
     expected = model.log_prob(x).exp() * n
     weights = levels ** torch.arange(x[0].numel() - 1, -1, -1)
@@ -185,9 +165,7 @@ def test_samples_follow_the_likelihood(name, shape, levels):
     assert ((observed - expected) ** 2 / expected).sum() < freedom + 5 * (2 * freedom) ** 0.5
 
 
-@each_condition
-@each_channels
-@each_model
+@pairs(name=MODELS, channels=CHANNELS, condition=CONDITIONS)
 def test_score_is_the_likelihood_symbol_by_symbol(name, channels, condition):
     model = tiny_model(name, (channels, 3, 4), levels=5, condition=condition)
     x, cond = images(model, 3), random_cond(model, 3)
@@ -217,10 +195,7 @@ def test_images_may_have_any_integer_type(name):
 # --- sampling and completion ---------------------------------------------------------------------------------------------
 
 
-@each_condition
-@each_input
-@each_channels
-@each_model
+@pairs(name=MODELS, channels=CHANNELS, inputs=INPUTS, condition=CONDITIONS)
 def test_every_method_draws_the_same_images(name, channels, inputs, condition):
     model = tiny_model(name, (channels, 3, 4), condition=condition, inputs=inputs)
     x, known, cond = images(model), images(model, seed=8) == 0, random_cond(model)
@@ -231,8 +206,7 @@ def test_every_method_draws_the_same_images(name, channels, inputs, condition):
         assert torch.equal(completed, model.complete(x, known, n=2, **other))
 
 
-@each_channels
-@each_model
+@pairs(name=MODELS, channels=CHANNELS)
 def test_what_a_sampler_is_told_is_forward_of_the_finished_image(name, channels):
     model = tiny_model(name, (channels, 5, 4))
     x = images(model, 3)  # symbols that the scan replaces, and must not read before it has
@@ -271,8 +245,7 @@ def test_near_temperature_0_every_symbol_is_the_likeliest(name):
     assert torch.stack(regrets).max() > 0.1
 
 
-@pytest.mark.parametrize("training", [True, False])
-@each_model
+@pairs(name=MODELS, training=[True, False])
 def test_sampling_keeps_the_mode_and_the_weights(name, training):
     model = tiny_model(name).train(training)
     weights = copy.deepcopy(model.state_dict())
@@ -283,9 +256,7 @@ def test_sampling_keeps_the_mode_and_the_weights(name, training):
     assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
 
 
-@any_size
-@pytest.mark.parametrize("channels", [1, 3])
-@each_model
+@pairs(name=MODELS, channels=[1, 3], size=SIZES)
 def test_samples_of_any_size(name, channels, size):
     model = tiny_model(name, (channels, 4, 3))
     x = model.sample(1, size=size)
@@ -304,10 +275,7 @@ def test_samples_are_symbols(name, levels, dtype):
     assert 0 <= int(x.min()) < int(x.max()) < levels
 
 
-@pytest.mark.parametrize("n", [1, 3])
-@each_condition
-@pytest.mark.parametrize("channels", [1, 3])
-@each_model
+@pairs(name=MODELS, channels=[1, 3], condition=CONDITIONS, n=[1, 3])
 def test_completion_keeps_the_known_and_reads_nothing_else(name, channels, condition, n):
     model = tiny_model(name, (channels, 3, 4), levels=5, condition=condition)
     x, cond = images(model), random_cond(model)
@@ -363,10 +331,7 @@ def test_the_loop_can_be_driven_by_hand(name):
 # --- training, files, copies ---------------------------------------------------------------------------------------------
 
 
-@each_condition
-@each_input
-@pytest.mark.parametrize("channels", [1, 3])
-@each_model
+@pairs(name=MODELS, channels=[1, 3], inputs=INPUTS, condition=CONDITIONS)
 def test_gradients_reach_every_parameter_and_no_masked_weight(name, channels, inputs, condition):
     model = tiny_model(name, (channels, 3, 4), condition=condition, inputs=inputs).train()
     model.log_prob(images(model, 4), random_cond(model, 4)).sum().backward()
@@ -376,9 +341,7 @@ def test_gradients_reach_every_parameter_and_no_masked_weight(name, channels, in
     assert all((module.weight.grad[module.mask == 0] == 0).all() for module in masked)
 
 
-@each_condition
-@each_input
-@each_model
+@pairs(name=MODELS, inputs=INPUTS, condition=CONDITIONS)
 def test_save_and_load(name, inputs, condition, tmp_path):
     model = tiny_model(name, (3, 3, 4), condition=condition, inputs=inputs)
     model.train().save(tmp_path)
@@ -403,8 +366,8 @@ def test_config_is_json_and_builds_the_same_network(name, condition):
 def test_presets_can_be_built(name, preset):
     with torch.device("meta"):
         model = nextpixel.MODELS[name](**nextpixel.MODELS[name].presets[preset])
-        x = torch.zeros(2, *model.shape, dtype=torch.long)
-        assert model(x).shape == (2, model.likelihood.params, *model.shape[1:])
+        x = torch.zeros(2, model.shape[0], 4, 5, dtype=torch.long)  # any size will do, and a small one is quick
+        assert model(x).shape == (2, model.likelihood.params, 4, 5)
 
 
 @each_model
@@ -526,5 +489,8 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         tiny_model(name).save(tmp_path / name)
         tiny_model(other).save(tmp_path / other)
         (tmp_path / name / "model.safetensors").replace(tmp_path / other / "model.safetensors")
-        with pytest.raises(InputError, match=f"another architecture than this {re.escape(other)}"):
+        refused = (
+            rf"another architecture than this {re.escape(other)}|a {re.escape(other)} of .* describes more weights than there"
+        )
+        with pytest.raises(InputError, match=refused):
             nextpixel.load(tmp_path / other)

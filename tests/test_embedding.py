@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 import torch
-from nextpixel.training.module import ImageModule
 from PIL import Image
 from rich.console import Console
+from runs import raised_at
 from sklearn.metrics import roc_auc_score
 
 import nextpixel
@@ -27,10 +27,11 @@ from nextpixel.embedding.storage import load_embedding, save_embedding
 from nextpixel.embedding.triplets import IdentityBatches, TripletLoss
 from nextpixel.embedding.verification import RESAMPLES, Pairs, Verification, embed_images, make_pairs, nearest, verify
 from nextpixel.errors import InputError
-from nextpixel.training.embedding import TripletModule, train_embedding
+from nextpixel.training.embedding import Triplets, train_embedding
 from nextpixel.training.experiment import make_experiment, read_experiment, read_recipe
+from nextpixel.training.objective import Likelihood
 from nextpixel.training.settings import TrainingSettings, TripletSettings
-from nextpixel.training.trainer import Interrupted
+from nextpixel.training.signals import Interrupted
 
 TINY = "--model.features 8 --model.dim 8 --training.epochs 1 --training.ema 0"
 
@@ -164,24 +165,24 @@ def test_a_batch_without_triplets_has_the_loss_0_and_gradients():
 def test_batches_hold_identities_times_images():
     labels = torch.tensor([k % 10 for k in range(60)] + [10, 10, 11])
     batches = IdentityBatches(labels, batch_size=12, images_per_identity=3, seed=5)
-    epoch = list(batches)
-    assert len(epoch) == len(batches) == 60
-    for start in range(0, 60, 12):
-        batch = epoch[start : start + 12]
+    epoch = batches.batches(0)
+    assert [len(batch) for batch in epoch] == [12] * 5
+    for batch in epoch:
         assert len(set(batch)) == 12, "an image stands twice in a batch"
         counts = labels[batch].unique(return_counts=True)[1]
         assert counts.max() == 3
         assert 11 not in labels[batch], "an identity with one image has no positive"
-    assert list(batches) == epoch
-    batches.set_epoch(1)
-    assert list(batches) != epoch
-    # Devices draw different batches, fewer each.
-    two = [list(IdentityBatches(labels, 12, 3, seed=5, replicas=2, rank=rank)) for rank in (0, 1)]
-    assert two[0] != two[1]
-    assert len(two[0]) == 24
+    assert batches.batches(0) == epoch
+    assert batches.batches(1) != epoch
+    # Processes draw different batches, fewer each: image r of process k stands at 2 r + k.
+    both = IdentityBatches(labels, 12, 3, seed=5, processes=2).batches(0)
+    assert [len(batch) for batch in both] == [24] * 2
+    for batch in both:
+        assert batch[::2] != batch[1::2]
+        assert all(len(set(own)) == 12 for own in (batch[::2], batch[1::2]))
     # Identities count equally, however many images they have.
     uneven = torch.tensor([0] * 500 + [1, 1, 2, 2, 3, 3])
-    drawn = uneven[list(IdentityBatches(uneven, batch_size=4, images_per_identity=2))]
+    drawn = uneven[IdentityBatches(uneven, batch_size=4, images_per_identity=2).batches(0)]
     assert 0.15 < (drawn == 0).double().mean() < 0.35
 
 
@@ -447,13 +448,13 @@ def test_images_that_have_no_other_of_their_identity():
 def test_a_model_learns_from_images_with_embeddings():
     pairs = EmbeddedImages(labelled([0, 0, 1, 1], levels=17), network(), progress=False)
     model = nextpixel.GatedPixelCNN(shape=pairs.shape, levels=17, features=8, blocks=1, condition=nextpixel.Vector(pairs.dim))
-    module = ImageModule(model, TrainingSettings())
+    objective = Likelihood(model, TrainingSettings())
     batch = pairs.__getitems__([0, 1, 2, 3])
-    module.bits_per_dim(batch).backward()
+    objective.bits_per_dim(batch).backward()
     weights = [p for name, p in model.named_parameters() if tuple(p.shape[1:2]) == (pairs.dim,) and p.grad.abs().sum() > 0]
     assert weights
-    swapped = module.bits_per_dim((batch[0], batch[1].flip(0)))
-    assert swapped.item() != pytest.approx(module.bits_per_dim(batch).item(), abs=1e-9)
+    swapped = objective.bits_per_dim((batch[0], batch[1].flip(0)))
+    assert swapped.item() != pytest.approx(objective.bits_per_dim(batch).item(), abs=1e-9)
 
 
 # --- runs --------------------------------------------------------------------------------------------------------------------
@@ -523,22 +524,13 @@ def test_evaluate_and_other_verbs_on_such_a_run(finished, capsys):
         assert err.count("\n") == 1
 
 
-def test_ctrl_c_and_resume(finished, tmp_path, monkeypatch):
-    out, real = tmp_path / "run", TripletModule.training_step
-
-    def training_step(self, batch, batch_idx):
-        if self.global_step == 5:
-            raise KeyboardInterrupt
-        return real(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TripletModule, "training_step", training_step)
-        with pytest.raises(Interrupted, match=rf"saved to .*nextpixel train --out {out} --resume"):
-            train_embedding(tiny(), out, console=Console(quiet=True))
+def test_ctrl_c_and_resume(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    message = rf"saved to .*nextpixel train --out {out} --resume"
+    with raised_at(monkeypatch, Triplets, "forward", when=5), pytest.raises(Interrupted, match=message):
+        train_embedding(tiny(), out, console=Console(quiet=True), report="none")
     result = train_embedding(read_experiment(out / "config.yaml"), out, resume=True, console=Console(quiet=True))
     assert result[0].roc_auc > 0.9
-    with pytest.raises(InputError, match=r"the run is finished .1 of 1 epochs."):
-        train_embedding(tiny(), out, resume=True, console=Console(quiet=True))
 
 
 def test_the_command_line_from_end_to_end(tmp_path, capsys):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from pairs import pairs
 from tiny import CONDITIONS, all_images, images, methods, of_images, random_cond, tiny_model
 
 import nextpixel
@@ -41,12 +42,11 @@ def guided_by_hand(model, x, cond, guidance):
     return total
 
 
-@pytest.mark.parametrize(("shape", "levels"), [((1, 2, 3), 2), ((1, 2, 2), 3), ((3, 1, 2), 2), ((2, 2, 1), 3)], ids=str)
-@each_likelihood
-@each_model
+@pairs(name=nextpixel.MODELS, likelihood=LIKELIHOODS, small=[(1, 2, 3, 2), (1, 2, 2, 3), (3, 1, 2, 2), (2, 2, 1, 3)])
 @torch.no_grad()
-def test_guided_likelihood_is_the_chain_rule_and_sums_to_1(name, likelihood, shape, levels):
-    model = tiny_model(name, shape, levels, "labels", likelihood=likelihood)
+def test_guided_likelihood_is_the_chain_rule_and_sums_to_1(name, likelihood, small):
+    *shape, levels = small
+    model = tiny_model(name, tuple(shape), levels, "labels", likelihood=likelihood)
     x = all_images(*shape, levels)
     for guidance in STRENGTHS:
         nats = model.log_prob(x, 2, guidance)
@@ -105,9 +105,7 @@ def test_the_guided_likelihood_has_a_gradient(likelihood):
 # --- sampling and completion -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
-@each_kind
-@each_model
+@pairs(name=nextpixel.MODELS, kind=KINDS, guidance=[0.0, 0.5, 3.0])
 def test_every_method_draws_the_same_images(name, kind, guidance):
     model = tiny_model(name, (3, 3, 4), condition=kind)
     x, known, cond = images(model), images(model, seed=8) == 0, random_cond(model)
@@ -149,7 +147,7 @@ def test_strength_1_draws_the_plain_sampler_s_images_and_0_those_without_a_condi
 @each_likelihood
 @pytest.mark.parametrize("name", ["gated-pixelcnn", "multiscale"])
 def test_guided_samples_follow_the_guided_likelihood(name, likelihood, shape, levels):
-    model, n = tiny_model(name, shape, levels, "labels", likelihood=likelihood), 20_000
+    model, n = tiny_model(name, shape, levels, "labels", likelihood=likelihood), 2_000
     x = all_images(*shape, levels)
     with torch.no_grad():
         expected = model.log_prob(x, 1, 2.0).exp() * n
@@ -221,10 +219,12 @@ def test_the_law_is_its_formula_and_temperature_comes_after_it(likelihood, level
         torch.testing.assert_close(guided.log_pmf(params, known, c).exp(), guided.pmf(params, known, c), rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("guidance", [-1e6, -3.0, 0.5, 7.5, 1e6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("levels", [2, 3, 256])
-@each_likelihood
+@pairs(
+    likelihood=LIKELIHOODS,
+    levels=[2, 3, 256],
+    dtype=[torch.float32, torch.float64, torch.bfloat16],
+    guidance=[-1e6, -3.0, 0.5, 7.5, 1e6],
+)
 def test_extreme_params_and_strengths_stay_a_law(likelihood, levels, dtype, guidance):
     law = make_likelihood(likelihood, 2, levels)
     params = torch.randn(40, law.params, generator=torch.Generator().manual_seed(0)).mul(100).to(dtype)

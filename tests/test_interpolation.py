@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pairs import pairs
 from PIL import Image
 from tiny import CONDITIONS, of_images, random_cond, tiny_model
 
@@ -13,8 +14,7 @@ from nextpixel.models import sampling
 from nextpixel.models.interpolation import linear, spherical
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
-each_condition = pytest.mark.parametrize("condition", CONDITIONS[1:])
-each_path = pytest.mark.parametrize("path", ["linear", "spherical"])
+PATHS = ["linear", "spherical"]
 
 
 def ends_for(model, n):
@@ -24,9 +24,7 @@ def ends_for(model, n):
     return a, (a + 1) % 4 if isinstance(model.condition, nextpixel.Labels) else b
 
 
-@each_path
-@each_condition
-@each_model
+@pairs(name=nextpixel.MODELS, condition=CONDITIONS[1:], path=PATHS)
 def test_the_ends_are_samples_with_the_same_noise(name, condition, path):
     model = tiny_model(name, condition=condition)
     a, b = ends_for(model, 16)
@@ -40,9 +38,7 @@ def test_the_ends_are_samples_with_the_same_noise(name, condition, path):
     assert torch.equal(two, rows[:, [0, -1]])
 
 
-@each_path
-@each_condition
-@each_model
+@pairs(name=nextpixel.MODELS, condition=CONDITIONS[1:], path=PATHS)
 def test_noise_is_fixed_along_a_row_and_another_in_the_next(name, condition, path):
     model = tiny_model(name, condition=condition)
     a = of_images(random_cond(model, 1), lambda part: part[0])
@@ -53,9 +49,7 @@ def test_noise_is_fixed_along_a_row_and_another_in_the_next(name, condition, pat
     assert not torch.equal(rows, model.interpolate(a, a, steps=3, n=4, seed=8, path=path))
 
 
-@pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
-@each_path
-@each_model
+@pairs(name=nextpixel.MODELS, path=PATHS, guidance=[0.0, 0.5, 3.0])
 def test_the_ends_under_guidance_are_guided_samples(name, path, guidance):
     model = tiny_model(name, (3, 3, 4), condition="vector")
     a, b = ends_for(model, 8)

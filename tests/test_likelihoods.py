@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from pairs import pairs
 from tiny import all_images, images, tiny_model
 
 from nextpixel.errors import InputError
@@ -14,8 +15,10 @@ from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE
 from nextpixel.raster import Naive, Score, raster
 
 each_law = pytest.mark.parametrize("name", LIKELIHOODS)
-each_levels = pytest.mark.parametrize("levels", [2, 3, 17, 256, 8192])
-each_channels = pytest.mark.parametrize("channels", [1, 2, 3, 4])
+LEVELS = [2, 3, 17, 256, 8192]
+CHANNELS = [1, 2, 3, 4]
+each_levels = pytest.mark.parametrize("levels", LEVELS)
+each_channels = pytest.mark.parametrize("channels", CHANNELS)
 
 BELOW_1 = math.nextafter(1, 0)
 
@@ -33,9 +36,7 @@ def draw(law, logits, noise):
     return law.draw(logits.expand(len(noise), -1), torch.zeros(len(noise), 1, dtype=torch.long), 0, noise)
 
 
-@each_channels
-@each_levels
-@each_law
+@pairs(name=LIKELIHOODS, levels=LEVELS, channels=CHANNELS)
 def test_pmf_is_a_law_and_log_prob_is_its_logarithm(name, levels, channels):
     law = make_likelihood(name, channels, levels)
     params, x = random_case(law)
@@ -103,9 +104,7 @@ def test_draw_never_finds_a_symbol_of_probability_zero(dtype):
     assert draw(Categorical(1, 2), -logit, [0, BELOW_1]).tolist() == [0, 0]
 
 
-@each_levels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@each_law
+@pairs(name=LIKELIHOODS, dtype=[torch.float32, torch.bfloat16, torch.float64], levels=LEVELS)
 def test_draw_stays_in_range(name, dtype, levels):
     law = make_likelihood(name, 1, levels)
     params = random_case(law, batch=50, dtype=dtype)[0][:, :, 0, 0]
@@ -144,9 +143,7 @@ def test_extreme_logits_stay_finite(dtype, levels):
     torch.testing.assert_close(pmf.sum(1), torch.ones(2))
 
 
-@each_levels
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@each_law
+@pairs(name=LIKELIHOODS, dtype=[torch.bfloat16, torch.float16], levels=LEVELS)
 def test_half_precision_params_are_computed_in_float32(name, dtype, levels):
     law = make_likelihood(name, 2, levels)
     params, x = random_case(law, dtype=dtype)
@@ -262,9 +259,7 @@ def test_a_mixture_of_nothing_is_refused(mixtures):
         make_likelihood("logistic-mixture", 1, 2, mixtures)
 
 
-@pytest.mark.parametrize("mixtures", [1, 3])
-@pytest.mark.parametrize("levels", [2, 3, 16])
-@each_channels
+@pairs(channels=CHANNELS, levels=[2, 3, 16], mixtures=[1, 3])
 def test_mixture_is_the_definition(channels, levels, mixtures):
     law = DiscretizedLogisticMixture(channels, levels, mixtures)
     generator = torch.Generator().manual_seed(channels)
@@ -458,9 +453,7 @@ def test_the_short_way_to_a_symbol_finds_what_the_table_finds(levels, mixtures):
         assert x.unique().numel() > (1 if levels < 16 else 10)
 
 
-@each_channels
-@pytest.mark.parametrize("levels", [2, 5, 16, 256])
-@each_law
+@pairs(name=LIKELIHOODS, levels=[2, 5, 16, 256], channels=CHANNELS)
 def test_a_place_draws_what_the_table_finds(name, levels, channels):
     law, n = make_likelihood(name, channels, levels), 200
     generator = torch.Generator().manual_seed(channels)
@@ -480,10 +473,7 @@ def test_a_place_draws_what_the_table_finds(name, levels, channels):
         assert torch.equal(place.draw(known, c, noise), law.draw(params, known, c, noise))
 
 
-@pytest.mark.parametrize("batch", [1, 3, 16, 50, 67])
-@pytest.mark.parametrize("mixtures", [1, 5, 10, 37])
-@pytest.mark.parametrize("levels", [2, 5, 17, 250, 8192])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pairs(dtype=[torch.float32, torch.float64], levels=[2, 5, 17, 250, 8192], mixtures=[1, 5, 10, 37], batch=[1, 3, 16, 50, 67])
 def test_no_draw_runs_out_of_the_levels_whatever_the_order_of_its_sums(dtype, levels, mixtures, batch):
     law, generator = DiscretizedLogisticMixture(1, levels, mixtures), torch.Generator().manual_seed(batch)
     known = torch.zeros(batch, 1, dtype=torch.long)
@@ -498,9 +488,7 @@ def test_no_draw_runs_out_of_the_levels_whatever_the_order_of_its_sums(dtype, le
             assert (law.pmf(params.double(), known, 0).gather(1, x[:, None]) > 0).all()
 
 
-@pytest.mark.parametrize("mixtures", [1, 2, 10])
-@pytest.mark.parametrize("levels", [2, 3, 17, 256, 8192])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pairs(dtype=[torch.bfloat16, torch.float32, torch.float64], levels=LEVELS, mixtures=[1, 2, 10])
 def test_mixture_draws_stay_where_the_law_is(dtype, levels, mixtures):
     law, n = DiscretizedLogisticMixture(2, levels, mixtures), 300 if levels < 300 else 20
     generator = torch.Generator().manual_seed(mixtures)

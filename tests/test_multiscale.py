@@ -36,7 +36,11 @@ VARIANTS = {
     ),
     "thirds": (1, "vector", {"stages": [stage(3, "gated-pixelcnn"), stage(1, "gated-pixelcnn")]}),
     "one": (1, "labels", {"stages": [stage(1, "gated-pixelcnn")]}),
-    "mixture": (3, "spatial-map", {"stages": [stage(2, "pixelcnn++"), stage(1, "pixelcnn++")], "likelihood": "logistic-mixture"}),
+    "mixture": (
+        3,
+        "spatial-map",
+        {"stages": [stage(2, "pixelcnn++"), stage(1, "pixelcnn++")], "likelihood": "logistic-mixture", "mixtures": 2},
+    ),
 }
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 

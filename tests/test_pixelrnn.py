@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from pairs import pairs
 from tiny import CONDITIONS, all_images, images, largest_gap, random_cond, reach, scan, tiny_model
 
 import nextpixel
@@ -19,12 +20,13 @@ from nextpixel.layers.recurrence import Diagonals, Rows, diagonals, lstm, rows
 
 SIZES = [(3, 5), (4, 4), (5, 3), (1, 4), (4, 1), (1, 1), (2, 7), (7, 2)]
 each_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-each_colours = pytest.mark.parametrize("colours", [1, 3])
-each_condition = pytest.mark.parametrize("condition", ["none", "vector", "map"])
-each_network = pytest.mark.parametrize("name", ["row-lstm", "diagonal-bilstm"])
+CONDITIONED = ["none", "vector", "map"]
+NETWORKS = ["row-lstm", "diagonal-bilstm"]
+each_network = pytest.mark.parametrize("name", NETWORKS)
+BOTH = [True, False]
 OPTIONS = [
     pytest.param({"residual": residual, "skip": skip}, id=f"residual{residual}-skip{skip}")
-    for residual, skip in itertools.product([True, False], repeat=2)
+    for residual, skip in itertools.product(BOTH, repeat=2)
 ]
 
 
@@ -130,19 +132,14 @@ def diagonal_layer(colours, condition):
 # --- the parallel path against the double loop ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel_size", [1, 3, 5])
-@each_condition
-@each_colours
-@each_size
+@pairs(size=SIZES, colours=[1, 3], condition=CONDITIONED, kernel_size=[1, 3, 5])
 def test_row_lstm_is_the_double_loop(size, colours, condition, kernel_size):
     layer, x = row_layer(colours, condition, kernel_size), torch.randn(2, 5, *size, dtype=torch.float64)
     h = encoded(condition, size)
     torch.testing.assert_close(layer(x, h), row_lstm_by_hand(layer, x, h), rtol=0, atol=1e-12)
 
 
-@each_condition
-@each_colours
-@each_size
+@pairs(size=SIZES, colours=[1, 3], condition=CONDITIONED)
 def test_diagonal_bilstm_is_the_double_loop(size, colours, condition):
     layer, x = diagonal_layer(colours, condition), torch.randn(2, 5, *size, dtype=torch.float64)
     h, image = encoded(condition, size), torch.randn(2, 2, *size, dtype=torch.float64)
@@ -198,10 +195,7 @@ def test_packed_maps_come_back(kind, size):
 # --- the clocks -----------------------------------------------------------------------------------------------------------
 
 
-@each_condition
-@each_colours
-@each_size
-@pytest.mark.parametrize("kind", ["row", "diagonal"])
+@pairs(kind=["row", "diagonal"], size=SIZES, colours=[1, 3], condition=CONDITIONED)
 def test_layer_step_is_forward(kind, size, colours, condition):
     layer = row_layer(colours, condition) if kind == "row" else diagonal_layer(colours, condition)
     x, image = torch.randn(2, 5, *size, dtype=torch.float64), torch.randn(2, 2, *size, dtype=torch.float64)
@@ -222,13 +216,10 @@ def test_layer_step_is_forward(kind, size, colours, condition):
 # --- the networks ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("blocks", [1, 3])
-@pytest.mark.parametrize("condition", CONDITIONS)
-@pytest.mark.parametrize("channels", [1, 3])
-@each_network
-def test_step_is_forward_with_every_connection(name, channels, condition, blocks, options):
-    model = tiny_model(name, (channels, 4, 5), condition=condition, blocks=blocks, **options)
+@pairs(name=NETWORKS, channels=[1, 3], condition=CONDITIONS, blocks=[1, 3], connections=[*itertools.product(BOTH, repeat=2)])
+def test_step_is_forward_with_every_connection(name, channels, condition, blocks, connections):
+    residual, skip = connections
+    model = tiny_model(name, (channels, 4, 5), condition=condition, blocks=blocks, residual=residual, skip=skip)
     x, cond = images(model, 2), random_cond(model, 2)
     assert largest_gap(model, x, scan(model, x, cond), cond) < 1e-10
     assert torch.equal(model.sample(2, cond, seed=1), model.sample(2, cond, seed=1, method="naive"))

@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from nextpixel.training.callbacks import default_cond
 from rich.console import Console
 
 import nextpixel
 from nextpixel.cli import main
+from nextpixel.condition.registry import default_cond
 from nextpixel.data.images import Images
 from nextpixel.data.raw import RawImages
 from nextpixel.data.settings import DataSettings
@@ -172,9 +172,19 @@ def embedding(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(embedding, tmp_path_factory):
+def faces(tmp_path_factory):
+    """A file of 60 people, and how a run splits it: 40 to learn from, 8 to validate on and 12 to test."""
+    path = tmp_path_factory.mktemp("faces") / "faces.npz"
+    images = people(np.arange(240) // 4)
+    np.savez(path, images=images.raw.images, labels=images.raw.labels, levels=17)
+    return {"source": str(path), "validation": 8 / 48, "test": 12 / 60}
+
+
+@pytest.fixture(scope="module")
+def run(embedding, faces, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "portraits"
-    assert main(f"train digits-portraits {TINY} --data.embedding {embedding} --out {out}".split()) == 0
+    data = f"--data {faces['source']} --data.validation {faces['validation']} --data.test {faces['test']}"
+    assert main(f"train digits-portraits {TINY} {data} --data.embedding {embedding} --out {out}".split()) == 0
     return out
 
 
@@ -205,18 +215,18 @@ def test_a_run_is_evaluated_on_other_people(run, tmp_path, capsys):
     np.testing.assert_allclose([float(row["nats"]) for row in rows], nats, rtol=1e-6)
 
 
-def test_a_run_goes_on_without_the_other_run(run, embedding, tmp_path):
+def test_a_run_goes_on_without_the_other_run(run, embedding, faces, tmp_path):
     other, out = tmp_path / "identity", tmp_path / "run"
     shutil.copytree(embedding, other)
     shutil.copytree(run, out)
-    experiment = make_experiment(read_recipe("digits-portraits"))
-    experiment.data.embedding = str(other)
+    recipe = read_recipe("digits-portraits")
+    experiment = make_experiment({**recipe, "data": {**recipe["data"], **faces, "embedding": str(other)}})
     assert embedding_network(experiment).dim == 8
     shutil.rmtree(other)
     assert embedding_network(experiment, out).dim == 8
     experiment.model.update(features=8, blocks=2, head_features=8)
     experiment.training.epochs, experiment.training.sample_every = 2, 1
-    assert train(experiment, out, resume=True, console=Console(quiet=True)).portraits.drawn.shape == (64, 4, 1, 8, 8)
+    assert train(experiment, out, resume=True, console=Console(quiet=True)).portraits.drawn.shape == (12, 4, 1, 8, 8)
     shutil.rmtree(out / "embedding")
     with pytest.raises(InputError, match=r"run keeps no embedding network in .*/run/embedding"):
         kept_embedding(out)

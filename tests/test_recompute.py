@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from nextpixel.training.module import ImageModule
 from tiny import images, random_cond, tiny_model
 
 from nextpixel import MODELS, load
+from nextpixel.training.objective import Likelihood
 from nextpixel.training.settings import TrainingSettings
 
 each_model = pytest.mark.parametrize("name", list(MODELS))
@@ -16,11 +16,11 @@ each_model = pytest.mark.parametrize("name", list(MODELS))
 def step(name, recompute, shape=(2, 5, 6), condition="vector", **sizes):
     """The gradients of a training step with dropout, and how many numbers were kept for them."""
     model = tiny_model(name, shape, condition=condition, **sizes).train()
-    module = ImageModule(model, TrainingSettings(recompute=recompute))
+    objective = Likelihood(model, TrainingSettings(recompute=recompute))
     kept = {}
     torch.manual_seed(5)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t.numel()}) or t, lambda t: t):
-        loss = module.loss((images(model, 3), random_cond(model, 3)))
+        loss = objective.loss((images(model, 3), random_cond(model, 3)))
     loss.backward()
     return {name: p.grad for name, p in model.named_parameters()}, sum(kept.values())
 
@@ -51,7 +51,7 @@ def test_recomputing_keeps_fewer_numbers(name):
 @each_model
 def test_recomputing_is_no_part_of_a_saved_model(name, tmp_path):
     model = tiny_model(name)
-    ImageModule(model, TrainingSettings(recompute=True))
+    Likelihood(model, TrainingSettings(recompute=True))
     assert model.recompute
     model.save(tmp_path)
     assert not load(tmp_path).recompute

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from pairs import pairs
 from test_compiled import VARIANTS, LooksBack, Unusual
 from tiny import CONDITIONS, images, random_cond, tiny_model
 
@@ -33,10 +34,7 @@ def assert_same(model, x, h=None):
         torch.testing.assert_close(nats(Stepped(model), model, x, h), nats(model, model, x, h), atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(5, 26), (9, 7), (1, 8), (6, 1)], ids=str)
-@pytest.mark.parametrize("channels", [1, 3])
-@each_likelihood
-@each_model
+@pairs(name=nextpixel.MODELS, likelihood=LIKELIHOODS, channels=[1, 3], size=[(5, 26), (9, 7), (1, 8), (6, 1)])
 def test_steps_are_those_of_the_scan(name, likelihood, channels, size):
     model = tiny_model(name, (channels, 4, 5), 5, likelihood=likelihood)
     assert_same(model, images(model, 3, size))
@@ -58,9 +56,7 @@ def test_steps_under_every_condition(name, condition):
         assert_same(model, x, model.encode_condition(random_cond(model, 3), 3, 4, 6))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@each_likelihood
-@each_model
+@pairs(name=nextpixel.MODELS, likelihood=LIKELIHOODS, dtype=[torch.float32, torch.float64])
 def test_an_image_s_numbers_do_not_depend_on_the_others(name, likelihood, dtype):
     """To the last bit, however many there are: a decoder may have one image where the encoder had many."""
     model = tiny_model(name, (3, 6, 7), 17, likelihood=likelihood).to(dtype)
@@ -94,9 +90,7 @@ def scanned(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("mode", ["float64", "fast"])
-@each_likelihood
-@each_model
+@pairs(name=nextpixel.MODELS, likelihood=LIKELIHOODS, mode=["float64", "fast"])
 def test_the_codec_runs_programs_on_all_cores(name, likelihood, mode, scanned, monkeypatch):
     model = tiny_model(name, (2, 5, 6), 17, likelihood=likelihood)
     x, coder = images(model, 33), LaneCoder(model, mode, lanes=40)

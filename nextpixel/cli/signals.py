@@ -2,6 +2,7 @@
 
 A signal that raises an exception where it likes may leave a lock held, or be swallowed by an import: the program would wait for
 ever, or go on. So most verbs end on the spot. What they write is written aside, and all that is to be done is to remove it.
+While `train` trains, its loop has handlers of its own (nextpixel.training.signals).
 """
 
 import os
@@ -14,7 +15,6 @@ from nextpixel.errors import Stopped
 from nextpixel.files import remove_unfinished
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-OWN = ("train",)  # handles them itself
 RAISING = ("compress",)  # tells what is finished, which the same command goes on from
 received: list[int] = []
 
@@ -23,7 +23,7 @@ def handle(verb: str) -> None:
     """Handle signals from now on, as this verb needs it; one that the caller ignores, as nohup does, stays ignored."""
     received.clear()
     for number in SIGNALS:
-        if verb not in OWN and signal.getsignal(number) is not signal.SIG_IGN:
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _raise if verb in RAISING else _end)
 
 

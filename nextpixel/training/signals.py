@@ -12,8 +12,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-# What a terminal sends, what `kill`, `docker stop` and schedulers send, and what schedulers send ahead of time.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# Ctrl-C; what `kill`, `docker stop` and schedulers send; a terminal that closes; what schedulers send ahead of time.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 GRACE = 3.0  # seconds that unwinding may take where nothing has to be saved
 
 
@@ -31,8 +31,8 @@ class Interrupted(Exception):
 
     @property
     def status(self) -> int:
-        """The exit status that shells expect: 128 + the signal's number, and 143, as for SIGTERM, for SIGUSR1."""
-        return 130 if self.signum == signal.SIGINT else 143
+        """The exit status that shells expect: 128 + the signal's number; SIGUSR1 announces SIGTERM and has its status."""
+        return 128 + (signal.SIGTERM if self.signum == getattr(signal, "SIGUSR1", None) else self.signum)
 
 
 class Stop:
@@ -61,7 +61,9 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+            # One that the caller ignores, as nohup does, stays ignored.
+            heard = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+            self._before = {signum: signal.signal(signum, self._handle) for signum in heard}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
