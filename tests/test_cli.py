@@ -273,7 +273,7 @@ def test_bad_input_for_a_run(run, refuse, tmp_path):
     assert "guidance 2.0 needs a model" in refuse(["complete", run, "--image", pictures[0], "--guidance", "2"])
     assert "top:S" in refuse(["complete", run, "--image", pictures[0], "--keep", "middle"])
     assert "is not empty: give another folder, or --resume" in refuse(f"train digits {TINY} --out {run}")
-    assert "the run is finished (1 of 1 epochs)" in refuse(["train", "--resume", "--out", run])
+    assert "the run is finished (epoch 1 of 1): give more --training.epochs" in refuse(["train", "--resume", "--out", run])
     assert "is a run of digits, not of digits-pixelcnn" in refuse(["train", "digits-pixelcnn", "--resume", "--out", run])
     assert not list(tmp_path.glob("x.*"))
 
@@ -284,6 +284,14 @@ def test_help_is_quick_because_it_does_not_import_torch():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for verb in VERBS:
         assert f"    {verb} " in out
+    assert out.endswith("[]\n")
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["train", "digits", "--help"], ["sample", "--help"]])
+def test_help_does_not_import_the_engine(words):
+    code = f"import sys\nfrom nextpixel.cli import main\ntry:\n main({words})\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('lightning_fabric', 'lightning', 'numba') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.endswith("[]\n")
 
 

@@ -95,6 +95,9 @@ def test_resuming_a_finished_run_changes_nothing_but_more_epochs_do(finished, tm
     assert same_bits(before, last(out))
     train(experiment(**{**whole, "epochs": 2}), out, resume=True, console=quiet(), report="none")
     assert len(column(out, "val/bits_per_dim")) == 2
+    (out / "report.md").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match=r"the run is finished .epoch 2 of 2.: give more --training.epochs"):
+        train(experiment(**{**whole, "epochs": 2}), out, resume=True, console=quiet())
     straight = tmp_path / "straight"
     train(experiment(**{**whole, "epochs": 2}), straight, console=quiet(), report="none")
     assert same_bits(last(out), last(straight))

@@ -1,5 +1,6 @@
 """What every kind of run does in the same way, round the loop: checks, processes, folder, lock and checkpoint."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from nextpixel.files import LOCK, lock_folder
 from nextpixel.models.storage import Storable, load_weights
 from nextpixel.training.batches import Loader, Order
 from nextpixel.training.budget import Budget
-from nextpixel.training.checkpoint import LAST, Progress, read_checkpoint
+from nextpixel.training.checkpoint import LAST, Place, Progress, read_checkpoint
 from nextpixel.training.experiment import Experiment
 from nextpixel.training.loop import DrawGrid, Loop
 from nextpixel.training.metrics import METRICS, Metrics, make_logger, require_logger
@@ -253,8 +254,18 @@ def check_state(state: dict[str, Any], network: nn.Module, settings: TrainingSet
     """Make sure that a run can go on from its checkpoint.
 
     Raises:
-        InputError: it is of another architecture, or other settings that the checkpoint cannot serve.
+        InputError: the run is finished, or the checkpoint is of another architecture or of settings that it cannot serve.
     """
+    place, seconds = Place(**state["place"]), (settings.minutes or math.inf) * 60
+    over = place.step >= (settings.steps or math.inf) or state["elapsed"] >= seconds
+    if settings.steps is None and settings.minutes is None:
+        over = place.epoch >= settings.epochs
+    if over and place.phase == "train" and (out / "report.md").is_file():
+        done = place.words(settings.epochs if settings.steps is None and settings.minutes is None else None)
+        raise InputError(
+            f"the run is finished ({done}): give more --training.epochs (or steps, or minutes) to go on, or write its report "
+            f"again with nextpixel report {out}"
+        )
     storable: Storable = network  # type: ignore[assignment]
     load_weights(storable, state["weights"], out / LAST)
     if (state["average"] is None) != (settings.ema == 0):
