@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
@@ -188,6 +189,13 @@ def test_processes_that_load_data_change_nothing(workers, tmp_path):
     for out, number in zip(runs, (0, workers), strict=True):
         train(experiment(data=data, epochs=2, sample_every=0, workers=number), out, console=quiet(), report="none")
     assert same_bits(*map(last, runs))
+    assert not multiprocessing.active_children()
+
+
+def test_processes_that_load_data_end_with_an_interrupted_run(tmp_path, monkeypatch):
+    with raised_at(monkeypatch, Likelihood, "forward", 3):
+        interrupted(experiment(workers=2, data={"limit": 320}), tmp_path / "run")
+    assert not multiprocessing.active_children()
 
 
 def test_a_run_is_logged_where_it_is_asked_for(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from nextpixel.data.images import Images
 from nextpixel.training.signals import SIGNALS
@@ -111,6 +112,13 @@ class Loader:
 
     def __len__(self) -> int:
         return len(self._draws)
+
+    def close(self) -> None:
+        """End the loading processes, which ignore the signals that would end them."""
+        # torch ends them when the last reference to their iterator is gone, but a traceback may keep one.
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
     def number(self, epoch: int) -> int:
         """How many batches an epoch has."""

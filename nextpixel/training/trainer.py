@@ -159,6 +159,7 @@ def fit(
             try:
                 loop.run(state)
             finally:
+                loader.close()
                 metrics.close()
             if dist.is_initialized():
                 dist.destroy_process_group()
