@@ -144,7 +144,7 @@ def test_output_to_a_full_disk_is_one_line():
 def test_a_run_that_is_not_finished_is_used_and_says_so_in_one_line(tmp_path, capsys, run, what):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(run, unfinished)
-    (unfinished / "progress.json").write_text('{"finished": false, "epoch": 3, "epochs": 20, "step": 9}', encoding="utf-8")
+    (unfinished / "progress.json").write_text('{"finished": false, "best": "epoch 3 of 20"}', encoding="utf-8")
     capsys.readouterr()
     command = WRITERS[what].replace("IMAGES", str(run.parent / "images.npz"))
     assert main(words(command, unfinished, tmp_path)) == 0

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli import VERBS
+from nextpixel.cli.verbs import VERBS
 from nextpixel.errors import InputError
 
 

@@ -36,7 +36,7 @@ class Shuffled:
 
     Example:
         >>> Shuffled(images=5, size=2, seed=0).batches(epoch=1)
-        [[4, 1], [2, 0]]
+        [[0, 4], [2, 3]]
     """
 
     images: int

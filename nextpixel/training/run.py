@@ -127,7 +127,8 @@ def write_report(out: str | Path, console: Console | None = None, report: Detail
     with lock(job), job.reporting():
         network = embedding_network(job.experiment, out)
         splits = load_images(job.experiment.data, network)
-        marginal, done = PixelMarginal.load(out / "marginal.npz"), Progress.read(out)
+        marginal = PixelMarginal.load(out / "marginal.npz", splits.train.shape, splits.train.levels)
+        done = Progress.read(out)
         return finish(job.experiment, out, splits, marginal, done, console, network, report)
 
 

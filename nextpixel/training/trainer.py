@@ -4,7 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -147,7 +147,7 @@ def fit(
                 budget = Budget(settings, steps)
                 if job.first:
                     prepare()
-                logger = make_logger(settings.log, out, {}) if job.first else None
+                logger = make_logger(settings.log, out, asdict(job.experiment)) if job.first else None
                 metrics = Metrics(out / METRICS, columns(objective), logger)
                 console.print(title, highlight=False, soft_wrap=True)
                 if job.resume and state is None:
