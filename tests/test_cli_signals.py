@@ -65,14 +65,13 @@ def check_gone(process, number, out):
         assert left in ([], ["x.npz"], ["x.csv"])
 
 
-def at_random_moments(run, folder, verb, number, times, seed):
-    generator = random.Random(seed)
+def at_random_moments(run, folder, verb, number, times, seconds):
     for k in range(times):
         out = folder / str(k)
         out.mkdir()
         process = start(LONG[verb].format(run=run, out=out).split())
         wait_until_handled(process)
-        time.sleep(generator.uniform(0, 4))
+        time.sleep(random.uniform(0, seconds))
         process.send_signal(number)
         check_gone(process, number, out)
 
@@ -80,14 +79,14 @@ def at_random_moments(run, folder, verb, number, times, seed):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("verb", LONG)
 def test_a_signal_at_a_random_moment(run, tmp_path, verb, number):
-    at_random_moments(run, tmp_path, verb, number, times=1, seed=None)
+    at_random_moments(run, tmp_path, verb, number, times=1, seconds=4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("verb", LONG)
-def test_signals_at_50_random_moments(run, tmp_path, verb, number):
-    at_random_moments(run, tmp_path, verb, number, times=50, seed=None)
+def test_signals_at_100_random_moments(run, tmp_path, verb, number):
+    at_random_moments(run, tmp_path, verb, number, times=25, seconds=12)
 
 
 def forked(command, folder, prepare=lambda: None):
