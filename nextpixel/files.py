@@ -240,6 +240,18 @@ def open_regular(path: str | Path, folder: int | None = None) -> int:
     raise InputError(f"cannot read {path}: {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
+def require_regular(path: str | Path) -> None:
+    """Make sure that reading `path` comes to an end, for those who open it themselves.
+
+    Raises:
+        InputError: it cannot be read, or is something else than a regular file.
+    """
+    try:
+        os.close(open_regular(path))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {_reason(error)}") from error
+
+
 def require_file(path: str | Path) -> None:
     """Make sure that a file can replace what is at `path`: asked for before any long work.
 

@@ -1,6 +1,7 @@
 """Images of symbols as picture files and back: grids and completions to look at, one image or one mask to start from."""
 
 import math
+import os
 import re
 import struct
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from nextpixel.errors import InputError
-from nextpixel.files import write_aside
+from nextpixel.files import open_regular, write_aside
 from nextpixel.palette import brightness, code_colours
 
 SEPARATOR = (128, 128, 128)
@@ -196,6 +197,7 @@ def _mask_picture(path: str | Path, height: int, width: int) -> torch.Tensor:
 def _read(path: str | Path) -> np.ndarray:
     """Read any opaque 8-bit picture as uint8 (H, W, 3)."""
     try:
+        os.close(open_regular(path))
         with Image.open(path) as picture:
             if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
                 raise InputError(f"{path} has pixels of mode {picture.mode}: expected 8-bit grey or RGB")

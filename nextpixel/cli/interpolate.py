@@ -106,12 +106,13 @@ def _array(option: str, path: str) -> "Tensor":
     import numpy as np
     import torch
 
+    from nextpixel.data.arrays import read_npy
+
     try:
-        array = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"--{option} {path}: cannot be read as a .npy array: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        array = read_npy(path)
+    except InputError as error:
+        reason = str(error).rpartition(f"{path}: ")[2].rpartition(".npy array: ")[2]
+        raise InputError(f"--{option} {path}: cannot be read as a .npy array: {reason}") from error
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise InputError(f"--{option} {path} holds {array.dtype}: expected finite numbers")
     return torch.from_numpy(array)

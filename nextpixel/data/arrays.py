@@ -1,6 +1,5 @@
 """Integer arrays: scikit-learn's digits, .npy and .npz files, read and written."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from nextpixel.data.pictures import centre_crop
 from nextpixel.data.raw import SPLITS, RawImages, check_labels, split_name
 from nextpixel.data.settings import MAX_LEVELS, DataSettings
 from nextpixel.errors import InputError
-from nextpixel.files import write_aside
+from nextpixel.files import require_regular, write_aside
 
 IMAGE_KEYS = ("images", "x", "data", "codes")
 LABEL_KEYS = ("labels", "label", "y")
@@ -46,10 +45,18 @@ def read_npy(file: str | Path, mapped: bool = False) -> np.ndarray:
     Raises:
         InputError: it cannot be read.
     """
+    require_regular(file)
     try:
-        return np.load(file, mmap_mode="r" if mapped else None)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read {file} as a .npy array: {' '.join(str(error).split())}") from error
+        array = np.load(file, mmap_mode="r" if mapped else None)
+    except Exception as error:  # numpy passes on whatever damage makes its parsers stumble upon
+        raise InputError(f"cannot read {file} as a .npy array: {_reason(error)}") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"cannot read {file} as a .npy array: it is an archive of several")
+    return array
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def load_npz(file: Path, settings: DataSettings) -> dict[str, RawImages]:
@@ -63,11 +70,12 @@ def load_npz(file: Path, settings: DataSettings) -> dict[str, RawImages]:
     Raises:
         InputError: unreadable, no images to be found, two keys for one split, or arrays that do not fit.
     """
+    require_regular(file)
     try:
         with np.load(file) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read {file} as a .npz archive: {error}") from error
+    except Exception as error:  # numpy and zipfile pass on whatever damage makes them stumble upon
+        raise InputError(f"cannot read {file} as a .npz archive: {_reason(error)}") from error
     levels = _levels(arrays.pop(LEVELS_KEY, None), file, settings)
     if any(split_name(key) in SPLITS for key in arrays):
         return _splits(arrays, file, settings, levels)

@@ -1,5 +1,6 @@
 """Picture files decoded by Pillow: gray or RGB, 8 bits, all of one size."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from nextpixel.data.raw import allocate
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
+from nextpixel.files import open_regular
 from nextpixel.pictures import DAMAGED, unreadable
 from nextpixel.progress import track
 
@@ -24,9 +26,13 @@ def read_picture(file: Path | BinaryIO, name: str, settings: DataSettings) -> np
         InputError: damaged, 16 bits or more, transparent, or in another colour space than gray and RGB.
     """
     try:
+        if isinstance(file, Path):
+            os.close(open_regular(file))
         with Image.open(file) as opened:
             deep = _is_deep(opened)
             image = ImageOps.exif_transpose(opened)
+    except InputError:
+        raise
     except UnidentifiedImageError as error:  # its own message shows the address of a buffer
         raise InputError(f"cannot read the picture {name}: not an image, or its beginning is damaged") from error
     except DAMAGED as error:
