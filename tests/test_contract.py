@@ -17,6 +17,7 @@ from tiny import CONDITIONS, all_images, images, largest_gap, methods, of_images
 
 import nextpixel
 from nextpixel.errors import InputError
+from nextpixel.layers.masked import MaskedConv2d
 from nextpixel.raster import Draw, Keep, Naive, Score, raster
 
 MODELS = list(nextpixel.MODELS)
@@ -338,6 +339,7 @@ def test_gradients_reach_every_parameter_and_no_masked_weight(name, channels, in
     dead = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
     masked = [module for module in model.modules() if isinstance(getattr(module, "mask", None), torch.Tensor)]
+    assert len(masked) == sum(isinstance(module, MaskedConv2d) for module in model.modules())
     assert all((module.weight.grad[module.mask == 0] == 0).all() for module in masked)
 
 

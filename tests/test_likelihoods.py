@@ -167,7 +167,14 @@ def test_registered_under_its_own_name(name):
     law = make_likelihood(name, 3, 5)
     assert law.name == name
     assert (law.channels, law.levels) == (3, 5)
-    assert law.colours in (1, 3)
+    assert law.params % law.colours == 0
+
+
+def test_only_a_categorical_law_leaves_the_channels_to_the_network():
+    assert {name: make_likelihood(name, 3, 5).colours for name in ("categorical", "logistic-mixture")} == {
+        "categorical": 3,
+        "logistic-mixture": 1,
+    }
 
 
 @pytest.mark.parametrize(
