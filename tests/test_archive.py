@@ -200,14 +200,16 @@ def test_the_archive_may_hold_its_model(model, tmp_path):
 
 def test_progress_is_reported_as_often_as_announced(model):
     x = [*images(model, 3, (3, 4)), images(model, 1, (9, 4))[0]]
+    calls = []
     for verify, tile in itertools.product([True, False], [None, (8, 8)]):
-        made, calls = Writer(model, x, list("abcd"), settings=Settings(lanes=2, tile=tile, verify=verify)), []
-        data = made.write(calls.append)
-        assert len(calls) == made.rows()
+        made = Writer(model, x, list("abcd"), settings=Settings(lanes=2, tile=tile, verify=verify))
+        calls.clear()
+        data = made.write(lambda *count: calls.append(count))
+        assert calls == [(row, made.rows()) for row in range(1, made.rows() + 1)]
     with Archive(data, model) as archive:
         calls.clear()
-        dict(archive.images(progress=calls.append))
-        assert len(calls) == archive.rows()
+        dict(archive.images(progress=lambda *count: calls.append(count)))
+        assert calls == [(row, archive.rows()) for row in range(1, archive.rows() + 1)]
 
 
 def test_verification_finds_a_machine_that_errs(model, monkeypatch):

@@ -312,7 +312,7 @@ def test_many_images_are_scanned_as_few_are(name, monkeypatch):
     model = tiny_model(name, condition="vector")
     x, known, cond = images(model, 5), images(model, 5, seed=8) == 0, random_cond(model, 5)
     rows = []
-    whole = model.complete(x, known, cond=cond, progress=rows.append)
+    whole = model.complete(x, known, cond=cond, progress=lambda done, total: rows.append(done))
     assert rows == list(range(1, sum(len(range(0, 3, stride)) for stride in model.strides) + 1))
     assert len(rows) == model.scan_rows(5)
     monkeypatch.setattr("nextpixel.models.sampling.LANES", 2)

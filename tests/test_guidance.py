@@ -166,7 +166,7 @@ def test_many_images_are_scanned_as_few_are(name, monkeypatch):
     model = tiny_model(name, condition="combination")
     x, known, cond = images(model, 5), images(model, 5, seed=8) == 0, random_cond(model, 5)
     rows = []
-    whole = model.complete(x, known, cond=cond, guidance=2.0, progress=rows.append)
+    whole = model.complete(x, known, cond=cond, guidance=2.0, progress=lambda done, total: rows.append(done))
     assert len(rows) == model.scan_rows(5)
     monkeypatch.setattr("nextpixel.models.sampling.LANES", 2)
     assert torch.equal(model.complete(x, known, cond=cond, guidance=2.0), whole)

@@ -219,7 +219,7 @@ def test_each_symbol_is_chosen_once_and_in_turn():
         return x[:, c, i, j]
 
     rows = []
-    raster(model, images(model), choose, progress=rows.append)
+    raster(model, images(model), choose, progress=lambda done, total: rows.append(done))
     assert [int(model.order(6, 5)[at]) for at in visited] == list(range(60))
     assert rows == list(range(1, 2 + 3 + 6 + 1))
     assert model.scan_rows(1) == model.scan_rows(256) == 11

@@ -12,6 +12,7 @@ import torch
 from tiny import images, random_cond, tiny_model
 
 import nextpixel
+from nextpixel.compiled.estimate import _Allocated, scan_bytes
 from nextpixel.compiled.lines import AT, Block
 from nextpixel.compiled.memory import Memory
 from nextpixel.compiled.recorder import Recorder
@@ -317,7 +318,7 @@ def test_two_draws_at_once_leave_a_training_model_in_training(method):
     expected, stop = model.sample(4, seed=1, method=method), threading.Event()
 
     def draw():
-        for _ in range(10):
+        for _ in range(4):
             assert torch.equal(model.sample(4, seed=1, method=method), expected)
 
     def watch():
@@ -429,3 +430,20 @@ def test_a_symbol_without_probabilities_is_told(likelihood, levels):
         model.layers[-1].out.weight.mul_(1e300)
     with pytest.raises(InputError, match="the model gives no probabilities"):
         model.sample(2, method="compiled")
+
+
+@pytest.mark.parametrize(
+    ("name", "condition"),
+    [*((name, "none") for name in nextpixel.MODELS), ("pixelcnn", "spatial-map"), ("pixelcnn++", "spatial-map")],
+)
+def test_what_a_scan_takes_is_known_before(name, condition):
+    model, size, batch = tiny_model(name, (3, 4, 4), levels=5, condition=condition), (5, 700), 3
+    expected = scan_bytes(model, batch, size, places=condition == "spatial-map")
+    x, taken = torch.zeros(batch, 3, *size, dtype=torch.long), 0
+    with torch.inference_mode():
+        parts = Stepped(model).parts(x, model.encode_condition(random_cond(model, batch, size), batch, *size))
+        for stride, (part, h) in zip(model.strides, parts, strict=True):
+            with _Allocated() as allocated:
+                part.start(batch, h, tuple(x[:, :, ::stride, ::stride].shape[2:]))
+            taken += allocated.bytes
+    assert taken <= expected < 2 * taken

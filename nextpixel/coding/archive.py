@@ -19,7 +19,7 @@ from nextpixel.coding.writer import Settings, Writer
 from nextpixel.condition import Labels
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
-from nextpixel.raster import Progress
+from nextpixel.progress import Parts, Progress
 
 
 def compress(
@@ -47,7 +47,7 @@ def compress(
         tile: (height, width): larger images are cut into tiles, which are coded side by side and know nothing of each other.
         embed: put the model into the archive.
         verify: decode everything again before it counts as done.
-        progress: called after each row of each scan.
+        progress: called with (rows finished, rows) after each row of each scan.
 
     Raises:
         InputError: images, names, condition or settings that cannot be used, or a model that cannot compress.
@@ -199,6 +199,7 @@ class Archive:
             InputError: there is no such image, or as `decompress`.
         """
         coder, plan = self._model_coder(), self._groups(names)
+        progress = Parts(progress, scan_rows(coder, plan))
         conditions = Conditions(coder, self._cond(), [entry.size for entry in self.entries])
         wanted = set(self.names if names is None else names)
         missing = {n: len(entry.tiles) for n, entry in enumerate(self.entries)}

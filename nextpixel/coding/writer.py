@@ -20,7 +20,7 @@ from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows
 from nextpixel.coding.plan import Part, check_tile, groups
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
-from nextpixel.raster import Progress
+from nextpixel.progress import Parts, Progress
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,14 @@ class Writer:
         """The archive.
 
         Args:
-            progress: called after each row of each scan.
+            progress: called with (rows finished, rows) after each row of each scan.
             journal: of an interrupted `write` of the same `work`: what it holds is not done again. New groups are noted in it.
 
         Raises:
             InputError: the model gives no probabilities, or decoding gives other pixels.
         """
         done = list(journal.groups) if journal else []
+        progress = Parts(progress, self.rows(finished=len(done)))
         if journal and journal.epsilon:
             self.coder.epsilon = journal.epsilon
         if self.coder.epsilon is None:

@@ -6,8 +6,7 @@ is refused, so that a program does all that it was recorded from, or does not ex
 """
 
 from collections.abc import Callable
-from functools import lru_cache
-from inspect import Signature
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,6 @@ from nextpixel.compiled.lines import COLUMNS, OPERATIONS, Block, table_of
 from nextpixel.compiled.memory import Memory
 from nextpixel.grid import RowConvolution, kernel_matrix
 from nextpixel.recording import NotRecordableError
-
-signature = lru_cache(Signature.from_callable)
 
 
 class RowIndex(int):
@@ -129,13 +126,23 @@ class Recorder(TorchFunctionMode):
         handler = calls.HANDLERS.get(func)
         if handler is not None:
             try:
-                signature(handler).bind(self, *args, **(kwargs or {}))
-            except TypeError as error:
-                raise NotRecordableError(f"{resolve_name(func) or func} has no line: {error}") from None
-            return handler(self, *args, **(kwargs or {}))
+                return handler(self, *args, **(kwargs or {}))
+            except TypeError:
+                self._check_arguments(func, handler, args, kwargs or {})
+                raise
         if func in calls.VIEWS or getattr(func, "__name__", "") == "__get__":
             return calls.view(self, func, *args, **(kwargs or {}))
         raise NotRecordableError(f"{resolve_name(func) or func} has no line")
+
+    def _check_arguments(self, func: Callable[..., Any], handler: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        """
+        Raises:
+            NotRecordableError: arguments that the handler does not take.
+        """
+        try:
+            signature(handler).bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise NotRecordableError(f"{resolve_name(func) or func} has no line: {error}") from None
 
     def new(self, *shape: int) -> Tensor:
         """Memory for a new tensor."""
