@@ -1,7 +1,7 @@
 """A group of images of one size, coded side by side: lanes of one scan.
 
 Each lane has its own stream, so an image can be decoded without the others. In float64 with margins its code does not
-hang on its neighbours, nor on how many there are. In "fast" mode, float32 without margins, it may: groups are then always
+depend on its neighbours, nor on how many there are. In "fast" mode, float32 without margins, it may: groups are then always
 of the same width, filled up with copies of the last image, and decoded as they were encoded.
 """
 
@@ -112,7 +112,7 @@ class LaneCoder:
         self, streams: list[Stream], size: tuple[int, int], h: Tensor | None = None, progress: Progress | None = None
     ) -> Tensor:
         """The images of streams, int64 (B, C, H, W). What no encoder has written gives wrong images, not an error."""
-        n, width = len(streams), self._width(len(streams))
+        n, width = len(streams), self.width(len(streams))
         x = torch.zeros(width, self.model.shape[0], *size, dtype=torch.long, device=self.model.device)
         streams = [*streams, *streams[-1:] * (width - n)]
 
@@ -122,11 +122,15 @@ class LaneCoder:
         self._scan(x, choose, self._filled(h), progress)
         return x[:n]
 
+    def pieces(self, lanes: int) -> list[slice]:
+        """How a group of so many lanes is cut for the cores."""
+        work = lanes * sum(p.numel() for p in self.model.parameters())
+        return cut(lanes, max(1, min(torch.get_num_threads(), lanes // CORE_LANES, work // CORE_WORK)))
+
     def _scan(self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None) -> list[Chooser]:
         """Scan x in pieces, each with a chooser of its own: the steps are programs, where that can be, and else torch's."""
         if self.model.device.type == "cpu":
-            work = len(x) * sum(p.numel() for p in self.model.parameters())
-            pieces = cut(len(x), max(1, min(torch.get_num_threads(), len(x) // CORE_LANES, work // CORE_WORK)))
+            pieces = self.pieces(len(x))
             choosers, report = [choose(piece) for piece in pieces], Together(progress, len(pieces))
 
             def scan(piece: slice, chooser: Chooser) -> None:
@@ -141,12 +145,13 @@ class LaneCoder:
         raster(self.model, x, chooser, h, progress)
         return [chooser]
 
-    def _width(self, n: int) -> int:
+    def width(self, n: int) -> int:
+        """Lanes of the scan of so many images: a group of fast mode is filled up."""
         return n if self.mode == "float64" else self.lanes
 
     def _filled(self, t: Tensor | None) -> Tensor | None:
         """A batch brought to the width of a group, its own memory."""
-        return None if t is None else torch.cat([t, t[-1:].expand(self._width(len(t)) - len(t), *t.shape[1:])])
+        return None if t is None else torch.cat([t, t[-1:].expand(self.width(len(t)) - len(t), *t.shape[1:])])
 
 
 def scan_rows(coder: LaneCoder, groups: list[list[Part]]) -> int:

@@ -17,7 +17,7 @@ from nextpixel.coding.header import Header
 from nextpixel.coding.index import Entry, Tile, check_name, check_size, checksum, pack_index
 from nextpixel.coding.journal import Journal
 from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows
-from nextpixel.coding.plan import Part, check_tile, groups
+from nextpixel.coding.plan import Part, check_tile, groups, parts_of
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
 from nextpixel.raster import Progress
@@ -74,8 +74,11 @@ class Writer:
         self.groups = groups(sizes, settings.tile, settings.lanes)
         self.conditions = Conditions(self.coder, cond, sizes)
         labels = labels_of(self.coder, cond, len(sizes)) or [None] * len(sizes)
-        crcs = [checksum(x.numpy(), model.levels) for x in self.images]
-        self.entries = [Entry(*of_image, ()) for of_image in zip(names, sizes, labels, crcs, strict=True)]
+        self.entries = [Entry(name, size, label, ()) for name, size, label in zip(names, sizes, labels, strict=True)]
+        for n, x in enumerate(self.images):
+            parts = parts_of(n, sizes[n], settings.tile)
+            crcs = [checksum(x[:, slice(*part.rows), slice(*part.columns)].numpy(), model.levels) for part in parts]
+            self.entries[n] = replace(self.entries[n], tiles=tuple(Tile(crc, 0, 0, 0) for crc in crcs))
         self.model = pack_model(model) if settings.embed else b""
         self.header = Header(
             model=model.name,
@@ -149,8 +152,9 @@ class Writer:
     def _join(self, streams: list[Stream], places: list[tuple[int, int]]) -> bytes:
         ends = accumulate((len(s.thresholds) + len(s.payload) for s in streams), initial=0)
         tiles: list[list[Tile]] = [[] for _ in self.entries]
-        for (image, _), stream, offset in zip(places, streams, ends, strict=False):
-            tiles[image].append(Tile(offset, len(stream.thresholds), len(stream.payload)))
+        for (image, tile), stream, offset in zip(places, streams, ends, strict=False):
+            crc = self.entries[image].tiles[tile].crc
+            tiles[image].append(Tile(crc, offset, len(stream.thresholds), len(stream.payload)))
         entries = [replace(entry, tiles=tuple(of_image)) for entry, of_image in zip(self.entries, tiles, strict=True)]
         joined = b"".join(part for stream in streams for part in (stream.thresholds, stream.payload))
         return join(Contents(replace(self.header, epsilon=self.coder.epsilon), self.model, entries, joined))
