@@ -72,8 +72,9 @@ def main() -> None:
                 pieces = len(coder.pieces(lanes))
                 said, (seconds, taken) = costs.scan(tuple(size), lanes, pieces), measured(coder, lanes, tuple(size))
                 print(
-                    f"  {lanes:5d} x {size[0]:3d} x {size[1]:4d}  {seconds:8.3f} s, said {said.seconds:8.3f} ({said.seconds / seconds:5.2f})"
-                    f"  {taken / 1e6:8.1f} MB, said {said.memory / 1e6:8.1f} ({said.memory / max(taken, 1e5):7.2f})",
+                    f"  {lanes:5d} x {size[0]:3d} x {size[1]:4d}  "
+                    f"{seconds:8.3f} s, said {said.seconds:8.3f} ({said.seconds / seconds:5.2f})  "
+                    f"{taken / 1e6:8.1f} MB, said {said.memory / 1e6:8.1f} ({said.memory / max(taken, 1e5):7.2f})",
                     flush=True,
                 )
 

@@ -6,9 +6,9 @@ written. So a declared size is compared with what it costs (`nextpixel.coding.co
     what a scan is charged with     its seconds, less 40 µs for each byte of its streams
     free                            3 s of charges and of the longest scan together, and 192 MB for any scan
 
-The checksums of a scan's tiles are compared before the next one begins: bytes that no encoder wrote end with the first scan. For a
-file of more than 1 MB the seconds grow in proportion. A model that is given, not embedded, is trusted with a group of images of its
-own size.
+The checksums of a scan's tiles are compared before the next one begins: bytes that no encoder wrote end with the first scan. For
+a file of more than 1 MB the seconds grow in proportion. A model that is given, not embedded, is trusted with a group of images of
+its own size.
 """
 
 from collections.abc import Iterable

@@ -19,6 +19,7 @@ from nextpixel.coding.plan import Part, groups
 from nextpixel.coding.writer import Settings, Writer
 from nextpixel.condition import Labels
 from nextpixel.errors import InputError
+from nextpixel.files import read_bytes
 from nextpixel.models import AutoregressiveModel
 from nextpixel.raster import Progress
 
@@ -142,11 +143,7 @@ class Archive:
         Raises:
             InputError: as `Archive`, or the file cannot be read.
         """
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        return cls(data, model, cond, limit, str(path))
+        return cls(read_bytes(path), model, cond, limit, str(path))
 
     def __enter__(self) -> "Archive":
         return self

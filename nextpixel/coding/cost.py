@@ -1,7 +1,7 @@
 """What decoding costs, in seconds and bytes, before anything of it is done: sizes declared in a file are never trusted.
 
-A scan of B images of H x W places takes time for its recording, for each step, and for the arithmetic; and memory for each column,
-each column of a lane, and where a condition is a map for each place. All of it follows from the shapes of a model's weights:
+A scan of B images of H x W places takes time for its recording, for each step, and for the arithmetic; and memory for each
+column, each column of a lane, and where a condition is a map for each place. All of it follows from the shapes of the weights:
 
     seconds = record + W^2 tensors wide + H W (C (place + B lane) + tensors line + B (parameters multiply + K level))
     bytes   = pieces W tensors (views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
@@ -18,10 +18,10 @@ from nextpixel.layers.head import ConditionBias
 from nextpixel.layers.upsampling import Upsampler
 from nextpixel.models import AutoregressiveModel
 
-# Seconds. For a tensor of weights: to record a column of it, and to run what was recorded once. For a multiplication, and for a level
-# of a categorical distribution. For a weight of an embedded model, to build it.
+# Seconds. For a tensor of weights: to record a column of it, and to run what was recorded once. For a multiplication, and for a
+# level of a categorical distribution. For a weight of an embedded model, to build it.
 RECORD, LINE, MULTIPLY, LEVEL, BUILD = 120e-6, 1e-6, 0.08e-9, 12e-9, 1.5e-3
-# For a symbol of a group, and of a lane, whatever the network. For two columns and a tensor: the views of a row are found by search.
+# For a symbol of a group, and of a lane, whatever the network. For two columns and a tensor: views of a row are found by search.
 PLACE, LANE, WIDE = 50e-6, 0.7e-6, 12e-9
 RECORDED_COLUMNS = 24  # at most, of a row whose columns repeat
 # Bytes, for a column and a tensor of weights: views of the scan's memory, and the program of a row.
@@ -38,7 +38,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class _Stage:
-    """What counts of a network that scans a grid: its weights, their numbers, and the numbers that a column, or a place, keeps."""
+    """What counts of a network that scans a grid: weights, their numbers, and the numbers that a column or a place keeps."""
 
     stride: int
     tensors: int
@@ -104,11 +104,11 @@ def _stage(network: AutoregressiveModel, stride: int) -> _Stage:
     weights = list(network.parameters())
     kernels = [weight for name, weight in network.named_parameters() if weight.dim() > 1 and not name.startswith("encode.")]
     maps = any(isinstance(module, SpatialMap) for module in network.modules())
-    biases = [module.conv.out_channels + module.conv.in_channels for module in network.modules() if isinstance(module, ConditionBias)]
+    biases = [module.conv for module in network.modules() if isinstance(module, ConditionBias)]
     return _Stage(
         stride,
         tensors=len(weights),
         parameters=sum(weight.numel() for weight in weights),
         of_column=sum(kernel[0].numel() // 2 + 2 * kernel.shape[0] for kernel in kernels),
-        of_place=2 * sum(biases) if maps else 0,
+        of_place=2 * sum(conv.out_channels + conv.in_channels for conv in biases) if maps else 0,
     )

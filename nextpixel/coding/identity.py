@@ -55,7 +55,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     kept = _different({key: value for key, value in config.items() if key != "model"}, name)
     if kept.get("condition") is not None:
         kept["condition"] = _condition(kept["condition"])
-    if "stages" in kept and isinstance(kept["stages"], list):  # of a multi-scale model: each is an architecture with its arguments
+    if "stages" in kept and isinstance(kept["stages"], list):  # of a multi-scale model
         kept["stages"] = [_stage(stage) for stage in kept["stages"]]
     return {"model": name, **kept}
 

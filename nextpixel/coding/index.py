@@ -1,4 +1,4 @@
-"""The index of an archive: name, size, class, and checksums and streams of every image, which makes each of them readable alone."""
+"""The index of an archive: name, size, class, checksums and streams of every image, which makes each of them readable alone."""
 
 import zlib
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ LONGEST_NAME = 200  # bytes, so that an ending and a prefix fit into a file's na
 
 
 class Tile(NamedTuple):
-    """A tile's `checksum`, and where its stream lies among all streams: `thresholds` bytes from `offset`, then `payload` bytes."""
+    """A tile's `checksum`, and where its stream lies among all: `thresholds` bytes from `offset`, then `payload` bytes."""
 
     crc: int
     offset: int
@@ -135,7 +135,7 @@ def _entry(reader: Reader, header: Header, offset: int) -> Entry:
     check_size(size, header.channels)
     label, tiles = reader.number(), []
     number = count_parts(size, header.tile)
-    if LEAST_BYTES * number > len(reader.data) - reader.at:
+    if number > 1 and LEAST_BYTES * number > len(reader.data) - reader.at:
         raise InputError(f"{name} declares more tiles than there are")
     for _ in range(number):
         tile = Tile(int.from_bytes(reader.bytes(4), "little"), offset, reader.number(), reader.number())

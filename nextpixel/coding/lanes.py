@@ -8,7 +8,7 @@ of the same width, filled up with copies of the last image, and decoded as they 
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import repeat
 from typing import Any, Literal, TypeVar, get_args
@@ -80,8 +80,10 @@ class LaneCoder:
 
     def measure(self, x: Tensor, h: Tensor | None = None) -> None:
         """Find the error bound, in float64, on some images (B, C, H, W) with their encoded condition."""
-        if self.mode == "float64":
-            corner = slice(MEASURED_IMAGES), slice(None), slice(MEASURED_SIDE), slice(MEASURED_SIDE)
+        if self.mode != "float64":
+            return
+        corner = slice(MEASURED_IMAGES), slice(None), slice(MEASURED_SIDE), slice(MEASURED_SIDE)
+        with self._alone():
             self.epsilon = measured_epsilon(self.model, x[corner].long(), None if h is None else h[corner], self.bits)
 
     @torch.no_grad()
@@ -91,7 +93,8 @@ class LaneCoder:
         Raises:
             InputError: as `model.encode_condition`.
         """
-        return self.model.encode_condition(cond, batch, height, width)
+        with self._alone():
+            return self.model.encode_condition(cond, batch, height, width)
 
     def encode(self, x: Tensor, h: Tensor | None = None, progress: Progress | None = None) -> list[Stream]:
         """The streams of images (B, C, H, W).
@@ -129,6 +132,16 @@ class LaneCoder:
 
     def _scan(self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None) -> list[Chooser]:
         """Scan x in pieces, each with a chooser of its own: the steps are programs, where that can be, and else torch's."""
+        with self._alone():
+            return self._scan_alone(x, choose, h, progress)
+
+    def _alone(self) -> AbstractContextManager:
+        """Where a caller's autocast does not reach: it would lower the precision of float32, in this thread alone."""
+        return torch.autocast(self.model.device.type, enabled=False)
+
+    def _scan_alone(
+        self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None
+    ) -> list[Chooser]:
         if self.model.device.type == "cpu":
             pieces = self.pieces(len(x))
             choosers, report = [choose(piece) for piece in pieces], Together(progress, len(pieces))

@@ -19,6 +19,10 @@ class Part(NamedTuple):
     def size(self) -> tuple[int, int]:
         return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
 
+    def symbols(self, channels: int) -> int:
+        """How many it has."""
+        return channels * self.size[0] * self.size[1]
+
 
 def parts_of(image: int, size: tuple[int, int], tile: tuple[int, int] | None) -> list[Part]:
     """The tiles of an image, row by row; those at its lower and right ends may be smaller. Without `tile` it is one.

@@ -1,5 +1,6 @@
 """Compressing images to an archive, group by group; each group is decoded again at once, before it counts as done."""
 
+import copy
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ from nextpixel.coding.plan import Part, check_tile, groups, parts_of
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
 from nextpixel.raster import Progress
+
+# No encoder writes more: for a symbol the bits of a table's count, and a byte of thresholds; and what a range coder ends with.
+MOST_BYTES, SPARE = 5, 64
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Writer:
         settings: Settings = Settings(),
     ) -> None:
         check_tile(settings.tile)
+        if isinstance(model, AutoregressiveModel):
+            model = copy.deepcopy(model)  # another thread may go on training it: all that follows is of one moment
         self.settings, self.coder = settings, LaneCoder(model, settings.mode, settings.lanes)
         if not len(images):
             raise InputError("there are no images to compress")
@@ -93,9 +99,9 @@ class Writer:
         )
 
     def rows(self, finished: int = 0) -> int:
-        """How often `write` reports progress, if so many groups are finished already."""
-        scans = 2 if self.settings.verify else 1
-        return scans * scan_rows(self.coder, self.groups[finished:])
+        """How often `write` reports progress, if so many groups are finished already: these are only decoded."""
+        rest = self.groups[finished:]
+        return scan_rows(self.coder, self.groups[:finished]) + (2 if self.settings.verify else 1) * scan_rows(self.coder, rest)
 
     def work(self) -> bytes:
         """SHA-256 of all that decides what will be written, but for the error bound, which is measured."""
@@ -107,18 +113,17 @@ class Writer:
 
         Args:
             progress: called after each row of each scan.
-            journal: of an interrupted `write` of the same `work`: what it holds is not done again. New groups are noted in it.
+            journal: of an interrupted `write` of the same `work`: its groups that decode to their images are not done again.
+                New ones are noted in it.
 
         Raises:
-            InputError: the model gives no probabilities, or decoding gives other pixels.
+            InputError: the model gives no probabilities, or decoding gives other pixels; or the journal cannot be written.
         """
-        done = list(journal.groups) if journal else []
-        if journal and journal.epsilon:
-            self.coder.epsilon = journal.epsilon
         if self.coder.epsilon is None:
             self.measure()
+        done = self._sound(journal, progress) if journal else []
         if journal:
-            journal.begin(self.coder.epsilon)
+            journal.begin(self.coder.epsilon, len(done))
         found: dict[tuple[int, int], Stream] = {}
         for number, group in enumerate(self.groups):
             if number < len(done):
@@ -129,6 +134,21 @@ class Writer:
                     journal.add(streams)
             found |= {(part.image, part.tile): stream for part, stream in zip(group, streams, strict=True)}
         return self._join([found[place] for place in sorted(found)], sorted(found))
+
+    def _sound(self, journal: Journal, progress: Progress | None) -> list[list[Stream]]:
+        """The first groups of a journal that decode to their images, under this error bound."""
+        sound: list[list[Stream]] = []
+        if journal.epsilon != self.coder.epsilon:
+            return sound
+        for group, streams in zip(self.groups, journal.groups, strict=False):
+            most = MOST_BYTES * group[0].symbols(self.header.channels) + SPARE
+            if len(streams) != len(group) or max(len(payload) + len(thresholds) for payload, thresholds in streams) > most:
+                break
+            x, h = self._batch(group), self.conditions.of(group)
+            if not torch.equal(self.coder.decode(streams, group[0].size, h, progress), x):
+                break
+            sound.append(streams)
+        return sound
 
     def measure(self) -> None:
         """Find the error bound, as `write` does where nobody has done it."""
