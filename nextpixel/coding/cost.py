@@ -7,7 +7,7 @@ column, each column of a lane, and where a condition is a map for each place. Al
     bytes   = pieces W tensors (views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
 
 The constants are rounded from measurements on two cores of an AMD EPYC; `benchmarks/cost.py` measures again. Seconds were right
-within a factor of 2, and of 3 for a PixelCNN++, whose coarser resolutions have fewer places; bytes are an upper bound.
+within a factor of 2, bytes are an upper bound.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from nextpixel.condition import SpatialMap
 from nextpixel.layers.head import ConditionBias
 from nextpixel.layers.upsampling import Upsampler
-from nextpixel.models import AutoregressiveModel
+from nextpixel.models import AutoregressiveModel, PixelCNNpp
 
 # Seconds. For a tensor of weights: to record a column of it, and to run what was recorded once. For a multiplication, and for a
 # level of a categorical distribution. For a weight of an embedded model, to build it.
@@ -38,11 +38,13 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class _Stage:
-    """What counts of a network that scans a grid: weights, their numbers, and the numbers that a column or a place keeps."""
+    """What counts of a network that scans a grid: weights, these and their numbers by the share of the places that they are for,
+    and the numbers that a column or a place keeps."""
 
     stride: int
     tensors: int
-    parameters: int
+    lines: float
+    parameters: float
     of_column: int
     of_place: int
 
@@ -94,21 +96,31 @@ class Costs:
             of_symbols = self.channels * (PLACE + lanes * LANE)
             arithmetic = lanes * (MULTIPLY * stage.parameters + self.law)
             seconds += pieces * RECORD * lines * min(width, RECORDED_COLUMNS) + WIDE * stage.tensors * width**2
-            seconds += height * width * (of_symbols + LINE * lines + arithmetic)
+            seconds += height * width * (of_symbols + LINE * stage.lines * self.colours + arithmetic)
             memory += pieces * columns * lines * (VIEWS + PROGRAM)
             memory += self.itemsize * lanes * (columns * stage.of_column + height * width * (stage.of_place + self.of_place))
         return Cost(seconds, memory)
 
 
 def _stage(network: AutoregressiveModel, stride: int) -> _Stage:
-    weights = list(network.parameters())
+    weights = [(_share(network, name), weight) for name, weight in network.named_parameters()]
     kernels = [weight for name, weight in network.named_parameters() if weight.dim() > 1 and not name.startswith("encode.")]
     maps = any(isinstance(module, SpatialMap) for module in network.modules())
     biases = [module.conv for module in network.modules() if isinstance(module, ConditionBias)]
     return _Stage(
         stride,
         tensors=len(weights),
-        parameters=sum(weight.numel() for weight in weights),
+        lines=sum(share for share, _ in weights),
+        parameters=sum(share * weight.numel() for share, weight in weights),
         of_column=sum(kernel[0].numel() // 2 + 2 * kernel.shape[0] for kernel in kernels),
         of_place=2 * sum(conv.out_channels + conv.in_channels for conv in biases) if maps else 0,
     )
+
+
+def _share(network: AutoregressiveModel, name: str) -> float:
+    """Of the places, those that a weight is for: a quarter for each coarser resolution of a PixelCNN++."""
+    part, _, rest = name.partition(".")
+    resolution = rest.partition(".")[0]
+    if not isinstance(network, PixelCNNpp) or not resolution.isdigit():
+        return 1.0
+    return 0.25 ** int(resolution) if part in ("up", "down") else 1.0

@@ -76,7 +76,7 @@ class LaneCoder:
         self.mode, self.lanes, self.epsilon = mode, lanes, epsilon
         self.dtype = torch.float64 if mode == "float64" else torch.float32
         self.model = copy.deepcopy(model).to(self.dtype).eval()
-        self.bits = table_bits(model.levels)
+        self.bits, self.parameters = table_bits(model.levels), sum(p.numel() for p in model.parameters())
 
     def measure(self, x: Tensor, h: Tensor | None = None) -> None:
         """Find the error bound, in float64, on some images (B, C, H, W) with their encoded condition."""
@@ -127,7 +127,7 @@ class LaneCoder:
 
     def pieces(self, lanes: int) -> list[slice]:
         """How a group of so many lanes is cut for the cores."""
-        work = lanes * sum(p.numel() for p in self.model.parameters())
+        work = lanes * self.parameters
         return cut(lanes, max(1, min(torch.get_num_threads(), lanes // CORE_LANES, work // CORE_WORK)))
 
     def _scan(self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None) -> list[Chooser]:
