@@ -107,7 +107,7 @@ def read(data):
     """header, model, and of each image its name, label and symbols."""
     assert data[:8] == b"\x89NPX\r\n\x1a\n"
     version, *sizes = struct.unpack("<HIQQ", data[8:30])
-    assert version == 2
+    assert version == 3
     assert hashlib.sha256(data[:-32]).digest() == data[-32:]
     body = Bytes(data[30:-32])
     header, packed, index = json.loads(body.take(sizes[0])), Bytes(body.take(sizes[1])), Bytes(body.take(sizes[2]))
@@ -115,17 +115,16 @@ def read(data):
     images = []
     for _ in range(index.number()):
         name, height, width, label = index.take(index.number()).decode(), index.number(), index.number(), index.number()
-        crc = struct.unpack("<I", index.take(4))[0]
         down, right = header["tile"] or (height, width)
         x = torch.empty(header["channels"], height, width, dtype=torch.long)
         for i in range(0, height, down):
             for j in range(0, width, right):
                 view = x[:, i : i + down, j : j + right]
-                of_runs, of_payload = index.number(), index.number()
+                crc, of_runs, of_payload = struct.unpack("<I", index.take(4))[0], index.number(), index.number()
                 streams = body.take(of_runs), body.take(of_payload)
                 digits = digits_of(header["levels"], header["epsilon"])
                 view[:] = decode_tile(model, view.shape[1:], label - 1 if label else None, header["bits"], digits, *streams)
-        assert zlib.crc32(x.numpy().astype("u1" if header["levels"] <= 256 else "<u2").tobytes()) == crc
+                assert zlib.crc32(view.numpy().astype("u1" if header["levels"] <= 256 else "<u2").tobytes()) == crc
         images.append((name, label - 1 if label else None, x))
     assert index.at == len(index.data)
     assert body.at == len(body.data)

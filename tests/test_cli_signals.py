@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from runs import make_run
+from made_runs import make_run
 
 from nextpixel.cli import main
 from nextpixel.coding import writer

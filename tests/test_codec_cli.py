@@ -111,7 +111,7 @@ def test_few_levels_codes_and_stacks(runs, tmp_path):
     assert (np.asarray(Image.open(tmp_path / "a" / "stack-07.png")) == brightness(4)[x[7]]).all()
     # What comes out goes in again.
     nextpixel("compress", runs / "four", tmp_path / "a" / "one.png", "-o", tmp_path / "b.npx")
-    assert Archive.open(tmp_path / "b.npx").entries[0].crc == Archive.open(tmp_path / "a.npx").entries[0].crc
+    assert Archive.open(tmp_path / "b.npx").entries[0].tiles[0].crc == Archive.open(tmp_path / "a.npx").entries[0].tiles[0].crc
     np.save(tmp_path / "codes.npy", x * 10)
     nextpixel("compress", runs / "codes", tmp_path / "codes.npy", "-o", tmp_path / "c.npx", "--embed")
     nextpixel("decompress", tmp_path / "c.npx")
@@ -127,7 +127,7 @@ def test_classes_tiles_and_info(runs, tmp_path, capsys):
     capsys.readouterr()
     nextpixel("info", tmp_path / "a.npx")
     out = capsys.readouterr().out
-    assert re.search(r"^9x17  \d+ bytes  \d\.\d{4} bits/dim  CRC-32 [0-9a-f]{8}  label 3  x-0$", out, re.MULTILINE)
+    assert re.search(r"^9x17  \d+ bytes  \d\.\d{4} bits/dim  4 tiles  label 3  x-0$", out, re.MULTILINE)
     assert "fast, 3 lanes, tiles 8x9, tables of 16 bits\n" in out
     assert f"file {(tmp_path / 'a.npx').stat().st_size} bytes" in out
     assert "threads 1" in out
@@ -189,7 +189,7 @@ def test_archives_that_cannot_be_decompressed(runs, tmp_path, refuse):
     nextpixel("compress", runs / "grey", tmp_path / "x.png", "-o", tmp_path / "a.npx")
     data = (tmp_path / "a.npx").read_bytes()
     (tmp_path / "cut.npx").write_bytes(data[:-1])
-    (tmp_path / "new.npx").write_bytes(data[:8] + b"\3" + data[9:])
+    (tmp_path / "new.npx").write_bytes(data[:8] + b"\4" + data[9:])
     evil = data.replace(b"\x01x\x07\x05", b"\x04../x\x07\x05")
     evil = evil[:22] + bytes([evil[22] + 3]) + evil[23:-32]
     (tmp_path / "evil.npx").write_bytes(evil + hashlib.sha256(evil).digest())
@@ -200,7 +200,7 @@ def test_archives_that_cannot_be_decompressed(runs, tmp_path, refuse):
     assert "made with another model" in refuse("decompress", tmp_path / "a.npx", "--model", runs / "four")
     assert "is damaged or cut off" in refuse("decompress", tmp_path / "cut.npx", *model)
     assert "is damaged or cut off" in refuse("info", tmp_path / "cut.npx")
-    assert "version 3 of the format" in refuse("decompress", tmp_path / "new.npx", *model)
+    assert "version 4 of the format" in refuse("decompress", tmp_path / "new.npx", *model)
     assert "'../x' is no plain file name" in refuse("decompress", tmp_path / "evil.npx", *model, "-o", tmp_path / "e")
     assert "exists already" in refuse("decompress", tmp_path / "a.npx", *model, "-o", tmp_path / "there")
     assert "has no image 'y': it has x" in refuse("decompress", tmp_path / "a.npx", *model, "--only", "y")

@@ -203,7 +203,7 @@ def test_a_symbol_is_found_where_its_neighbours_hang_by_a_hair(symbol, above):
     encode, x = Encode(law, bits, 1e-8, images=1), torch.full((1, 1, 1, 1), symbol)
     encode(here, x, 0, 0, 0)
     (stream,) = encode.streams()
-    ((_, threshold), _) = thresholds.changes(stream.thresholds)
+    threshold = thresholds.changes(stream.thresholds)[1][0]
     boundary = tables.boundaries(here.softmax(1).cumsum(1).numpy(), bits, digits, threshold)[0, 16 if symbol else 1]
     # The quantile of this symbol that is nearest to the other.
     quantile = boundary if symbol else boundary - 1
@@ -495,7 +495,7 @@ def test_runs_take_only_thresholds_that_are_free(free, known):
         chosen = np.append(chosen, runs.extend(free[len(chosen) : end], whole=end == len(free)))
     assert free[np.arange(len(free)), chosen].all()
     unpacked = np.full(len(free), thresholds.THRESHOLDS[thresholds.USUAL])
-    for turn, threshold in thresholds.changes(runs.pack()):
+    for turn, threshold in zip(*thresholds.changes(runs.pack()), strict=True):
         unpacked[turn:] = threshold
     assert (unpacked == thresholds.THRESHOLDS[chosen]).all()
 
@@ -528,7 +528,7 @@ def test_no_list_says_what_holds_anyway():
     runs = thresholds.Runs()
     assert (runs.extend(np.ones((10_000, 16), dtype=bool), whole=True) == thresholds.USUAL).all()
     assert runs.pack() == b""
-    assert thresholds.changes(b"") == []
+    assert [len(found) for found in thresholds.changes(b"")] == [0, 0]
 
 
 def test_a_turn_that_may_have_no_threshold_is_refused():

@@ -93,7 +93,7 @@ def test_every_model_comes_back(packs):
         ({"shape": [1, float("inf"), 4]}, "expected tuple"),
         ({"features": float("nan")}, "its configuration is larger than its weights"),
         ({"features": 5}, "weights do not fit its configuration"),
-        ({"blocks": 3}, "its configuration describes more weights than it holds"),
+        ({"blocks": 3}, "weights do not fit its configuration"),
         ({"blocks": 5000}, "its configuration describes more weights than it holds"),
     ],
     ids=str,

@@ -35,19 +35,18 @@ def run(args: Any) -> None:
     from nextpixel.coding.archive import Archive
     from nextpixel.coding.journal import Journal
     from nextpixel.coding.writer import Settings, Writer
-    from nextpixel.files import write_aside
+    from nextpixel.files import require_file, write_aside
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
 
     out, tile = Path(args.out), None if args.tile is None else pair(args.tile)
-    if out.is_dir():
-        raise InputError(f"-o {out} is a folder: expected the name of a file")
+    require_file(out)
     model = load(args.run)
     names, found = _read(args.images, model)
     settings = Settings(args.mode, args.lanes, tile, args.embed, not args.no_verify)
     writer = Writer(model, found, names, _cond(args.label, len(found), model, args.run), settings)
     journal = Journal(out, writer.work())
-    try:
+    try:  # whatever ends this early, the journal stays
         with rows_bar("compressing", writer.rows(finished=len(journal.groups))) as progress:
             data = writer.write(progress, journal)
     except KeyboardInterrupt:

@@ -14,7 +14,9 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("-o", "--out", help="a folder that is yet to be made (default: the archive's name without its ending)")
     parser.add_argument("--only", nargs="+", help="names of images: no others are decoded")
     parser.add_argument(
-        "--limit", type=int, help="decode up to so many pixels times channels (default: 2^22, or 1000 for each byte of the file)"
+        "--limit",
+        type=int,
+        help="decode up to so many pixels times channels, however long it takes (default: what the file's length allows)",
     )
     parser.add_argument("--model", help="the run, the model folder or the hub id that it was made with, unless it is embedded")
 

@@ -29,4 +29,5 @@ def run(args: Any) -> None:
             symbols = header.channels * entry.size[0] * entry.size[1]
             label = "" if entry.label is None else f"  label {entry.label}"
             sizes = f"{entry.size[0]}x{entry.size[1]}  {entry.stored} bytes  {8 * entry.stored / symbols:.4f} bits/dim"
-            print(f"{sizes}  CRC-32 {entry.crc:08x}{label}  {entry.name}")
+            tiles = f"CRC-32 {entry.tiles[0].crc:08x}" if len(entry.tiles) == 1 else f"{len(entry.tiles)} tiles"
+            print(f"{sizes}  {tiles}{label}  {entry.name}")

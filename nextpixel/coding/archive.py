@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextpixel.coding.allowance import Allowance
 from nextpixel.coding.choosers import Stream
 from nextpixel.coding.conditions import Conditions
 from nextpixel.coding.container import split
-from nextpixel.coding.embedded import fingerprint, unpack_model
+from nextpixel.coding.embedded import count_weights, fingerprint, unpack_model
 from nextpixel.coding.index import Entry, checksum
 from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows, threads
-from nextpixel.coding.plan import Part, check_limit, groups
+from nextpixel.coding.plan import Part, groups
 from nextpixel.coding.writer import Settings, Writer
 from nextpixel.condition import Labels
 from nextpixel.errors import InputError
+from nextpixel.files import read_bytes
 from nextpixel.models import AutoregressiveModel
 from nextpixel.progress import Parts, Progress
 
@@ -94,8 +96,8 @@ class Archive:
         data: its bytes.
         model: that it was made with; None if the archive holds it, or for a look at its header and index.
         cond: as for `compress`, but for labels.
-        limit: symbols (pixels times channels) that may be decoded at once, which takes time: as many as asked for. Without one
-            2^22, or if that is more, 1000 for each byte.
+        limit: symbols (pixels times channels) that may be decoded at once, however long that takes and whatever memory it needs.
+            Without one, what the file's length justifies (`nextpixel.coding.allowance`).
         where: what messages call it.
 
     Attributes:
@@ -124,12 +126,13 @@ class Archive:
         where: str = "the archive",
     ) -> None:
         contents = split(data, where)
-        self.where, self.cond, self.limit, self.size = where, cond, limit, len(data)
+        self.where, self.cond, self.limit = where, cond, limit
         self.header, self.entries = contents.header, contents.entries
         self._streams, self._packed = contents.streams, contents.model
         self.names = [entry.name for entry in self.entries]
         self._numbers = {name: n for n, name in enumerate(self.names)}
         self._given, self._coder = model, None
+        self._allowance = Allowance(self.entries, limit, len(data), where)
 
     @classmethod
     def open(
@@ -140,11 +143,7 @@ class Archive:
         Raises:
             InputError: as `Archive`, or the file cannot be read.
         """
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        return cls(data, model, cond, limit, str(path))
+        return cls(read_bytes(path), model, cond, limit, str(path))
 
     def __enter__(self) -> "Archive":
         return self
@@ -182,7 +181,7 @@ class Archive:
 
     def rows(self, names: Sequence[str] | None = None) -> int:
         """How often `images` reports progress."""
-        return scan_rows(self._model_coder(), self._groups(names))
+        return scan_rows(self._model_coder(), self._scans(names))
 
     def read(self, name: str) -> Tensor:
         """One image, (C, H, W); in float64 mode no other is decoded.
@@ -198,7 +197,7 @@ class Archive:
         Raises:
             InputError: there is no such image, or as `decompress`.
         """
-        coder, plan = self._model_coder(), self._groups(names)
+        coder, plan = self._model_coder(), self._scans(names)
         progress = Parts(progress, scan_rows(coder, plan))
         conditions = Conditions(coder, self._cond(), [entry.size for entry in self.entries])
         wanted = set(self.names if names is None else names)
@@ -207,18 +206,20 @@ class Archive:
         for group in plan:
             with threads(self.header.made["threads"] if self.header.mode == "fast" else None):
                 streams = [self._stream(part) for part in group]
-                tiles = coder.decode(streams, group[0].size, conditions.of(group), progress).cpu()
+                tiles = coder.decode(streams, group[0].size, conditions.of(group), progress).to("cpu", self._dtype)
             for part, tile in zip(group, tiles, strict=True):
                 entry = self.entries[part.image]
                 if entry.name not in wanted:
                     continue
+                self._check(entry, part, tile)
                 x = pieces.setdefault(part.image, torch.empty(self.header.channels, *entry.size, dtype=self._dtype))
                 x[:, slice(*part.rows), slice(*part.columns)] = tile
                 missing[part.image] -= 1
                 if not missing[part.image]:
-                    yield entry.name, self._checked(entry, pieces.pop(part.image))
+                    yield entry.name, pieces.pop(part.image)
 
-    def _groups(self, names: Sequence[str] | None) -> list[list[Part]]:
+    def _scans(self, names: Sequence[str] | None) -> list[list[Part]]:
+        """What is decoded side by side, for these or for all images."""
         for name in names or ():
             if name not in self._numbers:
                 raise InputError(f"{self.where} has no image {name!r}: it has {_some(self.names)}")
@@ -231,8 +232,11 @@ class Archive:
                 plan.append(group if fast else mine)  # in fast mode as they were encoded, and filled up
         sizes = [(group[0].size, lanes if fast else len(group)) for group in plan]
         symbols = sum(height * width * side_by_side for (height, width), side_by_side in sizes) * self.header.channels
-        check_limit(symbols, self.limit, self.size, self.where)
-        return plan
+        self._allowance.check_symbols(symbols)
+        coder = self._model_coder(symbols)
+        pixels = sum(self.entries[n].size[0] * self.entries[n].size[1] for n in wanted)
+        results = pixels * self.header.channels * self._dtype.itemsize
+        return self._allowance.scans(plan, coder, self._given is not None, symbols, results)
 
     def _stream(self, part: Part) -> Stream:
         tile = self.entries[part.image].tiles[part.tile]
@@ -240,16 +244,19 @@ class Archive:
         return Stream(bytes(self._streams[middle : middle + tile.payload]), bytes(self._streams[tile.offset : middle]))
 
     @property
+    def _symbols(self) -> int:
+        return sum(entry.size[0] * entry.size[1] for entry in self.entries) * self.header.channels
+
+    @property
     def _dtype(self) -> torch.dtype:
         return torch.uint8 if self.header.levels <= 256 else torch.int64
 
-    def _checked(self, entry: Entry, x: Tensor) -> Tensor:
-        if checksum(x.numpy(), self.header.levels) != entry.crc:
+    def _check(self, entry: Entry, part: Part, tile: Tensor) -> None:
+        if checksum(tile.numpy(), self.header.levels) != entry.tiles[part.tile].crc:
             raise InputError(
                 f"{self.where}: {entry.name} did not decode to the pixels that were encoded; it was made with "
                 f"{', '.join(f'{name} {value}' for name, value in self.header.made.items())}"
             )
-        return x
 
     def _cond(self) -> Any:
         coder = self._model_coder()
@@ -262,12 +269,12 @@ class Archive:
             raise InputError(f"{self.where} is of a class-conditional model, but does not hold the labels of all its images")
         return torch.tensor(labels)
 
-    def _model_coder(self) -> LaneCoder:
+    def _model_coder(self, symbols: int | None = None) -> LaneCoder:
         if self._coder is None:
             if self._streams is None:
                 raise ValueError("this archive is closed")
             self.header.check_machine(self.where)
-            model = self._given or self._unpacked()
+            model = self._given or self._unpacked(symbols)
             own = fingerprint(model)
             if own != self.header.fingerprint:
                 raise InputError(
@@ -281,9 +288,10 @@ class Archive:
                 raise InputError(f"{self.where} has tables of {self.header.bits} bits: expected {self._coder.bits}")
         return self._coder
 
-    def _unpacked(self) -> AutoregressiveModel:
+    def _unpacked(self, symbols: int | None) -> AutoregressiveModel:
         if not self._packed:
             raise InputError(f"{self.where} does not hold its model, a {self.header.model}: give the one it was made with")
+        self._allowance.check_model(count_weights(self._packed, self.where), symbols or self._symbols)
         return unpack_model(self._packed, self.where)
 
 

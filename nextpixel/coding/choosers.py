@@ -109,15 +109,19 @@ class Decode:
         self.laws = laws_of(likelihood, bits, table_digits(likelihood.levels, epsilon), len(streams))
         self.decoder = coder.LaneDecoder([stream.payload for stream in streams], bits)
         self.turn, self.thresholds = 0, np.full(len(streams), THRESHOLDS[USUAL])
-        self.changes: dict[int, list[tuple[int, float]]] = {}  # of a turn: lanes and their thresholds from then on
-        for lane, stream in enumerate(streams):
-            for turn, threshold in changes(stream.thresholds):
-                self.changes.setdefault(turn, []).append((lane, threshold))
+        # At which turns which lanes have another threshold from then on, in the order of the turns.
+        found = [changes(stream.thresholds) for stream in streams]
+        lanes = np.repeat(np.arange(len(streams)), [len(turns) for turns, _ in found])
+        turns, thresholds = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.argsort(turns, kind="stable")
+        self.changes, self.changed = (turns[order], lanes[order], thresholds[order]), 0
 
     def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
         self.laws.begin(params, x[:, :, i, j], c)
-        for lane, threshold in self.changes.pop(self.turn, ()):
-            self.thresholds[lane] = threshold
+        turns, lanes, thresholds = self.changes
+        while self.changed < len(turns) and turns[self.changed] == self.turn:
+            self.thresholds[lanes[self.changed]] = thresholds[self.changed]
+            self.changed += 1
         symbols, shares = self.laws.find(self.decoder.quantiles(), self.thresholds)
         self.decoder.advance(shares)
         self.turn += 1

@@ -2,8 +2,7 @@
 
     magic 8 | version 2 | sizes of the next three, 4 + 8 + 8 | header | model | index | streams | SHA-256 of all before it, 32
 
-Nothing is believed before the checksum has been compared, and no memory is taken on the word of a file before its sizes have
-been checked against the limits.
+The checksum is compared first. Sizes declared in a file are checked against the limits before memory is allocated for them.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ from nextpixel.errors import InputError
 
 # As PNG's: the first byte is no text, and line ends show what a transfer has changed.
 MAGIC = b"\x89NPX\r\n\x1a\n"
-VERSION = 2
+VERSION = 3
 _SIZES = struct.Struct("<HIQQ")
 _DIGEST = 32
 _START = len(MAGIC) + _SIZES.size

@@ -3,25 +3,27 @@
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from nextpixel.coding.identity import canonical, identity
 from nextpixel.errors import InputError
 from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.models.storage import build, parts, untrained
 
 _SIZE = struct.Struct("<I")
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Calls of torch that the constructors of this library may make: some 18 for each weight of a PixelCNN, more where there are many
+# channels, whose colour groups are cut one by one.
+CALLS, CALLS_FOR_A_WEIGHT = 10_000, 20
 
 
 def fingerprint(model: AutoregressiveModel) -> str:
-    """SHA-256 of a model: its configuration as canonical JSON, then of each weight, by name, name, type, shape and bytes.
+    """SHA-256 of a model: its `identity` as canonical JSON, then of each weight, by name, name, type, shape and bytes.
 
     Example:
         >>> import nextpixel
@@ -30,10 +32,10 @@ def fingerprint(model: AutoregressiveModel) -> str:
         (True, False)
     """
     config, weights = parts(model)
-    found = hashlib.sha256(_canonical(config))
+    found = hashlib.sha256(canonical(identity(config)))
     for name in sorted(weights):
         tensor = weights[name].cpu()
-        found.update(_canonical([name, str(tensor.dtype), list(tensor.shape)]))
+        found.update(canonical([name, str(tensor.dtype), list(tensor.shape)]))
         found.update(tensor.flatten().view(torch.uint8).numpy())
     return found.hexdigest()
 
@@ -41,8 +43,25 @@ def fingerprint(model: AutoregressiveModel) -> str:
 def pack_model(model: AutoregressiveModel) -> bytes:
     """A model as bytes: the size of its configuration, the configuration, and its weights in the safetensors format."""
     config, weights = parts(model)
-    text = _canonical(config)
+    text = canonical(config)
     return _SIZE.pack(len(text)) + text + safetensors.torch.save({name: weight.cpu() for name, weight in weights.items()})
+
+
+def count_weights(data: bytes, where: str) -> int:
+    """How many weights the bytes of `pack_model` hold, by the head of the safetensors part: nothing is built for it.
+
+    Raises:
+        InputError: as `unpack_model`.
+    """
+    try:
+        (size,) = _SIZE.unpack_from(data)
+        (head,) = struct.unpack_from("<Q", data, _SIZE.size + size)
+        start = _SIZE.size + size + 8
+        if start + head > len(data):
+            raise ValueError("its weights are cut off")
+        return len(json.loads(data[start : start + head]))
+    except (struct.error, ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(where, error) from error
 
 
 def unpack_model(data: bytes, where: str) -> AutoregressiveModel:
@@ -55,11 +74,14 @@ def unpack_model(data: bytes, where: str) -> AutoregressiveModel:
         (size,) = _SIZE.unpack_from(data)
         config = json.loads(data[_SIZE.size : _SIZE.size + size])
         weights = safetensors.torch.load(data[_SIZE.size + size :])
+        for name, weight in weights.items():
+            if weight.dtype not in _TYPES:
+                raise ValueError(f"its weight {name} is of {weight.dtype}")
         # A configuration alone may ask for any amount of memory, or of time; that of the weights is that of the file. Whatever a
         # configuration counts has a byte of weights at least, but for rows, columns and levels, which have limits of their own.
         if not _sum_of_counts(config) <= len(data):
             raise ValueError("its configuration is larger than its weights")
-        with torch.device("meta"), _at_most(len(weights)):
+        with torch.device("meta"), _AtMost(CALLS + CALLS_FOR_A_WEIGHT * len(weights)):
             described = untrained(config, MODELS, where)
     except (
         struct.error,
@@ -71,11 +93,15 @@ def unpack_model(data: bytes, where: str) -> AutoregressiveModel:
         RuntimeError,
         SafetensorError,
     ) as error:
-        raise InputError(f"{where} holds a model that cannot be read: {' '.join(str(error).split())}") from error
+        raise _unreadable(where, error) from error
     for name, tensor in described.state_dict().items():
         if name not in weights or weights[name].shape != tensor.shape:
             raise InputError(f"{where} holds a model whose weights do not fit its configuration: {name}")
     return build(config, weights, MODELS, where, where)
+
+
+def _unreadable(where: str, error: Exception) -> InputError:
+    return InputError(f"{where} holds a model that cannot be read: {' '.join(str(error).split())}")
 
 
 def _sum_of_counts(value: Any, name: str = "") -> float:
@@ -87,21 +113,15 @@ def _sum_of_counts(value: Any, name: str = "") -> float:
     return abs(value) if isinstance(value, int | float) else 0
 
 
-@contextmanager
-def _at_most(parameters: int) -> Iterator[None]:
-    """Where a module cannot get more parameters than so many, whatever its configuration says: building them takes time."""
-    registered = count(1)
+class _AtMost(TorchDispatchMode):
+    """Where torch is called no more than so many times, by this thread: building a model takes time, whatever its size."""
 
-    def note(*_: Any) -> None:
-        if next(registered) > parameters:
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.left = calls
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
             raise ValueError("its configuration describes more weights than it holds")
-
-    handle = register_module_parameter_registration_hook(note)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+        return func(*args, **(kwargs or {}))

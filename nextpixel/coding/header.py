@@ -1,8 +1,9 @@
 """The header of an archive: what must be known to decode it, as canonical JSON."""
 
 import json
+import os
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 import nextpixel
+from nextpixel.coding.identity import canonical
 from nextpixel.coding.lanes import MOST_LANES, Mode
 from nextpixel.coding.tables import LEAST_BITS, MOST_BITS
 from nextpixel.errors import InputError
@@ -17,11 +19,12 @@ from nextpixel.likelihoods.base import MAX_LEVELS
 
 MOST_CHANNELS = 2**16
 MOST_SIDE = 2**24
-MOST_THREADS = 2**12  # which a decoder may be made to start
+MOST_THREADS = 16  # which any machine may be made to start; one with more cores as many as these
+LONGEST_TEXT = 200
 
 
 def this_machine() -> dict[str, Any]:
-    """What the last digits of a computation hang on: versions, processor and threads.
+    """What the last digits of a computation depend on: versions, processor and threads.
 
     Example:
         >>> sorted(this_machine())
@@ -64,32 +67,36 @@ class Header:
 
     def to_json(self) -> bytes:
         """Sorted keys, no spaces, ASCII."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+        return canonical(asdict(self))
 
     @classmethod
     def from_json(cls, text: bytes, where: str) -> "Header":
-        """Read and check what `to_json` wrote.
+        """Read and check what `to_json` wrote, here or in another version: keys that this one does not have are left out.
 
         Raises:
             InputError: anything else.
         """
         try:
             values = json.loads(text)
-            header = cls(**{**values, "tile": None if values["tile"] is None else tuple(values["tile"])})
-            whole = header.to_json() == text and header._is_sound()
+            known = {field.name: values[field.name] for field in fields(cls)}
+            header = cls(**{**known, "tile": None if known["tile"] is None else tuple(known["tile"])})
+            sound = canonical(values) == text and header._is_sound()
         except (ValueError, TypeError, KeyError, RecursionError):
-            whole = False
-        if not whole:
-            raise InputError(f"{where} has a header that this version of nextpixel did not write")
+            sound = False
+        if not sound:
+            raise InputError(f"{where} has a header that no version of nextpixel wrote")
         return header
 
     def _is_sound(self) -> bool:
         def whole(value: Any, least: int, most: int) -> bool:
             return type(value) is int and least <= value <= most
 
+        def text(value: Any) -> bool:
+            return isinstance(value, str) and len(value) <= LONGEST_TEXT and value.isprintable()
+
         return (
-            isinstance(self.model, str)
-            and isinstance(self.fingerprint, str)
+            text(self.model)
+            and text(self.fingerprint)
             and whole(self.channels, 1, MOST_CHANNELS)
             and whole(self.levels, 2, MAX_LEVELS)
             and self.mode in get_args(Mode)
@@ -98,9 +105,7 @@ class Header:
             and whole(self.bits, LEAST_BITS, MOST_BITS)
             and (type(self.epsilon) is float and 0 < self.epsilon < 1 if self.mode == "float64" else self.epsilon is None)
             and isinstance(self.made, dict)
-            and self.made.keys() == this_machine().keys()
-            and whole(self.made["threads"], 1, MOST_THREADS)
-            and all(isinstance(value, str) for name, value in self.made.items() if name != "threads")
+            and all(text(name) and (text(value) or type(value) is int) for name, value in self.made.items())
         )
 
     def check_machine(self, where: str) -> None:
@@ -109,9 +114,15 @@ class Header:
         Raises:
             InputError: the first difference.
         """
-        here = this_machine() | {"threads": self.made["threads"]}  # which a decoder sets
-        for name, value in here.items() if self.mode == "fast" else ():
-            if self.made[name] != value:
+        if self.mode != "fast":
+            return
+        here = this_machine()
+        threads, most = self.made.get("threads"), max(MOST_THREADS, here.pop("threads"), os.cpu_count() or 1)
+        for name, value in here.items():
+            if self.made.get(name) != value:
+                made = self.made.get(name, "that it does not name")
                 raise InputError(
-                    f"{where} was made in fast mode with {name} {self.made[name]}, and only that decodes it: here it is {value}"
+                    f"{where} was made in fast mode with {name} {made}, and only that decodes it: here it is {value}"
                 )
+        if type(threads) is not int or not 1 <= threads <= most:
+            raise InputError(f"{where} was made in fast mode with {threads} threads: expected 1 to {most} on this machine")

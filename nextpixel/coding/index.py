@@ -1,29 +1,36 @@
-"""The index of an archive: name, size, class, checksum and streams of every image, which makes each of them readable alone."""
+"""The index of an archive: name, size, class, checksums and streams of every image, which makes each of them readable alone."""
 
 import zlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from nextpixel.coding.header import MOST_SIDE, Header
 from nextpixel.coding.leb128 import Reader, leb128
-from nextpixel.coding.plan import parts_of
+from nextpixel.coding.plan import count_parts
 from nextpixel.errors import InputError
 
 MOST_SYMBOLS = 2**28  # of one image
+LEAST_BYTES = 6  # of a tile in the index
 LONGEST_NAME = 200  # bytes, so that an ending and a prefix fit into a file's name
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Where a stream lies among all streams: `thresholds` bytes from `offset`, then `payload` bytes."""
+class Tile(NamedTuple):
+    """A tile's `checksum`, and where its stream lies among all: `thresholds` bytes from `offset`, then `payload` bytes."""
 
+    crc: int
     offset: int
     thresholds: int
     payload: int
 
+    @property
+    def stored(self) -> int:
+        """Bytes of its stream."""
+        return self.thresholds + self.payload
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What the index says of an image.
 
@@ -31,24 +38,22 @@ class Entry:
         name: a plain file name without its ending.
         size: (H, W).
         label: its class, for a class-conditional model.
-        crc: its `checksum`.
-        tiles: the stream of each of its tiles.
+        tiles: checksum and stream of each of its tiles.
     """
 
     name: str
     size: tuple[int, int]
     label: int | None
-    crc: int
     tiles: tuple[Tile, ...]
 
     @property
     def stored(self) -> int:
         """Bytes of its streams."""
-        return sum(tile.thresholds + tile.payload for tile in self.tiles)
+        return sum(tile.stored for tile in self.tiles)
 
 
 def checksum(x: np.ndarray, levels: int) -> int:
-    """CRC-32 of an image's symbols (C, H, W), each in one byte up to 256 levels and in two, little-endian, above.
+    """CRC-32 of a tile's symbols (C, H, W), each in one byte up to 256 levels and in two, little-endian, above.
 
     Example:
         >>> checksum(np.zeros((1, 2, 2), dtype=np.int64), levels=2)
@@ -91,9 +96,8 @@ def pack_index(entries: list[Entry]) -> bytes:
         found += leb128(len(name)) + name
         for number in (*entry.size, 0 if entry.label is None else entry.label + 1):
             found += leb128(number)
-        found += entry.crc.to_bytes(4, "little")
         for tile in entry.tiles:
-            found += leb128(tile.thresholds) + leb128(tile.payload)
+            found += tile.crc.to_bytes(4, "little") + leb128(tile.thresholds) + leb128(tile.payload)
     return bytes(found)
 
 
@@ -129,12 +133,12 @@ def _entry(reader: Reader, header: Header, offset: int) -> Entry:
     if min(size) < 1:
         raise InputError(f"{name} has no pixels")
     check_size(size, header.channels)
-    label, crc, tiles = reader.number(), int.from_bytes(reader.bytes(4), "little"), []
-    # Two bytes at least for each tile: so the list of them cannot be longer than the index.
-    if header.tile and 2 * -(-size[0] // header.tile[0]) * -(-size[1] // header.tile[1]) > len(reader.data):
+    label, tiles = reader.number(), []
+    number = count_parts(size, header.tile)
+    if number > 1 and LEAST_BYTES * number > len(reader.data) - reader.at:
         raise InputError(f"{name} declares more tiles than there are")
-    for _ in parts_of(0, size, header.tile):
-        thresholds, payload = reader.number(), reader.number()
-        tiles.append(Tile(offset, thresholds, payload))
-        offset += thresholds + payload
-    return Entry(name, size, label - 1 if label else None, crc, tuple(tiles))
+    for _ in range(number):
+        tile = Tile(int.from_bytes(reader.bytes(4), "little"), offset, reader.number(), reader.number())
+        tiles.append(tile)
+        offset += tile.stored
+    return Entry(name, size, label - 1 if label else None, tuple(tiles))

@@ -1,14 +1,14 @@
 """A group of images of one size, coded side by side: lanes of one scan.
 
 Each lane has its own stream, so an image can be decoded without the others. In float64 with margins its code does not
-hang on its neighbours, nor on how many there are. In "fast" mode, float32 without margins, it may: groups are then always
+depend on its neighbours, nor on how many there are. In "fast" mode, float32 without margins, it may: groups are then always
 of the same width, filled up with copies of the last image, and decoded as they were encoded.
 """
 
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import repeat
 from typing import Any, Literal, TypeVar, get_args
@@ -76,12 +76,14 @@ class LaneCoder:
         self.mode, self.lanes, self.epsilon = mode, lanes, epsilon
         self.dtype = torch.float64 if mode == "float64" else torch.float32
         self.model = copy.deepcopy(model).to(self.dtype).eval()
-        self.bits = table_bits(model.levels)
+        self.bits, self.parameters = table_bits(model.levels), sum(p.numel() for p in model.parameters())
 
     def measure(self, x: Tensor, h: Tensor | None = None) -> None:
         """Find the error bound, in float64, on some images (B, C, H, W) with their encoded condition."""
-        if self.mode == "float64":
-            corner = slice(MEASURED_IMAGES), slice(None), slice(MEASURED_SIDE), slice(MEASURED_SIDE)
+        if self.mode != "float64":
+            return
+        corner = slice(MEASURED_IMAGES), slice(None), slice(MEASURED_SIDE), slice(MEASURED_SIDE)
+        with self._alone():
             self.epsilon = measured_epsilon(self.model, x[corner].long(), None if h is None else h[corner], self.bits)
 
     @torch.no_grad()
@@ -91,7 +93,8 @@ class LaneCoder:
         Raises:
             InputError: as `model.encode_condition`.
         """
-        return self.model.encode_condition(cond, batch, height, width)
+        with self._alone():
+            return self.model.encode_condition(cond, batch, height, width)
 
     def encode(self, x: Tensor, h: Tensor | None = None, progress: Progress | None = None) -> list[Stream]:
         """The streams of images (B, C, H, W).
@@ -112,7 +115,7 @@ class LaneCoder:
         self, streams: list[Stream], size: tuple[int, int], h: Tensor | None = None, progress: Progress | None = None
     ) -> Tensor:
         """The images of streams, int64 (B, C, H, W). What no encoder has written gives wrong images, not an error."""
-        n, width = len(streams), self._width(len(streams))
+        n, width = len(streams), self.width(len(streams))
         x = torch.zeros(width, self.model.shape[0], *size, dtype=torch.long, device=self.model.device)
         streams = [*streams, *streams[-1:] * (width - n)]
 
@@ -122,11 +125,25 @@ class LaneCoder:
         self._scan(x, choose, self._filled(h), progress)
         return x[:n]
 
+    def pieces(self, lanes: int) -> list[slice]:
+        """How a group of so many lanes is cut for the cores."""
+        work = lanes * self.parameters
+        return cut(lanes, max(1, min(torch.get_num_threads(), lanes // CORE_LANES, work // CORE_WORK)))
+
     def _scan(self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None) -> list[Chooser]:
         """Scan x in pieces, each with a chooser of its own: the steps are programs, where that can be, and else torch's."""
+        with self._alone():
+            return self._scan_alone(x, choose, h, progress)
+
+    def _alone(self) -> AbstractContextManager:
+        """Where a caller's autocast does not reach: it would lower the precision of float32, in this thread alone."""
+        return torch.autocast(self.model.device.type, enabled=False)
+
+    def _scan_alone(
+        self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None
+    ) -> list[Chooser]:
         if self.model.device.type == "cpu":
-            work = len(x) * sum(p.numel() for p in self.model.parameters())
-            pieces = cut(len(x), max(1, min(torch.get_num_threads(), len(x) // CORE_LANES, work // CORE_WORK)))
+            pieces = self.pieces(len(x))
             choosers, report = [choose(piece) for piece in pieces], Together(progress, len(pieces))
 
             def scan(piece: slice, chooser: Chooser) -> None:
@@ -141,12 +158,13 @@ class LaneCoder:
         raster(self.model, x, chooser, h, progress)
         return [chooser]
 
-    def _width(self, n: int) -> int:
+    def width(self, n: int) -> int:
+        """Lanes of the scan of so many images: a group of fast mode is filled up."""
         return n if self.mode == "float64" else self.lanes
 
     def _filled(self, t: Tensor | None) -> Tensor | None:
         """A batch brought to the width of a group, its own memory."""
-        return None if t is None else torch.cat([t, t[-1:].expand(self._width(len(t)) - len(t), *t.shape[1:])])
+        return None if t is None else torch.cat([t, t[-1:].expand(self.width(len(t)) - len(t), *t.shape[1:])])
 
 
 def scan_rows(coder: LaneCoder, groups: list[list[Part]]) -> int:

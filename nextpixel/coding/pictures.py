@@ -7,11 +7,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nextpixel.data.arrays import as_images, read_npy, save_symbols
+from nextpixel.data.arrays import as_images, read_npy
 from nextpixel.data.pictures import read_picture
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.files import write_aside
 from nextpixel.models import AutoregressiveModel
 from nextpixel.palette import brightness
 
@@ -51,17 +50,18 @@ def read_images(path: str, model: AutoregressiveModel) -> list[tuple[str, Tensor
 def write_image(x: Tensor, path: Path, model: AutoregressiveModel) -> Path:
     """Write an image (C, H, W): as path.png, or where no picture holds it as path.npy, (1, C, H, W); return where.
 
+    It is written in its place, in a folder that is there: who fills a folder (`nextpixel.files.folder_aside`) keeps it whole.
+
     Raises:
-        InputError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     if not is_picture(model):
         path = path.with_name(f"{path.name}.npy")
-        save_symbols(x[None].numpy(), path, model.levels, model.codes)
+        np.save(path, x[None].numpy().astype(np.min_scalar_type(model.levels - 1)))
         return path
     path = path.with_name(f"{path.name}.png")
     values = brightness(model.levels)[x.numpy()]
-    with write_aside(path) as aside:
-        Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(aside, format="PNG")
+    Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(path, format="PNG")
     return path
 
 

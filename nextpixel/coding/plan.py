@@ -5,8 +5,6 @@ from typing import NamedTuple
 from nextpixel.errors import InputError
 
 LEAST_TILE = 8
-# What is decoded without asking. Usual images have far fewer symbols for each byte, those of a single colour any number.
-FREE_SYMBOLS, FREE_SYMBOLS_PER_BYTE = 2**22, 1000
 
 
 class Part(NamedTuple):
@@ -21,6 +19,10 @@ class Part(NamedTuple):
     def size(self) -> tuple[int, int]:
         return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
 
+    def symbols(self, channels: int) -> int:
+        """How many it has."""
+        return channels * self.size[0] * self.size[1]
+
 
 def parts_of(image: int, size: tuple[int, int], tile: tuple[int, int] | None) -> list[Part]:
     """The tiles of an image, row by row; those at its lower and right ends may be smaller. Without `tile` it is one.
@@ -32,6 +34,16 @@ def parts_of(image: int, size: tuple[int, int], tile: tuple[int, int] | None) ->
     steps = tile or size
     places = [(i, j) for i in range(0, size[0], steps[0]) for j in range(0, size[1], steps[1])]
     return [Part(image, k, (i, min(i + steps[0], size[0])), (j, min(j + steps[1], size[1]))) for k, (i, j) in enumerate(places)]
+
+
+def count_parts(size: tuple[int, int], tile: tuple[int, int] | None) -> int:
+    """How many tiles an image has, without making them.
+
+    Example:
+        >>> count_parts((20, 30), (16, 16))
+        4
+    """
+    return 1 if tile is None else -(-size[0] // tile[0]) * -(-size[1] // tile[1])
 
 
 def groups(sizes: list[tuple[int, int]], tile: tuple[int, int] | None, lanes: int) -> list[list[Part]]:
@@ -56,23 +68,3 @@ def check_tile(tile: tuple[int, int] | None) -> None:
     """
     if tile is not None and min(tile) < LEAST_TILE:
         raise InputError(f"tiles must be at least {LEAST_TILE}x{LEAST_TILE}, not {tile[0]}x{tile[1]}")
-
-
-def check_limit(symbols: int, limit: int | None, size: int, where: str) -> None:
-    """Refuse to decode more symbols than `limit`, or without one more than usual for an archive of this many bytes.
-
-    A stream's length is no bound: that of a single colour may be empty, so a small file may declare much work.
-
-    Raises:
-        InputError: too many.
-
-    Example:
-        >>> check_limit(10**7, limit=None, size=99, where="a.npx")
-        Traceback (most recent call last):
-        nextpixel.errors.InputError: a.npx declares 10000000 symbols in 99 bytes: if you trust it, decode with a limit of 10000000
-    """
-    if symbols > (max(FREE_SYMBOLS, FREE_SYMBOLS_PER_BYTE * size) if limit is None else limit):
-        beyond = "" if limit is None else f", beyond the limit of {limit}"
-        raise InputError(
-            f"{where} declares {symbols} symbols in {size} bytes{beyond}: if you trust it, decode with a limit of {symbols}"
-        )

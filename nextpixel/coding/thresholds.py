@@ -73,15 +73,15 @@ class Runs:
         return bytes(self.packed[:end])
 
 
-def changes(packed: bytes) -> list[tuple[int, float]]:
-    """At which turns a threshold begins to hold, and which, from what `Runs.pack` packed.
+def changes(packed: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """At which turns a threshold begins to hold, int64, and which, from what `Runs.pack` packed.
 
     Example:
-        >>> changes(bytes.fromhex("27")), changes(b"")
-        ([(0, 0.46875), (8, 0.5)], [])
+        >>> [found.tolist() for found in changes(bytes.fromhex("27"))], len(changes(b"")[0])
+        ([[0, 8], [0.46875, 0.5]], 0)
     """
-    found, turn = [], 0
-    for run in packed:
-        found.append((turn, float(THRESHOLDS[run & 15])))
-        turn += int(LENGTHS[run >> 4])
-    return [*found, (turn, float(THRESHOLDS[USUAL]))] if packed else []
+    if not packed:
+        return np.empty(0, dtype=np.int64), np.empty(0)
+    runs = np.frombuffer(packed, dtype=np.uint8)
+    turns = np.concatenate([[0], LENGTHS[runs >> 4].cumsum()])
+    return turns, np.append(THRESHOLDS[runs & 15], THRESHOLDS[USUAL])

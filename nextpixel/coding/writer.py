@@ -1,5 +1,6 @@
 """Compressing images to an archive, group by group; each group is decoded again at once, before it counts as done."""
 
+import copy
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +18,13 @@ from nextpixel.coding.header import Header
 from nextpixel.coding.index import Entry, Tile, check_name, check_size, checksum, pack_index
 from nextpixel.coding.journal import Journal
 from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows
-from nextpixel.coding.plan import Part, check_tile, groups
+from nextpixel.coding.plan import Part, check_tile, groups, parts_of
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
 from nextpixel.progress import Parts, Progress
+
+# No encoder writes more: for a symbol the bits of a table's count, and a byte of thresholds; and what a range coder ends with.
+MOST_BYTES, SPARE = 5, 64
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Writer:
         settings: Settings = Settings(),
     ) -> None:
         check_tile(settings.tile)
+        if isinstance(model, AutoregressiveModel):
+            model = copy.deepcopy(model)  # another thread may go on training it: all that follows is of one moment
         self.settings, self.coder = settings, LaneCoder(model, settings.mode, settings.lanes)
         if not len(images):
             raise InputError("there are no images to compress")
@@ -74,8 +80,11 @@ class Writer:
         self.groups = groups(sizes, settings.tile, settings.lanes)
         self.conditions = Conditions(self.coder, cond, sizes)
         labels = labels_of(self.coder, cond, len(sizes)) or [None] * len(sizes)
-        crcs = [checksum(x.numpy(), model.levels) for x in self.images]
-        self.entries = [Entry(*of_image, ()) for of_image in zip(names, sizes, labels, crcs, strict=True)]
+        self.entries = [Entry(name, size, label, ()) for name, size, label in zip(names, sizes, labels, strict=True)]
+        for n, x in enumerate(self.images):
+            parts = parts_of(n, sizes[n], settings.tile)
+            crcs = [checksum(x[:, slice(*part.rows), slice(*part.columns)].numpy(), model.levels) for part in parts]
+            self.entries[n] = replace(self.entries[n], tiles=tuple(Tile(crc, 0, 0, 0) for crc in crcs))
         self.model = pack_model(model) if settings.embed else b""
         self.header = Header(
             model=model.name,
@@ -90,9 +99,9 @@ class Writer:
         )
 
     def rows(self, finished: int = 0) -> int:
-        """How often `write` reports progress, if so many groups are finished already."""
-        scans = 2 if self.settings.verify else 1
-        return scans * scan_rows(self.coder, self.groups[finished:])
+        """How often `write` reports progress, if so many groups are finished already: these are only decoded."""
+        rest = self.groups[finished:]
+        return scan_rows(self.coder, self.groups[:finished]) + (2 if self.settings.verify else 1) * scan_rows(self.coder, rest)
 
     def work(self) -> bytes:
         """SHA-256 of all that decides what will be written, but for the error bound, which is measured."""
@@ -104,29 +113,46 @@ class Writer:
 
         Args:
             progress: called with (rows finished, rows) after each row of each scan.
-            journal: of an interrupted `write` of the same `work`: what it holds is not done again. New groups are noted in it.
+            journal: of an interrupted `write` of the same `work`: its groups that decode to their images are not done again.
+                New ones are noted in it.
 
         Raises:
-            InputError: the model gives no probabilities, or decoding gives other pixels.
+            InputError: the model gives no probabilities, or decoding gives other pixels; or the journal cannot be written.
         """
-        done = list(journal.groups) if journal else []
-        progress = Parts(progress, self.rows(finished=len(done)))
-        if journal and journal.epsilon:
-            self.coder.epsilon = journal.epsilon
         if self.coder.epsilon is None:
             self.measure()
+        listed = len(journal.groups) if journal and journal.epsilon == self.coder.epsilon else 0
+        told = Parts(progress, self.rows(finished=listed))
+        done = self._sound(journal, told) if journal else []
+        if len(done) < listed:  # more is left than the journal has promised: the count begins anew
+            told = Parts(progress, self.rows())
         if journal:
-            journal.begin(self.coder.epsilon)
+            journal.begin(self.coder.epsilon, len(done))
         found: dict[tuple[int, int], Stream] = {}
         for number, group in enumerate(self.groups):
             if number < len(done):
                 streams = done[number]
             else:
-                streams = self._code(group, progress)
+                streams = self._code(group, told)
                 if journal:
                     journal.add(streams)
             found |= {(part.image, part.tile): stream for part, stream in zip(group, streams, strict=True)}
         return self._join([found[place] for place in sorted(found)], sorted(found))
+
+    def _sound(self, journal: Journal, progress: Progress | None) -> list[list[Stream]]:
+        """The first groups of a journal that decode to their images, under this error bound."""
+        sound: list[list[Stream]] = []
+        if journal.epsilon != self.coder.epsilon:
+            return sound
+        for group, streams in zip(self.groups, journal.groups, strict=False):
+            most = MOST_BYTES * group[0].symbols(self.header.channels) + SPARE
+            if len(streams) != len(group) or max(len(payload) + len(thresholds) for payload, thresholds in streams) > most:
+                break
+            x, h = self._batch(group), self.conditions.of(group)
+            if not torch.equal(self.coder.decode(streams, group[0].size, h, progress), x):
+                break
+            sound.append(streams)
+        return sound
 
     def measure(self) -> None:
         """Find the error bound, as `write` does where nobody has done it."""
@@ -150,8 +176,9 @@ class Writer:
     def _join(self, streams: list[Stream], places: list[tuple[int, int]]) -> bytes:
         ends = accumulate((len(s.thresholds) + len(s.payload) for s in streams), initial=0)
         tiles: list[list[Tile]] = [[] for _ in self.entries]
-        for (image, _), stream, offset in zip(places, streams, ends, strict=False):
-            tiles[image].append(Tile(offset, len(stream.thresholds), len(stream.payload)))
+        for (image, tile), stream, offset in zip(places, streams, ends, strict=False):
+            crc = self.entries[image].tiles[tile].crc
+            tiles[image].append(Tile(crc, offset, len(stream.thresholds), len(stream.payload)))
         entries = [replace(entry, tiles=tuple(of_image)) for entry, of_image in zip(self.entries, tiles, strict=True)]
         joined = b"".join(part for stream in streams for part in (stream.thresholds, stream.payload))
         return join(Contents(replace(self.header, epsilon=self.coder.epsilon), self.model, entries, joined))

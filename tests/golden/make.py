@@ -1,6 +1,6 @@
 """Write the golden archives anew: only after a deliberate change of the format, with a new version number.
 
-PYTHONPATH=tests python tests/golden/make.py
+PYTHONPATH=.:tests python tests/golden/make.py
 """
 
 from pathlib import Path

@@ -1,0 +1,126 @@
+"""What decoding costs, in seconds and bytes, before anything of it is done: sizes declared in a file are never trusted.
+
+A scan of B images of H x W places takes time for its recording, for each step, and for the arithmetic; and memory for each
+column, each column of a lane, and where a condition is a map for each place. All of it follows from the shapes of the weights:
+
+    seconds = record + W^2 tensors wide + H W (C (place + B lane) + tensors line + B (parameters multiply + K level))
+    bytes   = pieces W tensors (views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
+
+The constants are rounded from measurements on two cores of an AMD EPYC; `benchmarks/cost.py` measures again. Seconds were right
+within a factor of 2, bytes are an upper bound.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nextpixel.condition import SpatialMap
+from nextpixel.layers.head import ConditionBias
+from nextpixel.layers.upsampling import Upsampler
+from nextpixel.models import AutoregressiveModel, PixelCNNpp
+
+# Seconds. For a tensor of weights: to record a column of it, and to run what was recorded once. For a multiplication, and for a
+# level of a categorical distribution. For a weight of an embedded model, to build it.
+RECORD, LINE, MULTIPLY, LEVEL, BUILD = 120e-6, 1e-6, 0.08e-9, 12e-9, 1.5e-3
+# For a symbol of a group, and of a lane, whatever the network. For two columns and a tensor: views of a row are found by search.
+PLACE, LANE, WIDE = 50e-6, 0.7e-6, 12e-9
+RECORDED_COLUMNS = 24  # at most, of a row whose columns repeat
+# Bytes, for a column and a tensor of weights: views of the scan's memory, and the program of a row.
+VIEWS, PROGRAM = 700, 500
+OF_A_RUN, OF_A_BYTE, OF_A_SYMBOL = 64, 4, 32  # of thresholds; of the longest payload, in each lane; of a group
+
+
+class Cost(NamedTuple):
+    """Seconds of a processor, and bytes besides those of the model."""
+
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What counts of a network that scans a grid: weights, these and their numbers by the share of the places that they are for,
+    and the numbers that a column or a place keeps."""
+
+    stride: int
+    tensors: int
+    lines: float
+    parameters: float
+    of_column: int
+    of_place: int
+
+
+class Costs:
+    """The costs of a model's scans, from the shapes of its weights alone.
+
+    Args:
+        model: whose dtype is that of the scans.
+
+    Example:
+        >>> import nextpixel
+        >>> costs = Costs(nextpixel.PixelCNN(shape=(1, 8, 8), levels=4, features=4, blocks=1))
+        >>> costs.scan((32, 32), lanes=64).seconds < 1 < costs.scan((1, 2**20), lanes=1).seconds
+        True
+    """
+
+    def __init__(self, model: AutoregressiveModel) -> None:
+        self.itemsize = next(model.parameters()).element_size()
+        self.channels, self.colours = model.shape[0], model.likelihood.colours
+        networks = list(model.networks) if len(model.strides) > 1 else [model]
+        self.stages = [_stage(network, stride) for network, stride in zip(networks, model.strides, strict=True)]
+        upsamplers = [module for module in model.modules() if isinstance(module, Upsampler)]
+        # Convolutions over a whole image: their windows, their results, and these once more where an operation follows.
+        self.of_place = sum(
+            sum(weight[0].numel() + 4 * max(weight.shape[:2]) for weight in upsampler.parameters() if weight.dim() > 1)
+            for upsampler in upsamplers
+        )
+        # Of a lane: the distribution of a place, several times over.
+        self.of_lane = 2 * model.likelihood.params + 6 * model.levels
+        self.law = LEVEL * model.levels * self.channels if model.likelihood.name == "categorical" else 0.0
+
+    def scan(self, size: tuple[int, int], lanes: int, pieces: int = 1, payload: int = 0, runs: int = 0) -> Cost:
+        """The cost of decoding a group.
+
+        Args:
+            size: (H, W) of its images, or tiles.
+            lanes: how many there are.
+            pieces: that they are cut into, each with a program of its own.
+            payload: bytes of the longest; the others are brought to its length.
+            runs: of thresholds, over all lanes.
+        """
+        height, width = size
+        memory = lanes * (OF_A_SYMBOL * self.channels * height * width + OF_A_BYTE * payload + 8 * self.of_lane) + OF_A_RUN * runs
+        seconds = 0.0
+        for stage in self.stages:
+            height, width = (-(-side // stage.stride) for side in size)
+            lines, columns = stage.tensors * self.colours, width + 1  # and what does not grow with the width
+            of_symbols = self.channels * (PLACE + lanes * LANE)
+            arithmetic = lanes * (MULTIPLY * stage.parameters + self.law)
+            seconds += pieces * RECORD * lines * min(width, RECORDED_COLUMNS) + WIDE * stage.tensors * width**2
+            seconds += height * width * (of_symbols + LINE * stage.lines * self.colours + arithmetic)
+            memory += pieces * columns * lines * (VIEWS + PROGRAM)
+            memory += self.itemsize * lanes * (columns * stage.of_column + height * width * (stage.of_place + self.of_place))
+        return Cost(seconds, memory)
+
+
+def _stage(network: AutoregressiveModel, stride: int) -> _Stage:
+    weights = [(_share(network, name), weight) for name, weight in network.named_parameters()]
+    kernels = [weight for name, weight in network.named_parameters() if weight.dim() > 1 and not name.startswith("encode.")]
+    maps = any(isinstance(module, SpatialMap) for module in network.modules())
+    biases = [module.conv for module in network.modules() if isinstance(module, ConditionBias)]
+    return _Stage(
+        stride,
+        tensors=len(weights),
+        lines=sum(share for share, _ in weights),
+        parameters=sum(share * weight.numel() for share, weight in weights),
+        of_column=sum(kernel[0].numel() // 2 + 2 * kernel.shape[0] for kernel in kernels),
+        of_place=2 * sum(conv.out_channels + conv.in_channels for conv in biases) if maps else 0,
+    )
+
+
+def _share(network: AutoregressiveModel, name: str) -> float:
+    """Of the places, those that a weight is for: a quarter for each coarser resolution of a PixelCNN++."""
+    part, _, rest = name.partition(".")
+    resolution = rest.partition(".")[0]
+    if not isinstance(network, PixelCNNpp) or not resolution.isdigit():
+        return 1.0
+    return 0.25 ** int(resolution) if part in ("up", "down") else 1.0
