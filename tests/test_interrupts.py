@@ -261,7 +261,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path, monkey
     out, real, calls = tmp_path / "run", os.fsync, iter(range(10**6))
 
     def fsync(descriptor):
-        if next(calls) > 60:
+        if next(calls) > 25:
             raise OSError(28, "No space left on device")
         real(descriptor)
 
