@@ -755,3 +755,31 @@ def test_cifar10_glob(no_network):
     assert part.images.shape == (15000, 3, 32, 32)
     assert part.class_names[0] == "airplane"
     assert len(np.unique(part.labels)) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("source", 5),
+        ("levels", "x"),
+        ("levels", None),
+        ("levels", True),
+        ("levels", 4.5),
+        ("size", 8),
+        ("size", [8, "8"]),
+        ("crop", [8]),
+        ("grayscale", "no"),
+        ("binarize", ["none"]),
+        ("embedding_of", "both"),
+        ("validation", "half"),
+    ],
+)
+def test_settings_of_another_type_are_one_line(name, value):
+    with pytest.raises(InputError) as error:
+        DataSettings(**{name: value}).check()
+    assert str(error.value).startswith(f"--data.{name} is {value!r}: expected ")
+    assert "\n" not in str(error.value)
+
+
+def test_settings_may_be_numbers_of_numpy():
+    DataSettings(levels=np.int64(4), validation=np.float32(0.5), size=[np.uint8(3), 4]).check()

@@ -1,9 +1,10 @@
 """What the user may say about the data; imports nothing heavy, because the command line is parsed from it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_type_hints
 
 from nextpixel.errors import InputError
+from nextpixel.typed import fits, spelled
 
 MAX_LEVELS = 8192
 FORMS = '"digits", "digits-identities", a Hugging Face id (owner/name), a folder of pictures, or a .npy, .npz or .parquet file'
@@ -59,26 +60,25 @@ class DataSettings:
         """Refuse values that no source can satisfy.
 
         Raises:
-            InputError: levels out of range, binarisation without 2 levels, a size or crop that is not positive, or a share
-                outside of 0..1.
+            InputError: a value of another type, levels out of range, binarisation without 2 levels, a size or crop that is not
+                positive, or a share outside of 0..1.
 
         Example:
             >>> DataSettings(levels=1).check()
             Traceback (most recent call last):
             nextpixel.errors.InputError: --data.levels is 1: expected 2 to 8192
         """
+        for name, hint in get_type_hints(DataSettings).items():
+            if not fits(getattr(self, name), hint):
+                raise InputError(f"--data.{name} is {getattr(self, name)!r}: expected {spelled(hint)}")
         for name in ("levels", "source_levels"):
             value = getattr(self, name)
             if value is not None and not 2 <= value <= MAX_LEVELS:
                 raise InputError(f"--data.{name} is {value}: expected 2 to {MAX_LEVELS}")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--data.limit is {self.limit}: expected at least 1")
-        if self.binarize not in ("none", "fixed", "stochastic", "threshold"):
-            raise InputError(f"--data.binarize is {self.binarize!r}: expected none, fixed, stochastic or threshold")
         if self.binarize != "none" and self.levels != 2:
             raise InputError(f"--data.binarize {self.binarize} makes 2 levels, but --data.levels is {self.levels}")
-        if self.embedding_of not in ("other", "itself"):
-            raise InputError(f"--data.embedding_of is {self.embedding_of!r}: expected other or itself")
         for name in ("size", "crop"):
             value = getattr(self, name)
             if value is not None and min(value) < 1:

@@ -6,14 +6,12 @@ import math
 import os
 import stat
 import threading
-import types
-import typing
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 import safetensors.torch
 import torch
@@ -23,6 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from nextpixel.errors import InputError, Notice
 from nextpixel.files import current, open_regular, read_text, replace_folder
 from nextpixel.models.base import AutoregressiveModel
+from nextpixel.typed import fits, spelled
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 PROGRESS = "progress.json"  # of a run: {"finished": bool, "best": "epoch 3 of 20", ...}
@@ -241,30 +240,12 @@ def _at_most(parameters: int) -> Iterator[None]:
 
 def _check_types(kind: type[Storable], settings: dict[str, Any]) -> None:
     """Raise InputError for a setting that is not of the type that a constructor declares for it."""
-    hints = typing.get_type_hints(kind.__init__)
+    hints = get_type_hints(kind.__init__)
     for name in inspect.signature(kind).parameters:
-        if name in settings and not _fits(settings[name], hints.get(name, Any)):
-            expected = inspect.formatannotation(hints[name]).replace("nextpixel.condition.base.", "")
-            raise InputError(f"{name} is {_short(repr(settings[name]))}, expected {expected}")
+        if name in settings and not fits(settings[name], hints.get(name, Any)):
+            raise InputError(f"{name} is {_short(repr(settings[name]))}, expected {spelled(hints[name])}")
     if max(settings["shape"][1:]) > LONGEST_SIDE:
         raise InputError(f"shape is {_short(settings['shape'])}, expected sides of at most {LONGEST_SIDE}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a JSON file is of a type, where lists stand for tuples."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, one) for one in inner)
-    if origin is typing.Literal:
-        return value in inner
-    if origin is tuple:
-        return isinstance(value, list | tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
-    if origin is list:
-        return isinstance(value, list | tuple) and all(_fits(one, inner[0]) for one in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    kind = origin or hint
-    return not isinstance(kind, type) or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool)))
 
 
 def _short(what: object) -> str:
