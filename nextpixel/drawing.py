@@ -24,11 +24,20 @@ def drawing(model: Module) -> Iterator[Module]:
     Raises:
         InputError: the device has no float64.
     """
-    weight = next(model.parameters())
-    if weight.device.type == "mps":
+    if kind_of(model) == "mps":
         raise InputError("images are drawn with float64 numbers, which a device mps has not: give model.cpu()")
-    with torch.no_grad(), without_autocast(weight):
+    with torch.no_grad(), without_autocast(next(model.parameters())):
         yield evaluating(model)
+
+
+def kind_of(model: nn.Module) -> str:
+    """Of the device that a model is on.
+
+    Example:
+        >>> kind_of(nn.Linear(1, 1))
+        'cpu'
+    """
+    return next(model.parameters()).device.type
 
 
 def evaluating(module: Module) -> Module:

@@ -261,6 +261,28 @@ def test_reasons_against_a_program(device, dtype, law, temperature, reason):
     assert found == reason if reason is None else reason in found
 
 
+@pytest.mark.parametrize(("kind", "method"), [("cpu", "compiled"), ("cuda", "cached"), ("mps", "cached"), ("meta", "cached")])
+def test_the_default_method_of_a_device(kind, method, monkeypatch):
+    """Graphs have not run on any GPU yet: there they are drawn by choice."""
+    model = tiny_model("pixelcnn")
+    monkeypatch.setattr(nextpixel.PixelCNN, "device", torch.device(kind))
+    assert model._way_to_draw(None, model.likelihood, 1.0) == method
+    if kind == "cuda":
+        assert model._way_to_draw("compiled", model.likelihood, 1.0) == "compiled"
+
+
+def test_a_device_without_float64_is_told_in_one_line(monkeypatch):
+    model = tiny_model("pixelcnn", condition="labels")
+    monkeypatch.setattr("nextpixel.drawing.kind_of", lambda model: "mps")
+    for draw in (
+        lambda: model.sample(1, 0),
+        lambda: model.complete(images(model), torch.tensor(False), cond=0),
+        lambda: model.interpolate(0, 1, 2, 1),
+    ):
+        with pytest.raises(InputError, match=r"drawn with float64 numbers, which a device mps has not: give model\.cpu\(\)"):
+            draw()
+
+
 def test_a_mixture_at_another_temperature_is_drawn_step_by_step():
     model = tiny_model("pixelcnn++", levels=9)
     expected = model.sample(2, seed=1, temperature=0.5, method="cached")

@@ -1,10 +1,12 @@
 """What programs must never do: read memory that has moved or belongs to others, grow with the image, or change the model."""
 
 import copy
+import ctypes
 import sys
 import threading
 import time
 import tracemalloc
+from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
@@ -46,6 +48,22 @@ def to_another_process(model):
     ForkingPickler.dumps(model)
 
 
+@contextmanager
+def freed_memory_taken(sizes):
+    """All memory of these sizes that has been freed belongs to somebody else now, and holds other numbers."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    places = [(libc.malloc(size), size) for size in sizes for _ in range(20)]
+    try:
+        for place, size in places:
+            ctypes.memset(place, 0x40, size)  # 32.5 in every float64
+        yield
+    finally:
+        for place, _ in places:
+            libc.free(place)
+
+
 MOVES = {
     "share_memory": lambda model: model.share_memory(),
     "sent to another process": to_another_process,
@@ -56,18 +74,21 @@ MOVES = {
 
 
 @pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("call", ["sample", "complete"])
 @each_model
-def test_weights_that_move_leave_the_images_as_they_are(name, move):
+def test_weights_that_move_leave_the_images_as_they_are(name, call, move):
     model = tiny_model(name, (1, 6, 7), levels=17).float().double()  # numbers that float32 holds, so that no move changes them
     x, known = images(model), images(model, seed=8) < 5
-    model.sample(2, seed=5, method="compiled")
-    model.complete(x, known, seed=5, method="compiled")
+
+    def draw(method):
+        if call == "sample":
+            return model.sample(2, seed=5, method=method)
+        return model.complete(x, known, seed=5, method=method)
+
+    draw("compiled")
     MOVES[move](model)
-    junk = [torch.full_like(p, 1e3) for p in model.parameters()]  # what a freed place would hold
-    assert torch.equal(model.sample(2, seed=5, method="compiled"), model.sample(2, seed=5, method="cached"))
-    found, expected = (model.complete(x, known, seed=5, method=method) for method in ("compiled", "cached"))
-    assert torch.equal(found, expected)
-    del junk
+    with freed_memory_taken([size for p in model.parameters() for size in (p.nbytes, p.nbytes + 64)]):
+        assert torch.equal(draw("compiled"), draw("cached"))
 
 
 @each_model
@@ -269,6 +290,41 @@ def test_a_call_in_one_thread_is_not_recorded_by_another():
         in_threads(record, record, compute, compute)
     finally:
         sys.setswitchinterval(before)
+
+
+def test_another_thread_may_end_its_recording_at_any_instruction():
+    x = torch.randn(3, 4)
+    expected, code, ended = concat_elu(x), concat_elu.__code__, False
+    for instruction in range(100):
+        begun, end, seen = threading.Event(), threading.Event(), []
+        recorder = Recorder(Memory(torch.float32, 0), torch.zeros(1, 1, 1, 1))
+        thread = threading.Thread(target=recorder.record, args=(lambda begun=begun, end=end: (begun.set(), end.wait()), 0))
+
+        def trace(frame, event, arg, instruction=instruction, seen=seen, end=end, thread=thread):
+            frame.f_trace_opcodes = frame.f_code is code
+            if event == "opcode":
+                seen.append(1)
+                if len(seen) == instruction + 1:
+                    end.set()
+                    thread.join()
+            return trace if frame.f_code is code else None
+
+        thread.start()
+        begun.wait()
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            found = concat_elu(x)
+        finally:
+            sys.settrace(before)
+            ended = not end.is_set()
+            end.set()
+            thread.join()
+        assert torch.equal(found, expected)
+        if ended:
+            break
+    assert ended
+    assert instruction > 5
 
 
 def test_keywords_are_taken_and_others_are_refused():
