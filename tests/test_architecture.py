@@ -26,10 +26,10 @@ CORE = {
     "drawing": {"layers", "errors"},
     "raster": {"layers", "likelihoods", "progress", "errors"},
     "fixed_point": {"layers", "raster", "progress", "errors"},
-    "compiled": {"grid", "layers", "likelihoods", "raster", "recording", "jit", "progress"},
+    "compiled": {"grid", "layers", "likelihoods", "raster", "recording", "jit", "progress", "drawing"},
     "models": {
         *("grid", "layers", "likelihoods", "condition", "raster", "fixed_point", "compiled", "drawing", "recording", "progress"),
-        *("errors", "files"),
+        *("errors", "files", "typed"),
     },
 }
 # The rim in its own order: a part imports only parts to its left, and parts not named here.
