@@ -16,6 +16,7 @@ ROOT = Path(nextpixel.__file__).parent
 CORE = {
     "errors": set(),
     "files": {"errors"},
+    "typed": set(),
     "recording": set(),
     "progress": set(),
     "jit": set(),
@@ -29,7 +30,7 @@ CORE = {
     "compiled": {"grid", "layers", "likelihoods", "raster", "recording", "jit", "progress"},
     "models": {
         *("grid", "layers", "likelihoods", "condition", "raster", "fixed_point", "compiled", "drawing", "recording", "progress"),
-        *("errors", "files"),
+        *("errors", "files", "typed"),
     },
 }
 # The rim in its own order: a part imports only parts to its left, and parts not named here.
