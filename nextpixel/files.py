@@ -6,30 +6,24 @@ What is written aside lies beside its target, never in TMPDIR, because a rename 
 
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import secrets
 import shutil
-import socket
 import stat
-import time
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nextpixel.errors import InputError
 
-LOCK = ".lock"
-PATIENCE = 2  # seconds that a lock may outlive its process
-_PARTIAL = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.partial(\..*)?")
+# Names of what is written aside: the group is the process that writes it.
+PARTIAL = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.partial(\..*)?")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 # What a system answers that cannot exchange two folders, or not these two.
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EPERM)
 # What a file system answers that has no locks, or no fsync of folders.
-_UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOLCK)
-_held: set[int] = set()  # descriptors of the locks that this process holds
+UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOLCK)
 _unfinished: set[Path] = set()  # what it is writing aside
 
 
@@ -136,7 +130,7 @@ def replace_folder(path: str | Path, holds: Collection[str]) -> Iterator[Path]:
         _put_back(path)
         if os.path.lexists(path):
             others = sorted(set(os.listdir(path)) - {*holds, ".DS_Store"})
-            others = [name for name in others if _PARTIAL.fullmatch(name) is None]
+            others = [name for name in others if PARTIAL.fullmatch(name) is None]
             if others:
                 raise InputError(f"cannot write {named}: it holds {others[0]}, which would be lost; give a new folder")
         yield aside
@@ -159,39 +153,6 @@ def current(path: str | Path) -> Path:
     return previous if not os.path.lexists(path) and previous.is_dir() else path
 
 
-@contextmanager
-def lock_folder(folder: str | Path, take: bool = True) -> Iterator[None]:
-    """Hold a folder for this process alone; the kernel frees it when the process ends, however it ends.
-
-    What killed processes left half written in the folder is removed. Processes that share one run, as those of torchrun do,
-    leave it to the first of them to `take` the lock.
-
-    Raises:
-        InputError: a living process holds it, or the folder cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> with lock_folder(folder), lock_folder(folder):
-        ...     pass
-        Traceback (most recent call last):
-        nextpixel.errors.InputError: ... is in use by process ...: wait until it has ended, or give another folder
-    """
-    folder = Path(folder)
-    descriptor = _locked(folder) if take else None
-    try:
-        if descriptor is not None:
-            _held.add(descriptor)
-            _remove_partial(folder)
-        yield
-    finally:
-        if descriptor is not None:
-            with suppress(OSError):
-                (folder / LOCK).unlink()
-            _held.discard(descriptor)
-            os.close(descriptor)
-
-
 def read_bytes(path: str | Path, most: int | None = None) -> bytes:
     """The bytes of a regular file.
 
@@ -210,7 +171,7 @@ def read_bytes(path: str | Path, most: int | None = None) -> bytes:
                 raise InputError(f"cannot read {path}: it has {size} bytes, expected at most {most}")
             return file.read(size)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from error
+        raise InputError(f"cannot read {path}: {reason(error)}") from error
 
 
 def read_text(path: str | Path, most: int | None = None) -> str:
@@ -249,7 +210,7 @@ def require_regular(path: str | Path) -> None:
     try:
         os.close(open_regular(path))
     except OSError as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from error
+        raise InputError(f"cannot read {path}: {reason(error)}") from error
 
 
 def require_file(path: str | Path) -> None:
@@ -270,7 +231,7 @@ def require_file(path: str | Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise InputError(f"cannot write {path}: {_reason(error)}") from error
+        raise InputError(f"cannot write {path}: {reason(error)}") from error
     if not stat.S_ISREG(mode):
         raise InputError(f"cannot write {path}: {'it is a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
@@ -324,16 +285,22 @@ def _writing(path: str | Path, aside: Path) -> Iterator[None]:
     except BrokenPipeError:  # of stdout
         raise
     except OSError as error:
-        reason, other = _reason(error), str(error.filename or "")
+        why, other = reason(error), str(error.filename or "")
         own = any(str(ours).startswith(other) for ours in (path, aside)) or other.startswith(str(aside))
         with suppress(OSError):
             # numpy and Pillow raise errors of their own where a disk is full.
             if error.errno is None and os.statvfs(aside.parent).f_bavail == 0:
-                reason = os.strerror(errno.ENOSPC)
-        raise InputError(f"cannot write {path}: {'' if own else f'{other}: '}{reason}") from error
+                why = os.strerror(errno.ENOSPC)
+        raise InputError(f"cannot write {path}: {'' if own else f'{other}: '}{why}") from error
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Why the system refuses something, in one line.
+
+    Example:
+        >>> reason(OSError(2, "No such file or directory", "x")), reason(OSError("128 requested and 0 written"))
+        ('No such file or directory', '128 requested and 0 written')
+    """
     return error.strerror or " ".join(str(error).split()) or type(error).__name__
 
 
@@ -392,7 +359,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _UNSUPPORTED or not path.is_dir():
+        if error.errno not in UNSUPPORTED or not path.is_dir():
             raise
     finally:
         os.close(descriptor)
@@ -403,78 +370,3 @@ def _sync_tree(folder: Path) -> None:
         for name in names:
             _sync(Path(inner, name))
         _sync(Path(inner))
-
-
-def _locked(folder: Path) -> int | None:
-    """A descriptor of the folder's lock, held; None where the file system has no locks, after a warning."""
-    path, patience = folder / LOCK, time.monotonic() + PATIENCE
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {_reason(error)}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another process may have removed the file between the two calls: its lock is worth nothing then.
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BlockingIOError as error:
-            holder = " ".join(os.read(descriptor, 200).decode("utf-8", "replace").split()) or "another process"
-            os.close(descriptor)
-            # A process that it has forked this very moment has not let go yet.
-            if _dead(holder) and time.monotonic() < patience:
-                time.sleep(0.02)
-                continue
-            raise InputError(f"{folder} is in use by {holder}: wait until it has ended, or give another folder") from error
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno in _UNSUPPORTED:
-                warnings.warn(f"{folder} cannot be locked ({_reason(error)}): do not use it twice at once", stacklevel=3)
-                return None
-            raise InputError(f"cannot write {path}: {_reason(error)}") from error
-        os.close(descriptor)
-
-
-def _dead(holder: str) -> bool:
-    match = re.fullmatch(r"process (\d+) on (.*)", holder)
-    return match is not None and match[2] == socket.gethostname() and not _lives(int(match[1]))
-
-
-def _remove_partial(folder: Path, deeper: bool = True) -> None:
-    """Remove what processes that live no more were writing in a folder and the folders in it."""
-    with suppress(OSError):  # others may remove it too
-        for entry in list(folder.iterdir()):
-            match = _PARTIAL.fullmatch(entry.name)
-            if entry.is_symlink() or not entry.is_dir():
-                if match is not None and not _lives(int(match[1])):
-                    entry.unlink()
-            elif match is not None and not _lives(int(match[1])):
-                shutil.rmtree(entry, ignore_errors=True)
-            elif deeper:
-                _remove_partial(entry, deeper=False)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _forget_locks() -> None:
-    """In a forked process: the lock is its parent's, and must not outlive that."""
-    for descriptor in _held:
-        with suppress(OSError):
-            os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_locks)

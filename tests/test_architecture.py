@@ -16,6 +16,7 @@ ROOT = Path(nextpixel.__file__).parent
 CORE = {
     "errors": set(),
     "files": {"errors"},
+    "typed": set(),
     "recording": set(),
     "progress": set(),
     "jit": set(),

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from nextpixel import files
+from nextpixel import files, locks
 from nextpixel.errors import InputError
-from nextpixel.files import current, folder_aside, lock_folder, read_bytes, read_text, replace_folder, write_aside, write_text
+from nextpixel.files import current, folder_aside, read_bytes, read_text, replace_folder, write_aside, write_text
+from nextpixel.locks import lock_folder
 
 NAMES = ("one.txt", "two.txt")
 
@@ -303,7 +304,7 @@ def test_only_regular_files_are_read_and_no_more_than_allowed(tmp_path):
 
 HOLD = """
 import os, sys
-from nextpixel.files import lock_folder
+from nextpixel.locks import lock_folder
 with lock_folder(sys.argv[1]):
     if sys.argv[2] == "fork" and os.fork() == 0:
         sys.stdin.readline()
@@ -371,7 +372,7 @@ def test_a_disk_without_locks_is_said_and_used(tmp_path, monkeypatch):
     def flock(descriptor, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(files.fcntl, "flock", flock)
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
     with pytest.warns(UserWarning, match="cannot be locked"), lock_folder(tmp_path):
         pass
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
-from nextpixel.files import LOCK, lock_folder
+from nextpixel.locks import LOCK, lock_folder
 from nextpixel.models.storage import Storable, load_weights
 from nextpixel.training.batches import Loader, Order
 from nextpixel.training.budget import Budget
