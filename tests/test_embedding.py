@@ -525,10 +525,11 @@ def test_evaluate_and_other_verbs_on_such_a_run(finished, capsys):
 
 
 def test_ctrl_c_and_resume(tmp_path, monkeypatch):
-    out = tmp_path / "run"
+    out, few = tmp_path / "run", tiny()
+    few.data.limit = 5000
     message = rf"saved to .*nextpixel train --out {out} --resume"
     with raised_at(monkeypatch, Triplets, "forward", when=5), pytest.raises(Interrupted, match=message):
-        train_embedding(tiny(), out, console=Console(quiet=True), report="none")
+        train_embedding(few, out, console=Console(quiet=True), report="none")
     result = train_embedding(read_experiment(out / "config.yaml"), out, resume=True, console=Console(quiet=True))
     assert result[0].roc_auc > 0.9
 
