@@ -1,16 +1,11 @@
-"""What all tests share: one thread, the same random numbers in any order, and products of parameters cut down to pairs."""
-
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"  # the networks are tiny, and processes would fight for the cores; torch reads it once
+"""What the tests share: products of parameters cut down to pairs, long files first, examples that are the same in every run."""
 
 import hypothesis
 import pairs
 import pytest
 from _pytest.mark.expression import Expression
 
-# What trains or compiles for a minute comes first, so that no worker has such a file left when the others have finished. (torch
-# is not imported here: the process that only hands out the tests would wait for it before it starts the others.)
+# What trains or compiles for a minute comes first, so that no worker has such a file left when the others have finished.
 FIRST = ("test_training", "test_compiled", "test_autoencoder", "test_archive", "test_codec_cli", "test_contract", "test_cli")
 
 
@@ -37,14 +32,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
-    """No test's random numbers depend on the tests that the same worker has run before."""
-    import torch
-
-    torch.manual_seed(0)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def heard_signals():
     """A shell lets what it starts in the background ignore Ctrl-C, and so would the runs of these tests."""
@@ -52,14 +39,6 @@ def heard_signals():
 
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def small_products():
-    """Reports of runs compare their speed with the machine's, which takes seconds to measure well."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextpixel.machine.SIDES", {"cpu": 64, "cuda": 64})
-        yield
 
 
 @pytest.fixture

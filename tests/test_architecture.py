@@ -27,7 +27,7 @@ CORE = {
     "drawing": {"layers", "errors"},
     "raster": {"layers", "likelihoods", "progress", "errors"},
     "fixed_point": {"layers", "raster", "progress", "errors"},
-    "compiled": {"grid", "layers", "likelihoods", "raster", "recording", "jit", "progress", "drawing"},
+    "compiled": {"grid", "layers", "likelihoods", "raster", "recording", "jit", "progress", "drawing", "errors"},
     "models": {
         *("grid", "layers", "likelihoods", "condition", "raster", "fixed_point", "compiled", "drawing", "recording", "progress"),
         *("errors", "files", "typed"),

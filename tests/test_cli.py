@@ -28,7 +28,8 @@ TINY = "--model.features 8 --model.blocks 2 --model.head_features 8 --training.e
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "digits"
-    assert main(f"train digits {TINY} --data.levels 4 --data.source_levels 17 --training.lr 0.02 --out {out}".split()) == 0
+    data = "--data.levels 4 --data.source_levels 17"
+    assert main(f"train digits {TINY} {data} --training.lr 0.02 --report short --out {out}".split()) == 0
     return out
 
 
@@ -131,12 +132,13 @@ def test_inspect_multiscale(tmp_path, capsys):
 def test_stages_are_given_and_trained_one_by_one(tmp_path, capsys):
     small = {"features": 6, "blocks": 1, "head_features": 6}
     stages = [{"stride": 2, "name": "pixelcnn", **small}, {"stride": 1, "name": "gated-pixelcnn", **small}]
-    tiny = ["--training.epochs", "1", "--training.eval_every", "1", "--training.sample_every", "0"]
+    tiny = ["--training.epochs", "1", "--training.eval_every", "1", "--training.sample_every", "0", "--report", "none"]
     first, second = tmp_path / "first", tmp_path / "second"
     command = ["train", "digits-multiscale", *tiny, "--model.stages", json.dumps(stages), "--training.stage", "0", "--out", first]
     assert main([str(word) for word in command]) == 0
     assert "training stage 0 of multiscale (" in capsys.readouterr().out
     command = ["train", "--config", first / "config.yaml", "--training.stage", "1", "--training.start", first, "--out", second]
+    command += ["--report", "none"]
     assert main([str(word) for word in command]) == 0
     model, before = nextpixel.load(second), nextpixel.load(first).state_dict()
     assert model.stages == stages
@@ -147,7 +149,7 @@ def test_stages_are_given_and_trained_one_by_one(tmp_path, capsys):
 
 def test_class_conditional(tmp_path, capsys, refuse):
     out = tmp_path / "run"
-    assert main(f"train digits-class {TINY} --training.condition_dropout 0.2 --out {out}".split()) == 0
+    assert main(f"train digits-class {TINY} --training.condition_dropout 0.2 --report short --out {out}".split()) == 0
     assert "condition dropout 0.2, " in (out / "report.md").read_text()
     model = nextpixel.load(out)
     for options, guidance in (([], 1), (["--guidance", "2.5"], 2.5)):

@@ -376,7 +376,7 @@ def test_without_condition_dropout_there_is_no_guidance_and_it_says_why(tmp_path
     ("model", "dropout"), [({"condition": None}, 0.0), ({"inputs": "embedding"}, 0.2)], ids=["unconditional", "codes"]
 )
 def test_unconditional_models_and_codes_are_not_judged(model, dropout, tmp_path):
-    result = run(tmp_path / "run", DataSettings(source="digits", levels=17), dropout, **model)
+    result = run(tmp_path / "run", DataSettings(source="digits", levels=17), dropout, epochs=1, **model)
     assert result.classes is None
     assert "wanted class" not in (tmp_path / "run" / "report.md").read_text()
 
