@@ -18,7 +18,7 @@ def read_curve(metrics: str | Path, column: str) -> tuple[list[int], list[float]
         InputError: there is no such file.
     """
     try:
-        with open(metrics, newline="") as file:
+        with open(metrics, newline="", encoding="utf-8") as file:
             rows = [(int(row["step"]), float(row[column])) for row in csv.DictReader(file) if row.get(column)]
     except OSError as error:
         raise InputError(f"cannot read {metrics}: {error.strerror or error}") from error

@@ -39,7 +39,9 @@ class Experiment:
             InputError: the file cannot be written.
         """
         with write_aside(path) as aside:
-            aside.write_text(yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True, width=120))
+            aside.write_text(
+                yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True, width=120), encoding="utf-8"
+            )
 
 
 def recipe_names() -> list[str]:
@@ -62,7 +64,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
         raise InputError(f"unknown recipe {name!r}: did you mean {', '.join(near)}? `nextpixel recipes` lists all")
-    return {"recipe": name, **yaml.safe_load((files("nextpixel.recipes") / f"{name}.yaml").read_text())}
+    return {"recipe": name, **yaml.safe_load((files("nextpixel.recipes") / f"{name}.yaml").read_text(encoding="utf-8"))}
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         InputError: no such file, no YAML, or an unknown section or setting, which is named.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
