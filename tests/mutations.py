@@ -65,7 +65,7 @@ def mutated(data, rng):
         kind = rng.choice(["header", "header", "model", "index", "index", "streams", "bytes"])
         if kind == "header":
             parts[0] = _json(parts[0], rng)
-        elif kind == "model" and parts[1]:
+        elif kind == "model" and len(parts[1]) > 16:
             parts[1] = _model(parts[1], rng)
             if rng.random() < 0.7:
                 parts[0] = _owned(parts[0], parts[1])

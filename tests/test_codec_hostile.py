@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 
 import mutations
@@ -67,7 +68,7 @@ def outcome(data, model):
 def test_declared_sizes_cost_nothing(models, name):
     """The first took 11 GB, and minutes, when only symbols were counted."""
     model = models[name]
-    for size in ((1, 2**20), (2**20, 1), (1, 2**15), (2**10, 2**11), (64, 8192)):
+    for size in ((1, 2**20), (2**20, 1), (1, 2**17), (2**10, 2**11), (64, 8192)):
         line = outcome(declaring(model, [size], bytes(9800)), model)
         assert re.search(r"declares \d+ symbols in \d+ bytes, .*: if you trust it, decode with a limit of \d+$", line)
 
@@ -105,11 +106,12 @@ def test_an_index_of_a_megabyte(models):
     model = models["pixelcnn"]
     for data in (declaring(model, [(1, 1)] * 70_000), declaring(model, [(8 * 400, 8 * 400)], tile=(8, 8))):
         assert 900_000 < len(data) < 1.3e6
-        with Watched() as watched:
-            assert Archive(data).entries[-1].tiles[-1].stored == 0
+        with Watched() as watched, suppress(InputError):
+            archive = Archive(data, model)
+            archive.rows()
+        assert archive.entries[-1].tiles[-1].stored == 0
         assert watched.seconds < SECONDS
         assert watched.memory < MEMORY
-        outcome(data, model)
 
 
 def test_a_group_of_fast_mode_is_filled_up(models):

@@ -3,8 +3,8 @@
 A scan of B images of H x W places takes time for its recording, for each step, and for the arithmetic; and memory for each
 column, each column of a lane, and where a condition is a map for each place. All of it follows from the shapes of the weights:
 
-    seconds = record + W^2 tensors wide + H W (C (place + B lane) + tensors line + B (parameters multiply + K level))
-    bytes   = pieces W tensors (views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
+    seconds = tensors record + H W (C (place + B lane) + tensors line + B (parameters multiply + K level))
+    bytes   = pieces tensors (W views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
 
 The constants are rounded from measurements on two cores of an AMD EPYC; `benchmarks/cost.py` measures again. Seconds were right
 within a factor of 2, bytes are an upper bound.
@@ -13,6 +13,7 @@ within a factor of 2, bytes are an upper bound.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from nextpixel.compiled.columns import PERIODS
 from nextpixel.condition import SpatialMap
 from nextpixel.layers.head import ConditionBias
 from nextpixel.layers.upsampling import Upsampler
@@ -20,12 +21,14 @@ from nextpixel.models import AutoregressiveModel, PixelCNNpp
 
 # Seconds. For a tensor of weights: to record a column of it, and to run what was recorded once. For a multiplication, and for a
 # level of a categorical distribution. For a weight of an embedded model, to build it.
-RECORD, LINE, MULTIPLY, LEVEL, BUILD = 120e-6, 1e-6, 0.08e-9, 12e-9, 1.5e-3
-# For a symbol of a group, and of a lane, whatever the network. For two columns and a tensor: views of a row are found by search.
-PLACE, LANE, WIDE = 50e-6, 0.7e-6, 12e-9
-RECORDED_COLUMNS = 24  # at most, of a row whose columns repeat
-# Bytes, for a column and a tensor of weights: views of the scan's memory, and the program of a row.
-VIEWS, PROGRAM = 700, 500
+RECORD, LINE, MULTIPLY, LEVEL, BUILD = 100e-6, 1e-6, 0.08e-9, 12e-9, 1.5e-3
+# For a symbol of a group, and of a lane, whatever the network.
+PLACE, LANE = 50e-6, 0.7e-6
+# Columns that are recorded of a row, for each column after which they repeat; rows that repeat later are no programs, and torch's
+# calls take so many times as long as lines.
+RECORDED, LONGEST_PERIOD, CALL = 6, PERIODS[-1], 15
+# Bytes, for a tensor of weights: for a column the views of a scan's memory, and for one that is recorded its lines.
+VIEWS, PROGRAM = 200, 1000
 OF_A_RUN, OF_A_BYTE, OF_A_SYMBOL = 64, 4, 32  # of thresholds; of the longest payload, in each lane; of a group
 
 
@@ -42,6 +45,7 @@ class _Stage:
     and the numbers that a column or a place keeps."""
 
     stride: int
+    period: int  # columns after which the calls repeat
     tensors: int
     lines: float
     parameters: float
@@ -92,12 +96,15 @@ class Costs:
         seconds = 0.0
         for stage in self.stages:
             height, width = (-(-side // stage.stride) for side in size)
-            lines, columns = stage.tensors * self.colours, width + 1  # and what does not grow with the width
+            tensors, columns = stage.tensors * self.colours, width + 1  # and what does not grow with the width
+            program = stage.period <= LONGEST_PERIOD
+            recorded = min(width, RECORDED * stage.period) if program else 0
+            line = LINE if program else CALL * LINE
             of_symbols = self.channels * (PLACE + lanes * LANE)
             arithmetic = lanes * (MULTIPLY * stage.parameters + self.law)
-            seconds += pieces * RECORD * lines * min(width, RECORDED_COLUMNS) + WIDE * stage.tensors * width**2
-            seconds += height * width * (of_symbols + LINE * stage.lines * self.colours + arithmetic)
-            memory += pieces * columns * lines * (VIEWS + PROGRAM)
+            seconds += pieces * RECORD * tensors * recorded
+            seconds += height * width * (of_symbols + line * stage.lines * self.colours + arithmetic)
+            memory += pieces * tensors * (columns * VIEWS + recorded * PROGRAM)
             memory += self.itemsize * lanes * (columns * stage.of_column + height * width * (stage.of_place + self.of_place))
         return Cost(seconds, memory)
 
@@ -109,6 +116,7 @@ def _stage(network: AutoregressiveModel, stride: int) -> _Stage:
     biases = [module.conv for module in network.modules() if isinstance(module, ConditionBias)]
     return _Stage(
         stride,
+        period=2 ** (network.stages - 1) if isinstance(network, PixelCNNpp) else 1,
         tensors=len(weights),
         lines=sum(share for share, _ in weights),
         parameters=sum(share * weight.numel() for share, weight in weights),
