@@ -458,6 +458,8 @@ def test_indices_that_cannot_be_right(model, whole):
     same = with_entries(whole, lambda entries: [replace(entry, name="a") for entry in entries])
     assert "one name twice" in refused(same)
     assert "does not fill the file" in refused(with_entries(whole, lambda entries: entries[:2]))
+    huge = with_entries(whole, lambda entries: [replace(entries[0], label=2**64), *entries[1:]])
+    assert "a is of class 18446744073709551616" in refused(huge)
 
     def with_index(index):
         start = len(whole) - 32 - len(contents.streams) - len(good)

@@ -12,6 +12,7 @@ from nextpixel.coding.plan import count_parts
 from nextpixel.errors import InputError
 
 MOST_SYMBOLS = 2**28  # of one image
+MOST_LABELS = 2**31
 LEAST_BYTES = 6  # of a tile in the index
 LONGEST_NAME = 200  # bytes, so that an ending and a prefix fit into a file's name
 
@@ -134,6 +135,8 @@ def _entry(reader: Reader, header: Header, offset: int) -> Entry:
         raise InputError(f"{name} has no pixels")
     check_size(size, header.channels)
     label, tiles = reader.number(), []
+    if label > MOST_LABELS:
+        raise InputError(f"{name} is of class {label - 1}")
     number = count_parts(size, header.tile)
     if number > 1 and LEAST_BYTES * number > len(reader.data) - reader.at:
         raise InputError(f"{name} declares more tiles than there are")
