@@ -29,6 +29,9 @@ def _is_quick(config):
 
 
 def pytest_collection_modifyitems(items):
+    addresses = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if addresses:  # workers could not agree on such names
+        raise pytest.UsageError(f"{addresses[0]} has a name that is another one in each process: give its parameters ids")
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 

@@ -188,7 +188,7 @@ def forged(change, times=1):
         ({"n1": 0}, 1),
         ({"operation": 99}, 1),
     ],
-    ids=str,
+    ids=range(16),
 )
 def test_an_instruction_that_reaches_beyond_its_memory_is_refused(change, times):
     forged({})

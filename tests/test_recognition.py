@@ -19,6 +19,7 @@ from nextpixel.data.raw import RawImages
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import Splits, load
 from nextpixel.errors import InputError
+from nextpixel.progress import Parts
 from nextpixel.scoring import guidance as scoring_guidance
 from nextpixel.scoring.evaluation import evaluate
 from nextpixel.scoring.guidance import STRENGTHS, sweep
@@ -227,12 +228,12 @@ def test_the_bar_counts_every_row(monkeypatch):
 
     def rows_bar(description, total):
         seen.append(total)
-        return _Context(lambda rows: seen.append(rows))
+        return _Context(Parts(lambda done, total: seen.append(done), total))
 
     monkeypatch.setattr(scoring_guidance, "rows_bar", rows_bar)
     images = striped(4, 50)
     sweep(tiny_model("multiscale", condition="labels"), Classifier.fit(images), images, strengths=(0.0, 1.0, 2.0), scored=5)
-    assert len(seen) - 1 == seen[0]
+    assert seen[1:] == list(range(1, seen[0] + 1))
 
 
 class _Context:
