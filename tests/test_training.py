@@ -570,6 +570,11 @@ def test_config_files_that_are_refused(tmp_path):
         ("a: [", "is not YAML"),
         ("3", "must hold the sections recipe, about, model, data, training"),
         ("modle: {}", "unknown setting 'modle', expected one of recipe, about, model, data, training"),
+        ("model: 5", "section model is '5', expected settings by name"),
+        ("data: [1]", "section data is .*, expected settings by name"),
+        ("training: {3: 4}", "section training is .*, expected settings by name"),
+        ("recipe: {}", "section recipe is '{}', expected a text"),
+        ("[" * 5000, "is not YAML"),
         ("training: {epohs: 3}", "section training: unknown setting 'epohs', expected one of epochs, steps"),
     ):
         path.write_text(text)
@@ -577,6 +582,20 @@ def test_config_files_that_are_refused(tmp_path):
             read_config(path)
     with pytest.raises(InputError, match=r"cannot read .*nowhere.yaml: No such file"):
         read_config(tmp_path / "nowhere.yaml")
+
+
+def test_settings_of_training_are_of_the_declared_types():
+    for settings, message in (
+        ({"epochs": "3"}, r"--training.epochs is '3': expected int"),
+        ({"lr": "fast"}, r"--training.lr is 'fast': expected float"),
+        ({"betas": 0.9}, r"--training.betas is 0.9: expected tuple"),
+        ({"schedule": "linear"}, r"--training.schedule is 'linear': expected 'constant' . 'cosine'"),
+        ({"save_every": float("nan")}, r"--training.save_every is nan: expected a number above 0"),
+        ({"minutes": 0.0}, r"--training.minutes is 0.0: expected a number above 0"),
+        ({"steps": 0}, r"--training.steps is 0: expected a number above 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            TrainingSettings(**settings).check()
 
 
 def test_experiments_survive_yaml(tmp_path):

@@ -77,11 +77,16 @@ def read_config(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold the sections {', '.join(f.name for f in fields(Experiment))}")
     _refuse_unknown(values, Experiment, str(path))
+    for section, kind in (("recipe", str), ("about", str), ("model", dict), ("data", dict), ("training", dict)):
+        value = values.get(section)
+        if value is not None and not (isinstance(value, kind) and all(isinstance(name, str) for name in value)):
+            expected = "a text" if kind is str else "settings by name"
+            raise InputError(f"{path}: section {section} is {str(value)[:100]!r}, expected {expected}")
     for section, kind in (("data", DataSettings), ("training", _training(values))):
         _refuse_unknown(values.get(section) or {}, kind, f"{path}, section {section}")
     return values

@@ -1,9 +1,10 @@
 """What the user may say about training; imports nothing heavy, because the command line is parsed from it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_type_hints
 
 from nextpixel.errors import InputError
+from nextpixel.typed import fits, spelled
 
 EMBEDDING = "embedding"  # the one model that is trained with triplets and not by likelihood
 
@@ -89,6 +90,9 @@ class TrainingSettings:
             Traceback (most recent call last):
             nextpixel.errors.InputError: --training.epochs is 0: expected at least 1
         """
+        for name, hint in get_type_hints(type(self)).items():
+            if not fits(getattr(self, name), hint):
+                raise InputError(f"--training.{name} is {getattr(self, name)!r}: expected {spelled(hint)}")
         for name in ("epochs", "batch_size", "accumulate", "eval_every", "samples", "nodes"):
             if getattr(self, name) < 1:
                 raise InputError(f"--training.{name} is {getattr(self, name)}: expected at least 1")
