@@ -40,6 +40,7 @@ def later(cls, **arguments):
 
     signature = inspect.signature(cls.__init__)
     further = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in arguments.items()]
+    init.__annotations__ = {**cls.__init__.__annotations__, **dict.fromkeys(arguments, object)}
     init.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *further])
     return type(cls.__name__, (cls,), {"__init__": init})
 

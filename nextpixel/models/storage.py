@@ -5,18 +5,14 @@ import json
 import math
 import os
 import stat
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, get_type_hints
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from nextpixel.errors import InputError, Notice
 from nextpixel.files import current, open_regular, read_text, replace_folder
@@ -28,6 +24,8 @@ PROGRESS = "progress.json"  # of a run: {"finished": bool, "best": "epoch 3 of 2
 LONGEST = 2**18  # bytes of a configuration
 LONGEST_SIDE = 2**16  # of the images that a stored model is for
 FREE = 2**16  # what numbers of a configuration may sum to beside the bytes of the weights
+# Calls of torch that constructors make: some 20 for each weight of a PixelCNN, more where many channels make many colour groups.
+CALLS, CALLS_FOR_A_WEIGHT = 5000, 25
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -157,7 +155,7 @@ def build(
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     if not _sum_of_counts(config) <= size + FREE:
         raise InputError(f"{of_config} describes a model that is larger than its weights, {size} bytes in {of_weights}")
-    with torch.device("meta"), _at_most(4 * len(weights) + 64):
+    with torch.device("meta"), _AtMost(CALLS + CALLS_FOR_A_WEIGHT * len(weights)):
         _require_fit(untrained(config, models, of_config), weights, of_weights)
     model = untrained(config, models, of_config)
     dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
@@ -222,20 +220,18 @@ def _sum_of_counts(value: Any, name: str = "") -> float:
     return float(min(abs(value), 2**62)) if isinstance(value, int | float) else 0
 
 
-@contextmanager
-def _at_most(parameters: int) -> Iterator[None]:
-    """Where modules of this thread cannot get more parameters than so many: a configuration may ask for any number."""
-    registered, thread = count(1), threading.get_ident()
+class _AtMost(TorchFunctionMode):
+    """Where this thread, and no other, calls torch at most so many times: a configuration may ask for any number of modules."""
 
-    def note(*_: Any) -> None:
-        if threading.get_ident() == thread and next(registered) > parameters:
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.left = calls
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
             raise ValueError("it describes more weights than there are")
-
-    handle = register_module_parameter_registration_hook(note)  # for all threads: torch has no other
-    try:
-        yield
-    finally:
-        handle.remove()
+        return func(*args, **(kwargs or {}))
 
 
 def _check_types(kind: type[Storable], settings: dict[str, Any]) -> None:
