@@ -88,6 +88,7 @@ def finish(
     Raises:
         InputError: no weights have been validated yet, or something cannot be written.
     """
+    console.print(f"writing the {detail} report", highlight=False)
     full = detail == "full"
     best, device = read_best(out), torch.device(done.device if torch.cuda.is_available() else "cpu")
     # A fresh one: what was trained may be compiled for training batches.
