@@ -11,10 +11,12 @@ def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a declared type; lists stand for tuples, and a bool is no number.
 
     Example:
-        >>> fits([1, 8, 8], tuple[int, int, int]), fits("8", int | None), fits(True, int), fits(1, float)
-        (True, False, False, True)
+        >>> fits([1, 8, 8], tuple[int, int, int]), fits("8", int | None), fits(True, int), fits(1, float), fits(None, Any)
+        (True, False, False, True, True)
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, one) for one in inner)
     if origin is typing.Literal:
