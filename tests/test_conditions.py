@@ -309,7 +309,7 @@ def test_validation_and_a_dropout_of_0_keep_every_condition(monkeypatch):
     model = objective.network
     seen = seen_h(model, monkeypatch)
     batch = images(model, 20), random_cond(model, 20)
-    objective.validate(model, Labelled(*batch), Agreement(Fabric("cpu", devices=1)), lambda done, total: None)
+    objective.validate(model, Labelled(*batch), Agreement(Fabric(accelerator="cpu", devices=1)), lambda done, total: None)
     with_dropout(p=0.0).train()(batch)
     assert [(h == 0).flatten(1).all(1).any().item() for h in seen] == [False, False]
 

@@ -1,7 +1,5 @@
 """Recomputation in training: the same gradients, and less that is kept for them, in every architecture."""
 
-import json
-
 import pytest
 import torch
 from tiny import images, random_cond, tiny_model
@@ -55,11 +53,3 @@ def test_recomputing_is_no_part_of_a_saved_model(name, tmp_path):
     assert model.recompute
     model.save(tmp_path)
     assert not load(tmp_path).recompute
-
-
-def test_a_folder_from_when_it_was_an_argument_of_the_network_is_read(tmp_path):
-    model = tiny_model("row-lstm")
-    model.save(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "recompute": True}))
-    assert torch.equal(load(tmp_path)(images(model)), model(images(model)))
