@@ -44,6 +44,7 @@ PLACES = {
     "between two accumulated batches": (Likelihood, "forward", 4),
     "the last batch of a step": (Likelihood, "forward", 5),
     "the last step of an epoch": (Likelihood, "forward", 14),
+    "the last step of the run": (Likelihood, "forward", 29),
     "the averaging": (loops.Average, "update", 9),
     "the optimiser": (torch.optim.Adam, "step", 3),
     "validation": (Likelihood, "_bits_per_dim", 17),

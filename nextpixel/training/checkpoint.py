@@ -27,6 +27,7 @@ class Place:
         batch: batches of the next pass that are used up.
         phase: what comes next: training steps, or what follows a pass (validation, then a sample grid).
         drawn: the epoch of the last sample grid.
+        validated: the step of the last validation; a run is not finished before its last step is validated.
 
     Example:
         >>> Place(step=44, epoch=1).words(epochs=20)
@@ -38,6 +39,7 @@ class Place:
     batch: int = 0
     phase: Phase = "train"
     drawn: int = 0
+    validated: int = -1
 
     def words(self, epochs: int | None) -> str:
         """In words; of a run whose length is given in steps or minutes, the step."""

@@ -100,7 +100,11 @@ class Loop:
             self._begin(state)
             with self.progress.training(self.place, self.budget):
                 phases = {"train": self._train, "validate": self._validate, "draw": self._draw}
-                while self.place.phase != "train" or not self._is_over():
+                while True:
+                    if self.place.phase == "train" and self._is_over():
+                        if self.place.validated == self.place.step:
+                            break
+                        self.place = self.place.moved(phase="validate")
                     phases[self.place.phase]()
                 self._save(finished=True)
 
@@ -110,18 +114,15 @@ class Loop:
         """The steps of an epoch, from the place on."""
         self.objective.train()
         number, batches = self.loader.number(self.place.epoch), self.loader.epoch(self.place.epoch, self.place.batch)
-        over = False
-        while self.place.batch < number and not over:
-            over = self._step(batches, min(self.settings.accumulate, number - self.place.batch)) >= OVER or self._is_over()
-        if self.place.batch == number:
-            self.place = self.place.moved(epoch=self.place.epoch + 1, batch=0)
-        if over or self._is_over() or self.place.epoch % self.settings.eval_every == 0:
-            self.place = self.place.moved(phase="validate")
-            if time.monotonic() - self.saved_at > self.settings.save_every * 30 and self.agreement.world == 1:
-                self._save()  # a validation may be long
+        while self._step(batches, number) < OVER and self.place.batch and self.place.phase == "train":
+            pass
+        long_ago = time.monotonic() - self.saved_at > self.settings.save_every * 30
+        if self.place.phase == "validate" and long_ago and self.agreement.world == 1:
+            self._save()  # a validation may be long
 
-    def _step(self, batches: Iterator[Batch], size: int) -> int:
-        """One optimiser step from the mean gradient of `size` batches; returns what the processes have agreed on."""
+    def _step(self, batches: Iterator[Batch], number: int) -> int:
+        """One optimiser step from the mean gradient of the next batches of `number`; returns what the processes agree on."""
+        size, epoch = min(self.settings.accumulate, number - self.place.batch), self.place.epoch
         before = generators() if size > 1 else None
         set_learning_rate(self.optimizer, self._learning_rate())
         total, status = torch.zeros((), device=self.fabric.device), 0
@@ -147,13 +148,22 @@ class Loop:
             self.optimizer.zero_grad()
             if self.average is not None:
                 self.average.update(self.objective.network)
-        self.place = self.place.moved(step=self.place.step + 1, batch=self.place.batch + size)
-        self._note(total)
+        self.place = self._after(size, number)
+        self._note(total, epoch)
         if 1 < status < OVER:
             self._interrupt(status)
         if status == SAVE:
             self._save()
         return status
+
+    def _after(self, size: int, number: int) -> Place:
+        """The place after a step of so many batches: whatever ends the run now, it goes on with what comes next."""
+        place = self.place.moved(step=self.place.step + 1, batch=self.place.batch + size)
+        if place.batch == number:
+            place = place.moved(epoch=place.epoch + 1, batch=0)
+        due = place.batch == 0 and place.epoch % self.settings.eval_every == 0
+        all_steps = self.budget.steps is not None and place.step >= self.budget.steps
+        return place.moved(phase="validate") if due or all_steps else place
 
     def _validate(self) -> None:
         """Validate, keep the best weights, and save."""
@@ -169,7 +179,7 @@ class Loop:
         if self.objective.better(value, self.best_value):
             self.best, self.best_value = self.place.words(self.budget.epochs), value
             self._keep(value)
-        self.place = self.place.moved(phase="draw")
+        self.place = self.place.moved(phase="draw", validated=self.place.step)
         self._save()
 
     def _draw(self) -> None:
@@ -209,6 +219,8 @@ class Loop:
         if state["batch_size"] != self._images_per_batch():
             seen = self.place.batch * state["batch_size"]
             self.place = self.place.moved(batch=-(-seen // self._images_per_batch()))
+        if self.place.batch >= self.loader.number(self.place.epoch):  # of larger batches, or of fewer images
+            self.place = self.place.moved(epoch=self.place.epoch + 1, batch=0)
         self.losses = torch.tensor(state["losses"], dtype=torch.float64)
         self.stopwatch.load_state_dict(state["stopwatch"])
         self.budget.go_on(self.place.step, self.place.epoch, self.place.batch, state["elapsed"])
@@ -338,7 +350,7 @@ class Loop:
             return rate
         return self.agreement.sums(torch.tensor(rate if self._is_first() else 0.0)).item()
 
-    def _note(self, loss: Tensor) -> None:
+    def _note(self, loss: Tensor, epoch: int) -> None:
         """The loss of a step, for the table, the bar and the line of the next validation."""
         step, every = self.place.step, min(10, self.budget.steps or 10)
         if step % every == 0:
@@ -346,7 +358,7 @@ class Loop:
             if self._is_first():
                 rate = self.optimizer.param_groups[0]["lr"]
                 figures = {"lr": rate, self.objective.loss_name: mean, **self.objective.figures()}
-                self.metrics.log(figures, step - 1, self.place.epoch)
+                self.metrics.log(figures, step - 1, epoch)
         self.losses += torch.tensor([loss.item(), 1.0], dtype=torch.float64)
         self.progress.step(self.place, self.budget, step - self.begun_at, loss.item())
 

@@ -261,7 +261,7 @@ def check_state(state: dict[str, Any], network: nn.Module, settings: TrainingSet
     over = place.step >= (settings.steps or math.inf) or state["elapsed"] >= seconds
     if settings.steps is None and settings.minutes is None:
         over = place.epoch >= settings.epochs
-    if over and place.phase == "train" and (out / "report.md").is_file():
+    if over and place.phase == "train" and place.validated == place.step and (out / "report.md").is_file():
         done = place.words(settings.epochs if settings.steps is None and settings.minutes is None else None)
         raise InputError(
             f"the run is finished ({done}): give more --training.epochs (or steps, or minutes) to go on, or write its report "
