@@ -156,7 +156,8 @@ def test_samples_follow_the_likelihood(name, shape, levels):
     x = all_images(*shape, levels)
     expected = model.log_prob(x).exp() * n
     weights = levels ** torch.arange(x[0].numel() - 1, -1, -1)
-    counts = torch.bincount((model.sample(n).long().flatten(1) * weights).sum(1), minlength=len(x))
+    drawn = model.sample(n, method="cached")  # as all methods draw, and the quickest for so many so small images
+    counts = torch.bincount((drawn.long().flatten(1) * weights).sum(1), minlength=len(x))
     # Images expected less than 5 times are one cell, as the test asks for.
     rare = expected < 5
     observed = torch.cat([counts[~rare], counts[rare].sum()[None]])
@@ -287,7 +288,7 @@ def test_completion_keeps_the_known_and_reads_nothing_else(name, channels, condi
         assert torch.equal(completed[b * n + k][known[b]], x[b][known[b]].to(completed.dtype))
     garbage = torch.where(known, x, torch.where(x % 2 == 0, -1000, 1000))  # not even symbols
     assert torch.equal(model.complete(garbage, known, n, cond), completed)
-    assert len(model.complete(x, known, 20, cond).unique(dim=0)) > 5
+    assert len(model.complete(x, known, 8, cond).unique(dim=0)) > 5
 
 
 @each_condition

@@ -11,6 +11,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
+from pairs import pairs
 from tiny import images, random_cond, tiny_model
 
 import nextpixel
@@ -73,9 +74,7 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("move", MOVES)
-@pytest.mark.parametrize("call", ["sample", "complete"])
-@each_model
+@pairs(name=nextpixel.MODELS, call=["sample", "complete"], move=MOVES)
 def test_weights_that_move_leave_the_images_as_they_are(name, call, move):
     model = tiny_model(name, (1, 6, 7), levels=17).float().double()  # numbers that float32 holds, so that no move changes them
     x, known = images(model), images(model, seed=8) < 5
@@ -119,9 +118,7 @@ def lines_of(programs):
     return sum(len(block.table) for program in programs for block in program.blocks)
 
 
-@pytest.mark.parametrize("inputs", ["intensity", "embedding"])
-@pytest.mark.parametrize("condition", ["none", "labels", "spatial-map"])
-@each_model
+@pairs(name=nextpixel.MODELS, condition=["none", "labels", "spatial-map"], inputs=["intensity", "embedding"])
 def test_programs_are_as_long_for_a_wide_image_as_for_a_narrow_one(name, condition, inputs):
     model, lengths = tiny_model(name, (3, 2, 8), levels=5, condition=condition, inputs=inputs), []
     for width in (64, 512):
