@@ -15,6 +15,8 @@ def covering(*sizes):
     brings the most missing pairs, in turn where several bring as many. There are about as many rows as the two largest factors
     have pairs.
     """
+    if len(sizes) == 1:
+        return [(value,) for value in range(sizes[0])]
     order, turn, rows = sorted(range(len(sizes)), key=lambda f: -sizes[f]), [0] * len(sizes), []
     values = [[(f, v) for v in range(size)] for f, size in enumerate(sizes)]
     # A dictionary keeps its order, which a set does not promise.
@@ -44,10 +46,21 @@ def pairs(**factors):
     return pytest.mark.pairs(**factors)
 
 
+class Some(list):
+    """Values of a factor of which only the first `quick` take part in the covering array: the others are slow.
+
+    For tests whose subject is another one, where test_contract.py holds every model to every value.
+    """
+
+    def __init__(self, quick, values):
+        super().__init__([*quick, *(value for value in values if value not in quick)])
+        self.quick = len(quick)
+
+
 def product(factors, whole):
     """The parameter sets of `pairs`; without the slow ones unless `whole`, because to collect a test costs a millisecond."""
-    values = [list(factor) for factor in factors.values()]
-    quick = set(covering(*map(len, values)))
+    values = [factor if isinstance(factor, Some) else list(factor) for factor in factors.values()]
+    quick = set(covering(*(getattr(factor, "quick", len(factor)) for factor in values)))
     rows = []
     for places in itertools.product(*(range(len(factor)) for factor in values)):
         if whole or places in quick:

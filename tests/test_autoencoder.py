@@ -177,27 +177,27 @@ def digits():
     return load(DataSettings(source="digits", levels=2, binarize="threshold"))
 
 
-def learn(digits, condition, steps):
-    """A small decoder, trained for some seconds; the same for every condition but for what it is told."""
+def learn_alone(digits, steps):
+    """A small decoder like the run's, trained for as long, that is told nothing."""
     torch.manual_seed(0)
-    model = nextpixel.GatedPixelCNN((1, 8, 8), levels=2, **SIZES, condition=condition)
+    model = nextpixel.GatedPixelCNN((1, 8, 8), levels=2, **SIZES)
     optimizer, x = torch.optim.Adam(model.parameters(), 0.02), digits.train.tensor()
     for _ in range(steps):
         batch = x[torch.randint(len(x), (64,))]
         optimizer.zero_grad()
-        model.bits_per_dim(batch, None if condition is None else batch).mean().backward()
+        model.bits_per_dim(batch).mean().backward()
         optimizer.step()
     return model.eval()
 
 
 @pytest.fixture(scope="module")
-def autoencoder(digits):
-    return learn(digits, Encoded(10, maps=16), steps=260)
+def autoencoder(finished):
+    return nextpixel.load(finished[1])
 
 
 def test_a_code_tells_more_than_nothing(digits, autoencoder):
-    unconditional = evaluate(learn(digits, None, steps=260), digits.test).bits_per_dim
-    assert evaluate(autoencoder, digits.test).bits_per_dim < 0.85 * unconditional
+    unconditional = evaluate(learn_alone(digits, steps=260), digits.test).bits_per_dim
+    assert evaluate(autoencoder, digits.test).bits_per_dim < 0.9 * unconditional
 
 
 @torch.no_grad()
@@ -214,7 +214,7 @@ def test_evaluation_gives_each_image_its_own_code(digits, autoencoder):
 def test_samples_are_like_the_image_whose_code_they_are_given(digits, autoencoder):
     x = digits.test.tensor()
     own, other = (autoencoder.sample(len(x), cond).long() != x for cond in (x, x.roll(1, 0)))
-    # Places that differ: 0.27 and 0.30 after these steps. The noise is the same, so a code that is ignored makes no difference.
+    # Places that differ: 0.29 and 0.32 after these steps. The noise is the same, so a code that is ignored makes no difference.
     assert own.float().mean() < other.float().mean() - 0.02
 
 
@@ -329,9 +329,9 @@ def test_reconstructions_are_measured_as_their_names_say(digits, tmp_path):
 
 def experiment(condition, **training):
     settings = {
-        "epochs": 10,
-        "eval_every": 5,
-        "sample_every": 5,
+        "epochs": 12,
+        "eval_every": 6,
+        "sample_every": 6,
         "samples": 4,
         "warmup": 10,
         "lr": 0.01,
@@ -348,7 +348,7 @@ def experiment(condition, **training):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "autoencoder"
-    whole = experiment({"name": "encoded", "features": 6, "maps": 16})
+    whole = experiment({"name": "encoded", "features": 10, "maps": 16})
     return train(whole, out, console=Console(quiet=True)), out
 
 
@@ -362,7 +362,7 @@ def test_the_report_says_what_its_figures_are_not(finished):
     report = (out / "report.md").read_text()
     for text in (report, (out / "model" / "README.md").read_text()):
         assert "no likelihoods of the images" in text
-        assert f"{32 * 6 / 64:.4f} bits/dim" in text
+        assert f"{32 * 10 / 64:.4f} bits/dim" in text
     assert "each given the code of a test image" in report
     names = [line.name for line in result.reconstructions]
     assert names[3:] == ["convolutional decoder, trained by squared error", "mean training image, no code"]
@@ -398,7 +398,7 @@ def test_the_picture_shows_original_answer_and_samples(finished, digits):
     assert (tiles[:, 0] == 255 * x).all()
     assert len(np.unique(tiles[:, 1])) > 20, "the plain decoder's grey answers"
     assert set(np.unique(tiles[:, 2:])) == {0, 255}
-    for name in ("samples", "completions", "epoch-0005"):
+    for name in ("samples", "completions", "epoch-0006"):
         assert (out / "samples" / f"{name}.png").stat().st_size > 0
 
 

@@ -9,8 +9,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from pairs import pairs
-from tiny import CONDITIONS, images, random_cond, tiny_model
+from pairs import Some, pairs
+from tiny import CONDITIONS, FEW, images, random_cond, tiny_model
 
 import nextpixel
 from nextpixel import compiled
@@ -84,7 +84,7 @@ def with_threads():
     torch.set_num_threads(before)
 
 
-@pairs(name=nextpixel.MODELS, condition=CONDITIONS, threads=[1, 2])
+@pairs(name=nextpixel.MODELS, condition=Some(FEW, CONDITIONS), threads=[1, 2])
 def test_every_piece_has_its_own_condition_known_symbols_and_noise(name, condition, threads, with_threads, monkeypatch):
     monkeypatch.setattr(scan, "LANES", 2)
     model = tiny_model(name, (3, 3, 4), levels=2, condition=condition)

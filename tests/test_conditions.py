@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from pairs import pairs
+from pairs import Some, pairs
 from tiny import CONDITIONS, images, random_cond, tiny_model
 
 import nextpixel
@@ -185,7 +185,7 @@ def test_a_scan_upsamples_once_and_without_gradients(name, guidance, method, mon
     assert calls == [False, False]
 
 
-@each_model
+@pairs(name=Some(["gated-pixelcnn", "multiscale"], nextpixel.MODELS))  # the gradient reaches it in all: test_contract.py
 def test_the_network_of_a_map_trains(name):
     torch.manual_seed(0)
     model = nextpixel.MODELS[name](
@@ -329,7 +329,7 @@ def test_the_loss_under_dropout_is_that_of_both_kinds_of_images(name, kind):
         torch.testing.assert_close(sum(stages), expected, rtol=0, atol=1e-12)
 
 
-@each_kind
+@pairs(kind=Some(["labels", "encoded", "combination"], KINDS))
 @torch.no_grad()
 def test_a_compiled_step_is_one_graph(kind):
     objective = with_dropout(kind=kind)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tiny import CONDITIONS, images, random_cond, tiny_model
+from pairs import Some, pairs
+from tiny import CONDITIONS, FEW, images, random_cond, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -67,8 +68,7 @@ def by_graphs(monkeypatch):
     return replays
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
-@each_model
+@pairs(name=nextpixel.MODELS, condition=Some(FEW, CONDITIONS))
 def test_rows_draw_the_scan_s_images(name, condition, by_graphs):
     model = tiny_model(name, (3, 5, 6), levels=5, condition=condition)
     cond, x, known = random_cond(model, 2), images(model), images(model, seed=8) == 0

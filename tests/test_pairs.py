@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from pairs import covering, pairs, product
+from pairs import Some, covering, pairs, product
 
 
 @pytest.mark.parametrize("sizes", [(6, 7, 3, 2, 2, 2), (2, 2), (1, 5), (5, 1, 3), (2,) * 9, (4, 4, 4, 4), (3, 2, 7)], ids=str)
@@ -34,6 +34,12 @@ def test_what_the_array_leaves_out_is_slow():
     for f, g in itertools.combinations(range(3), 2):
         assert {(row[f], row[g]) for row in quick} == {(row.values[f], row.values[g]) for row in rows}
     assert [row.values for row in product(FACTORS, whole=False)] == quick
+
+
+def test_some_values_are_slow_in_every_row():
+    some = {"name": ["a", "b", "c"], "kind": Some([5, 3], range(7))}
+    assert [row.values for row in product(some, whole=False)] == [*itertools.product("abc", [5, 3])]
+    assert {row.values for row in product(some, whole=True)} == set(itertools.product("abc", range(7)))
 
 
 @pairs(**FACTORS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from pairs import Some, pairs
 from PIL import Image
 from rich.console import Console
 from tiny import tiny_model
@@ -28,9 +29,6 @@ from nextpixel.training.experiment import Experiment
 from nextpixel.training.run import train
 from nextpixel.training.settings import TrainingSettings
 
-# One whose scan is a program under guidance, and one of several passes; what a model does under guidance is tested elsewhere.
-MODELS = ("gated-pixelcnn", "multiscale")
-MORE_MODELS = [name for name in nextpixel.MODELS if name not in MODELS]
 SIZES = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}
 
 
@@ -200,7 +198,8 @@ def test_as_many_samples_of_each_class_as_fit_into_one_scan():
 # --- guidance --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*MODELS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_MODELS)])
+# One whose scan is a program under guidance, and one of several passes; all models under guidance: test_guidance.py.
+@pairs(name=Some(["gated-pixelcnn", "multiscale"], nextpixel.MODELS))
 def test_strengths_1_and_0_are_the_model_itself_and_the_unconditional_one(name):
     model = tiny_model(name, condition="labels")
     images = striped(4, 50)

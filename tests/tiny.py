@@ -13,6 +13,8 @@ from nextpixel.condition import Condition
 from nextpixel.models.sampling import METHODS
 
 CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded")
+# The kinds that differ to what runs an encoded condition: none, one without places, one with, and all at once.
+FEW = ("none", "labels", "spatial-map", "combination")
 
 
 def tiny_condition(kind):
