@@ -17,7 +17,7 @@ import torch
 import nextpixel
 from nextpixel.coding.conditions import labels_of
 from nextpixel.coding.writer import Settings, Writer
-from nextpixel.condition.registry import cond_of
+from nextpixel.conditions.registry import cond_of
 from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load as load_data

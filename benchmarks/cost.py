@@ -1,4 +1,4 @@
-"""What decoding costs beside what `nextpixel.coding.cost` says of it: by architecture, likelihood, condition, size and lanes.
+"""What decoding costs beside what `nextpixel.coding.limits` says of it: by architecture, likelihood, condition, size and lanes.
 
     PYTHONPATH=tests python benchmarks/cost.py [--threads 1] [PART OF A NAME ...]
 
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from tiny import images, random_cond, tiny_model
 
-from nextpixel.coding.choosers import Stream
-from nextpixel.coding.cost import Costs
+from nextpixel.coding.entropy.choosers import Stream
 from nextpixel.coding.lanes import LaneCoder
+from nextpixel.coding.limits import Costs
 
 LARGE = {"features": 48, "blocks": 6}
 MODELS = [

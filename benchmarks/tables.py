@@ -13,9 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nextpixel.coding.margins import free
-from nextpixel.coding.tables import boundaries, table_bits, table_digits
-from nextpixel.coding.thresholds import THRESHOLDS, USUAL
+from nextpixel.coding.entropy.margins import free
+from nextpixel.coding.entropy.tables import THRESHOLDS, USUAL, boundaries, table_bits, table_digits
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

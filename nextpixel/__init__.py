@@ -17,14 +17,14 @@ _WHERE = {
     "PixelCNN": "nextpixel.models",
     "PixelCNNpp": "nextpixel.models",
     "RowLSTM": "nextpixel.models",
-    "Combination": "nextpixel.condition",
-    "Encoded": "nextpixel.condition",
-    "Labels": "nextpixel.condition",
-    "SpatialMap": "nextpixel.condition",
-    "Vector": "nextpixel.condition",
-    "EmbeddingNetwork": "nextpixel.embedding.network",
+    "Combination": "nextpixel.conditions",
+    "Encoded": "nextpixel.conditions",
+    "Labels": "nextpixel.conditions",
+    "SpatialMap": "nextpixel.conditions",
+    "Vector": "nextpixel.conditions",
+    "EmbeddingNetwork": "nextpixel.identities.network",
     "load": "nextpixel.models.storage",
-    "load_embedding": "nextpixel.embedding.storage",
+    "load_embedding": "nextpixel.identities.network",
     "Archive": "nextpixel.coding.archive",
     "compress": "nextpixel.coding.archive",
     "decompress": "nextpixel.coding.archive",
@@ -34,10 +34,9 @@ __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
     from nextpixel.coding.archive import Archive, compress, decompress
-    from nextpixel.condition import Combination, Encoded, Labels, SpatialMap, Vector
-    from nextpixel.embedding.network import EmbeddingNetwork
-    from nextpixel.embedding.storage import load_embedding
+    from nextpixel.conditions import Combination, Encoded, Labels, SpatialMap, Vector
     from nextpixel.errors import InputError
+    from nextpixel.identities.network import EmbeddingNetwork, load_embedding
     from nextpixel.models import (
         MODELS,
         AutoregressiveModel,

@@ -1,6 +1,14 @@
-"""What the user is told: that what was given cannot be used, and what else to know about a result."""
+"""What the user is told: that what was given cannot be used, and what else to know about a result.
 
+Whether a value from a file, whose types nothing has checked, is of the type that a function declares.
+"""
+
+import inspect
+import numbers
 import signal
+import types
+import typing
+from typing import Any
 
 
 class InputError(ValueError):
@@ -21,3 +29,40 @@ class Stopped(KeyboardInterrupt):
 
 class Notice(UserWarning):
     """What to know about a result that is as good as it can be; the command line prints the line alone."""
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a declared type; lists stand for tuples, and a bool is no number.
+
+    Example:
+        >>> fits([1, 8, 8], tuple[int, int, int]), fits("8", int | None), fits(True, int), fits(1, float), fits(None, Any)
+        (True, False, False, True, True)
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is typing.Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and len(value) == len(inner) and all(map(fits, value, inner))
+    if origin is list:
+        return isinstance(value, list | tuple) and all(fits(one, inner[0]) for one in value)
+    kind = {int: numbers.Integral, float: numbers.Real}.get(hint, origin or hint)  # numpy's numbers are numbers too
+    return not isinstance(kind, type) or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool)))
+
+
+def spelled(hint: Any) -> str:
+    """A declared type as it is written, without the modules of the package.
+
+    Example:
+        >>> spelled(tuple[int, int] | None), spelled(typing.Literal["a", "b"])
+        ('tuple[int, int] | None', "'a' | 'b'")
+    """
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(map(repr, typing.get_args(hint)))
+    text = inspect.formatannotation(hint)
+    for name in ("typing.", "nextpixel.conditions.base."):
+        text = text.replace(name, "")
+    return text

@@ -12,8 +12,8 @@ import torch
 from tiny import images, tiny_model
 
 from nextpixel import Archive, InputError, compress
-from nextpixel.coding.embedded import fingerprint, unpack_model
-from nextpixel.coding.leb128 import Reader, leb128
+from nextpixel.coding.format.embedded import fingerprint, unpack_model
+from nextpixel.coding.format.index import Reader, leb128
 
 SECONDS, MEMORY = 5.0, 300e6  # of a mutated archive, at most
 NUMBERS = [0, 1, 2, 3, 7, 8, 16, 63, 64, 255, 256, 1000, 4095, 4096, 2**14, 2**16, 2**20, 2**24, 2**28, 2**31, 2**53, 2**64, -1]

@@ -10,7 +10,7 @@ from rich.console import Console
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.run import train
+from nextpixel.training.likelihood_run import train
 from nextpixel.training.settings import TrainingSettings
 from nextpixel.training.signals import Interrupted
 

@@ -21,12 +21,12 @@ import nextpixel
 from nextpixel import Archive, InputError, compress, decompress
 from nextpixel.coding import archive as archives
 from nextpixel.coding.conditions import Conditions
-from nextpixel.coding.container import join, split
-from nextpixel.coding.embedded import unpack_model
-from nextpixel.coding.header import Header
-from nextpixel.coding.index import check_name, pack_index
+from nextpixel.coding.format.container import join, split
+from nextpixel.coding.format.embedded import unpack_model
+from nextpixel.coding.format.header import Header
+from nextpixel.coding.format.index import check_name, pack_index
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.plan import Part
+from nextpixel.coding.tiles import Part
 from nextpixel.coding.writer import Settings, Writer
 
 small = {"features": 4, "blocks": 1, "head_features": 4}

@@ -9,8 +9,8 @@ from PIL import Image
 from tiny import tiny_model
 
 import nextpixel
-from nextpixel.benchmark import report, suite
-from nextpixel.benchmark.naive import naive_places
+from nextpixel.bench import report, suite
+from nextpixel.bench.suite import naive_places
 from nextpixel.cli import main
 from nextpixel.errors import InputError
 from nextpixel.machine import count_flops, peak, timed

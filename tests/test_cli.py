@@ -15,9 +15,8 @@ from PIL import Image
 
 import nextpixel
 from nextpixel.cli import main
-from nextpixel.cli.parser import make_parser
+from nextpixel.cli.parser import VERBS, make_parser
 from nextpixel.cli.settings import spell_out_data
-from nextpixel.cli.verbs import VERBS
 from nextpixel.data.splits import load as load_data
 from nextpixel.training.experiment import read_experiment, recipe_names
 

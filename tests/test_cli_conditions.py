@@ -12,8 +12,7 @@ import nextpixel
 from nextpixel import Combination, Encoded, Labels, SpatialMap, Vector
 from nextpixel.cli import main
 from nextpixel.data.settings import DataSettings
-from nextpixel.embedding.network import EmbeddingNetwork
-from nextpixel.embedding.storage import INSIDE, save_embedding
+from nextpixel.identities.network import INSIDE, EmbeddingNetwork, save_embedding
 from nextpixel.training.experiment import Experiment
 
 CROP, SIZE = (12, 10), (8, 9)

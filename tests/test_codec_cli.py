@@ -15,10 +15,10 @@ from tiny import tiny_model
 
 from nextpixel import Archive, compress, load
 from nextpixel.cli import main
-from nextpixel.coding.container import split
+from nextpixel.coding.format.container import split
 from nextpixel.coding.lanes import LaneCoder
 from nextpixel.errors import InputError
-from nextpixel.palette import brightness
+from nextpixel.pictures.grid import brightness
 
 small = {"features": 4, "blocks": 1, "head_features": 4}
 KINDS = {"grey": (1, 256), "rgb": (3, 256), "four": (1, 4)}

@@ -12,9 +12,8 @@ from tiny import images, tiny_model
 
 import nextpixel
 from nextpixel import MODELS, Archive, InputError, compress, decompress
-from nextpixel.coding.embedded import fingerprint
-from nextpixel.coding.identity import CONDITION_ENTRIES, DEFAULTS, identity
-from nextpixel.condition import CONDITIONS, SpatialMap
+from nextpixel.coding.format.embedded import CONDITION_ENTRIES, DEFAULTS, fingerprint, identity
+from nextpixel.conditions import CONDITIONS, SpatialMap
 from nextpixel.models import storage
 
 small = {"features": 4, "blocks": 1, "head_features": 4}

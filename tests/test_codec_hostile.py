@@ -16,14 +16,14 @@ from mutations import MEMORY, SECONDS, Watched, attack, seeded
 from tiny import images, random_cond, tiny_model
 
 from nextpixel import MODELS, Archive, InputError, compress, decompress
-from nextpixel.coding import allowance
-from nextpixel.coding.container import Contents, join, split
-from nextpixel.coding.cost import BUILD, Costs
-from nextpixel.coding.embedded import fingerprint, pack_model, unpack_model
-from nextpixel.coding.header import Header
-from nextpixel.coding.index import Entry, Tile
+from nextpixel.coding import limits as allowance
+from nextpixel.coding.entropy.tables import table_bits
+from nextpixel.coding.format.container import Contents, join, split
+from nextpixel.coding.format.embedded import fingerprint, pack_model, unpack_model
+from nextpixel.coding.format.header import Header
+from nextpixel.coding.format.index import Entry, Tile
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.tables import table_bits
+from nextpixel.coding.limits import BUILD, Costs
 
 small = {"features": 4, "blocks": 1, "head_features": 4}
 

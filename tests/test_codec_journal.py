@@ -13,11 +13,11 @@ import torch
 from tiny import images, tiny_model
 
 from nextpixel import InputError, compress, decompress
-from nextpixel.coding import journal as journals
-from nextpixel.coding.choosers import Stream
-from nextpixel.coding.journal import Journal
+from nextpixel.coding.entropy.choosers import Stream
+from nextpixel.coding.format import journal as journals
+from nextpixel.coding.format.index import leb128
+from nextpixel.coding.format.journal import Journal
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.leb128 import leb128
 from nextpixel.coding.writer import Settings, Writer
 
 small = {"features": 4, "blocks": 1, "head_features": 4}

@@ -13,9 +13,8 @@ from nextpixel.data.arrays import save_symbols
 from nextpixel.data.images import Images
 from nextpixel.data.raw import RawImages
 from nextpixel.data.settings import DataSettings
-from nextpixel.data.sources import load_source
-from nextpixel.palette import code_colours
-from nextpixel.pictures import LINE, SEPARATOR, save_completions, save_grid
+from nextpixel.data.splits import load_source
+from nextpixel.pictures.grid import LINE, SEPARATOR, code_colours, save_completions, save_grid
 from nextpixel.scoring.baselines import PixelMarginal, all_baselines
 from nextpixel.scoring.evaluation import evaluate
 from nextpixel.training.experiment import read_experiment

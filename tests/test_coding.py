@@ -11,14 +11,15 @@ from slow_decoder import RangeDecoder
 from tiny import CONDITIONS, images, random_cond, tiny_model
 
 import nextpixel
-from nextpixel.coding import choosers, coder, kernels, margins, tables, thresholds
-from nextpixel.coding.choosers import Decode, Encode, Stream
+from nextpixel.coding.entropy import choosers, kernels, margins, tables
+from nextpixel.coding.entropy import range_coder as coder
+from nextpixel.coding.entropy import tables as thresholds
+from nextpixel.coding.entropy.choosers import Decode, Encode, Stream, laws_of
+from nextpixel.coding.entropy.margins import Perturbed
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.laws import laws_of
-from nextpixel.coding.perturbation import Perturbed
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import LIKELIHOODS, make_likelihood
-from nextpixel.raster import raster
+from nextpixel.scan.raster import raster
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
 each_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)

@@ -14,20 +14,20 @@ from tiny import CONDITIONS, FEW, images, random_cond, tiny_model
 
 import nextpixel
 from nextpixel import compiled
-from nextpixel.compiled import kept, scan
-from nextpixel.compiled.columns import all_columns
-from nextpixel.compiled.kernels import panel_registers
-from nextpixel.compiled.layout import LayoutError, lay_out
-from nextpixel.compiled.lines import ADDRESSES, COLUMNS, JUMPS, OPERATIONS
+from nextpixel.compiled import program_cache as kept
+from nextpixel.compiled import sample as scan
+from nextpixel.compiled.instructions import ADDRESSES, COLUMNS, JUMPS, OPERATIONS
+from nextpixel.compiled.interpreter import Program
 from nextpixel.compiled.memory import Memory
-from nextpixel.compiled.program import Program
-from nextpixel.compiled.recorder import Recorder, RowIndex
-from nextpixel.compiled.request import Request
-from nextpixel.compiled.rows import Rows
+from nextpixel.compiled.operations import LayoutError, lay_out
+from nextpixel.compiled.recorder import Recorder, RowIndex, all_columns
+from nextpixel.compiled.row_programs import Rows
+from nextpixel.compiled.simd import panel_registers
 from nextpixel.errors import InputError
+from nextpixel.layers.recordable import NotRecordableError
 from nextpixel.likelihoods import Categorical, DiscretizedLogisticMixture, Guided
-from nextpixel.models.sampling import METHODS
-from nextpixel.recording import NotRecordableError
+from nextpixel.sampling.draw import METHODS
+from nextpixel.scan.job import Request
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -124,7 +124,7 @@ def test_float32_images_differ_by_rounding_only(name):
 @each_model
 def test_progress_is_told_alike_by_every_method(name, monkeypatch):
     monkeypatch.setattr(scan, "LANES", 2)
-    monkeypatch.setattr("nextpixel.models.sampling.LANES", 6)
+    monkeypatch.setattr("nextpixel.sampling.draw.LANES", 6)
     model = tiny_model(name)
     rows = 2 * sum(-(-3 // stride) for stride in model.strides)
     assert model.scan_rows(11) == rows
@@ -273,7 +273,7 @@ def test_the_default_method_of_a_device(kind, method, monkeypatch):
 
 def test_a_device_without_float64_is_told_in_one_line(monkeypatch):
     model = tiny_model("pixelcnn", condition="labels")
-    monkeypatch.setattr("nextpixel.drawing.kind_of", lambda model: "mps")
+    monkeypatch.setattr("nextpixel.scan.evaluating.kind_of", lambda model: "mps")
     for draw in (
         lambda: model.sample(1, 0),
         lambda: model.complete(images(model), torch.tensor(False), cond=0),
@@ -439,7 +439,7 @@ def test_copies_views_and_joins():
 
 def draw(law, params, known, c, noise, keep=None, temperature=1.0):
     """What a program draws for channel c of places (B, C)."""
-    from nextpixel.compiled.draw_lines import draw_line, scratch_bytes
+    from nextpixel.compiled.row_programs import draw_line, scratch_bytes
 
     memory, symbols = Memory(params.dtype, scratch_bytes(law)), known.clone()
     recorder = Recorder(memory, torch.zeros(1, 1, 1, 1))

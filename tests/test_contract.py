@@ -18,7 +18,7 @@ from tiny import CONDITIONS, all_images, images, largest_gap, methods, of_images
 import nextpixel
 from nextpixel.errors import InputError
 from nextpixel.layers.masked import MaskedConv2d
-from nextpixel.raster import Draw, Keep, Naive, Score, raster
+from nextpixel.scan.raster import Draw, Keep, Naive, Score, raster
 
 MODELS = list(nextpixel.MODELS)
 INPUTS = ["intensity", "embedding"]
@@ -316,7 +316,7 @@ def test_many_images_are_scanned_as_few_are(name, monkeypatch):
     whole = model.complete(x, known, cond=cond, progress=lambda done, total: rows.append(done))
     assert rows == list(range(1, sum(len(range(0, 3, stride)) for stride in model.strides) + 1))
     assert len(rows) == model.scan_rows(5)
-    monkeypatch.setattr("nextpixel.models.sampling.LANES", 2)
+    monkeypatch.setattr("nextpixel.sampling.draw.LANES", 2)
     assert torch.equal(model.complete(x, known, cond=cond), whole)
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from nextpixel.cli.interpolate import _array
 from nextpixel.data.arrays import load_npz, read_npy
-from nextpixel.data.pictures import read_picture
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.pictures import load_image
+from nextpixel.pictures.grid import load_image
+from nextpixel.pictures.read import read_picture
 from nextpixel.scoring.baselines import PixelMarginal
 
 SETTINGS = DataSettings(levels=4)

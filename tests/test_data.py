@@ -15,13 +15,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from nextpixel.data import hub, raw
+from nextpixel.data import raw
+from nextpixel.data import tables as hub
 from nextpixel.data.images import Images
-from nextpixel.data.quantise import fixed_uniforms
-from nextpixel.data.raw import RawImages
+from nextpixel.data.raw import RawImages, fixed_uniforms
 from nextpixel.data.settings import DataSettings
-from nextpixel.data.sources import load_source
-from nextpixel.data.splits import load, load_one
+from nextpixel.data.splits import load, load_one, load_source
 from nextpixel.errors import InputError
 
 H, W = 5, 7

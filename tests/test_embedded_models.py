@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 
 from nextpixel import MODELS, InputError
-from nextpixel.coding.embedded import pack_model, unpack_model
+from nextpixel.coding.format.embedded import pack_model, unpack_model
 
 KINDS = ("none", "combination", "encoded", "upsampled")
 integers = st.one_of(st.integers(-3, 3), st.sampled_from([10**4, 10**9, 2**40, -(10**9), 10**30]))

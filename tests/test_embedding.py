@@ -15,19 +15,16 @@ from sklearn.metrics import roc_auc_score
 
 import nextpixel
 from nextpixel.cli import main
-from nextpixel.data.identities import describe_single, load_by_identity
 from nextpixel.data.images import Images
 from nextpixel.data.raw import RawImages
 from nextpixel.data.settings import DataSettings
-from nextpixel.data.sources import load_source
-from nextpixel.embedding.drawing import RIGHT, WRONG, draw_neighbours
-from nextpixel.embedding.images import EmbeddedImages
-from nextpixel.embedding.network import EmbeddingNetwork
-from nextpixel.embedding.storage import load_embedding, save_embedding
-from nextpixel.embedding.triplets import IdentityBatches, TripletLoss
-from nextpixel.embedding.verification import RESAMPLES, Pairs, Verification, embed_images, make_pairs, nearest, verify
+from nextpixel.data.splits import load_source
 from nextpixel.errors import InputError
-from nextpixel.training.embedding import Triplets, train_embedding
+from nextpixel.identities.images import EmbeddedImages, describe_single, load_by_identity
+from nextpixel.identities.network import EmbeddingNetwork, embed_images, load_embedding, save_embedding
+from nextpixel.identities.report import RIGHT, WRONG, draw_neighbours
+from nextpixel.identities.triplets import IdentityBatches, TripletLoss, Triplets, train_embedding
+from nextpixel.identities.verification import RESAMPLES, Pairs, Verification, make_pairs, nearest, verify
 from nextpixel.training.experiment import make_experiment, read_experiment, read_recipe
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.settings import TrainingSettings, TripletSettings

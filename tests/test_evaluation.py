@@ -12,7 +12,7 @@ from torch import nn
 import nextpixel
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
-from nextpixel.palette import brightness
+from nextpixel.pictures.grid import brightness
 from nextpixel.scoring import baselines
 from nextpixel.scoring.baselines import JPEG_XL_EFFORTS, PixelMarginal, all_baselines, jpeg_xl, png, uniform, webp
 from nextpixel.scoring.evaluation import Evaluation, evaluate

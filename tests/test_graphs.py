@@ -8,9 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import nextpixel
-from nextpixel.compiled import graphs
-from nextpixel.compiled.request import Request
+from nextpixel.compiled import cuda_graphs as graphs
 from nextpixel.likelihoods import LIKELIHOODS
+from nextpixel.scan.job import Request
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
 
@@ -63,7 +63,7 @@ def by_graphs(monkeypatch):
         replays.append(Tape(function))
         return replays[-1]
 
-    monkeypatch.setattr("nextpixel.models.sampling._run_programs", lambda model, *args: graphs.scan(model, *args[:2]))
+    monkeypatch.setattr("nextpixel.sampling.draw._run_programs", lambda model, *args: graphs.scan(model, *args[:2]))
     monkeypatch.setattr(graphs, "Replay", replay)
     return replays
 

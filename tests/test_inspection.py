@@ -6,8 +6,7 @@ from torch import nn
 
 import nextpixel
 from nextpixel.errors import InputError
-from nextpixel.inspection.context import Context, colour_context, context, mask_experiment, model_context
-from nextpixel.inspection.drawing import draw
+from nextpixel.inspection import Context, colour_context, context, draw, mask_experiment, model_context
 
 BEFORE = [(-1, -1), (-1, 0), (-1, 1), (0, -1)]  # what a 3 x 3 kernel sees before its centre
 

@@ -10,8 +10,8 @@ from tiny import CONDITIONS, of_images, random_cond, tiny_model
 import nextpixel
 from nextpixel.cli import main
 from nextpixel.errors import InputError
-from nextpixel.models import sampling
-from nextpixel.models.interpolation import linear, spherical
+from nextpixel.sampling import draw as sampling
+from nextpixel.sampling.interpolate import linear, spherical
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
 PATHS = ["linear", "spherical"]

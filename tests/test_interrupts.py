@@ -13,13 +13,13 @@ from runs import column, experiment, interrupted, last, quiet, raised_at, same_b
 import nextpixel
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
-from nextpixel.models.sampling import Sampling
+from nextpixel.sampling.draw import Sampling
 from nextpixel.training import loop as loops
 from nextpixel.training import signals
 from nextpixel.training.batches import Shuffled
+from nextpixel.training.likelihood_run import train, write_report
 from nextpixel.training.loop import Loop
 from nextpixel.training.objective import Likelihood
-from nextpixel.training.run import train, write_report
 from nextpixel.training.signals import Interrupted, Unwind
 
 # Everything that draws random numbers: flips, stochastic bits, dropout of activations and of the condition; and accumulation.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nextpixel import jit
+from nextpixel.compiled import jit
 
 
 def folders(root):

@@ -9,10 +9,10 @@ from pairs import pairs
 from tiny import all_images, images, tiny_model
 
 from nextpixel.errors import InputError
-from nextpixel.layers.head import Head
+from nextpixel.layers.heads import Head
 from nextpixel.likelihoods import LIKELIHOODS, Categorical, DiscretizedLogisticMixture, Likelihood, make_likelihood
 from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE
-from nextpixel.raster import Naive, Score, raster
+from nextpixel.scan.raster import Naive, Score, raster
 
 each_law = pytest.mark.parametrize("name", LIKELIHOODS)
 LEVELS = [2, 3, 17, 256, 8192]

@@ -13,7 +13,7 @@ import nextpixel
 from nextpixel import MODELS, Labels, MultiScale, SpatialMap
 from nextpixel.errors import InputError
 from nextpixel.layers.upsampling import Upsampler
-from nextpixel.raster import Draw, raster
+from nextpixel.scan.raster import Draw, raster
 
 NAME = MultiScale.name
 STAGES = [name for name in MODELS if name != NAME]

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from nextpixel.data.pictures import read_picture
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.pictures import HIDDEN, LINE, SEPARATOR, load_image, load_mask, save_completions, save_grid
+from nextpixel.pictures.grid import HIDDEN, LINE, SEPARATOR, load_image, load_mask, save_completions, save_grid
+from nextpixel.pictures.read import read_picture
 
 
 def read(path):

@@ -12,9 +12,9 @@ from tiny import CONDITIONS, FEW, all_images, images, largest_gap, random_cond, 
 
 import nextpixel
 from nextpixel.errors import InputError
-from nextpixel.grid import colour_groups
-from nextpixel.inspection.context import model_context
+from nextpixel.inspection import model_context
 from nextpixel.layers.diagonal_lstm import DiagonalBiLSTMLayer
+from nextpixel.layers.grid import colour_groups
 from nextpixel.layers.lstm import RowLSTMLayer
 from nextpixel.layers.recurrence import Diagonals, Rows, diagonals, lstm, rows
 

@@ -10,19 +10,17 @@ from rich.console import Console
 
 import nextpixel
 from nextpixel.cli import main
-from nextpixel.condition.registry import default_cond
+from nextpixel.conditions.registry import default_cond
 from nextpixel.data.images import Images
 from nextpixel.data.raw import RawImages
 from nextpixel.data.settings import DataSettings
-from nextpixel.embedding.images import EmbeddedImages, as_seen_by, load_embedded
-from nextpixel.embedding.likeness import Likeness, _shares, draw_portraits, to_levels
-from nextpixel.embedding.network import EmbeddingNetwork
-from nextpixel.embedding.storage import kept_embedding, load_embedding, save_embedding
-from nextpixel.embedding.verification import embed_images
 from nextpixel.errors import InputError
+from nextpixel.identities.images import EmbeddedImages, as_seen_by, load_embedded
+from nextpixel.identities.likeness import Likeness, _shares, draw_portraits, to_levels
+from nextpixel.identities.network import EmbeddingNetwork, embed_images, kept_embedding, load_embedding, save_embedding
 from nextpixel.scoring.evaluation import evaluate
 from nextpixel.training.experiment import Experiment, make_experiment, read_recipe
-from nextpixel.training.run import embedding_network, train
+from nextpixel.training.likelihood_run import embedding_network, train
 
 TINY = "--model.features 8 --model.blocks 2 --model.head_features 8 --training.epochs 1 --training.sample_every 1"
 

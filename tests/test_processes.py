@@ -16,9 +16,9 @@ import nextpixel
 from nextpixel.data.splits import load
 from nextpixel.errors import InputError
 from nextpixel.training.batches import Loader, Shuffled
+from nextpixel.training.likelihood_run import build
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import plan
-from nextpixel.training.run import build
 from nextpixel.training.settings import TrainingSettings
 
 OPTIONS = "--training.epochs 2 --training.sample_every 1 --training.samples 2 --model.features 8 --model.blocks 2 --report none"
@@ -30,7 +30,7 @@ from nextpixel.data.splits import load
 from nextpixel.training.batches import Loader, Shuffled
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import Agreement, make_fabric, plan
-from nextpixel.training.run import build
+from nextpixel.training.likelihood_run import build
 from nextpixel.training.trainer import in_memory_order
 
 whole = experiment(batch_size=8, accumulate=2, precision="float32")

@@ -15,20 +15,19 @@ from pairs import pairs
 from tiny import images, random_cond, tiny_model
 
 import nextpixel
-from nextpixel.compiled.estimate import _Allocated, scan_bytes
-from nextpixel.compiled.lines import AT, Block
+from nextpixel.compiled.instructions import AT, Block
 from nextpixel.compiled.memory import Memory
 from nextpixel.compiled.recorder import Recorder
-from nextpixel.compiled.request import Request
-from nextpixel.compiled.rows import Rows
-from nextpixel.compiled.steps import Stepped
-from nextpixel.drawing import evaluating
+from nextpixel.compiled.row_programs import Rows
+from nextpixel.compiled.step_programs import Stepped, _Allocated, scan_bytes
 from nextpixel.errors import InputError
-from nextpixel.fixed_point import as_places, fixed_point
 from nextpixel.layers.pointwise import concat_elu
+from nextpixel.layers.recordable import NotRecordableError, recordable
 from nextpixel.likelihoods import LIKELIHOODS
-from nextpixel.raster import Draw, Score, raster
-from nextpixel.recording import NotRecordableError, recordable
+from nextpixel.scan.evaluating import evaluating
+from nextpixel.scan.fixed_point import as_places, fixed_point
+from nextpixel.scan.job import Request
+from nextpixel.scan.raster import Draw, Score, raster
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
 METHODS = ("cached", "compiled", "naive", "fixed-point")
@@ -194,7 +193,7 @@ def test_an_instruction_that_reaches_beyond_its_memory_is_refused(change, times)
 
 
 def draw_block(law, change=(), scratch=4096, temperature=1.0):
-    from nextpixel.compiled.draw_lines import draw_line
+    from nextpixel.compiled.row_programs import draw_line
 
     memory, params = Memory(torch.float64, scratch), torch.zeros(3, law.params, dtype=torch.float64)
     symbols, noise, known = (

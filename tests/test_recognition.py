@@ -20,13 +20,12 @@ from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import Splits, load
 from nextpixel.errors import InputError
 from nextpixel.progress import Parts
-from nextpixel.scoring import guidance as scoring_guidance
+from nextpixel.reports.classes import draw_guidance, judge_classes
+from nextpixel.scoring import recognition as scoring_guidance
 from nextpixel.scoring.evaluation import evaluate
-from nextpixel.scoring.guidance import STRENGTHS, sweep
-from nextpixel.scoring.recognition import Classifier, Recognition, recognise_samples, sampled
-from nextpixel.training.classes import draw_guidance, judge_classes
+from nextpixel.scoring.recognition import STRENGTHS, Classifier, Recognition, recognise_samples, sampled, sweep
 from nextpixel.training.experiment import Experiment
-from nextpixel.training.run import train
+from nextpixel.training.likelihood_run import train
 from nextpixel.training.settings import TrainingSettings
 
 SIZES = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}

@@ -13,10 +13,10 @@ from tiny import CONDITIONS, images, random_cond, tiny_model
 import nextpixel
 from nextpixel.coding import lanes
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.compiled.pieces import Together, cut, on_cores
-from nextpixel.compiled.steps import Stepped
+from nextpixel.compiled.sample import Together, cut, on_cores
+from nextpixel.compiled.step_programs import Stepped
 from nextpixel.likelihoods import LIKELIHOODS
-from nextpixel.raster import Score, raster
+from nextpixel.scan.raster import Score, raster
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
 each_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)

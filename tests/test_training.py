@@ -18,22 +18,21 @@ from runs import column, experiment, interrupted, last, quiet, raised_at, same_b
 import nextpixel
 from nextpixel.data.images import Images
 from nextpixel.data.splits import load
-from nextpixel.embedding.images import EmbeddedImages
 from nextpixel.errors import InputError
+from nextpixel.identities.images import EmbeddedImages
+from nextpixel.identities.triplets import build_embedding
 from nextpixel.layers.pointwise import dropout
 from nextpixel.machine import count_flops
 from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
+from nextpixel.reports.curve import draw_curve, read_curve
 from nextpixel.training import loop as loops
 from nextpixel.training import metrics
-from nextpixel.training.averaging import Average
-from nextpixel.training.budget import learning_rate_factor
-from nextpixel.training.curve import draw_curve, read_curve
-from nextpixel.training.embedding import build_embedding
 from nextpixel.training.experiment import make_experiment, read_config, read_experiment, read_recipe, recipe_names
+from nextpixel.training.likelihood_run import INITIAL_IMAGES, begin_with, build, train
 from nextpixel.training.objective import Likelihood
+from nextpixel.training.optimisation import Average, learning_rate_factor
 from nextpixel.training.processes import precision
-from nextpixel.training.run import INITIAL_IMAGES, begin_with, build, train
 from nextpixel.training.settings import EMBEDDING, TrainingSettings
 
 
@@ -501,7 +500,7 @@ def test_the_speed_of_a_run_counts_arithmetic_and_waiting(tmp_path, monkeypatch)
         return slow(self, indices)
 
     monkeypatch.setattr(Images, "__getitems__", wait)
-    monkeypatch.setattr("nextpixel.training.throughput.peak", lambda dtype, device: 1e9)
+    monkeypatch.setattr("nextpixel.reports.report.peak", lambda dtype, device: 1e9)
     out = tmp_path / "run"
     train(experiment(epochs=1, batch_size=100), out, console=quiet(), report="short")
     report = (out / "report.md").read_text()

@@ -9,8 +9,8 @@ import torch
 
 from nextpixel import MODELS, Combination, Encoded, Labels, SpatialMap, Vector
 from nextpixel.compiled import why_not
-from nextpixel.condition import Condition
-from nextpixel.models.sampling import METHODS
+from nextpixel.conditions import Condition
+from nextpixel.sampling.draw import METHODS
 
 CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded")
 # The kinds that differ to what runs an encoded condition: none, one without places, one with, and all at once.

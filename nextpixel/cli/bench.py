@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.devices import add_device, find_device
+from nextpixel.cli.runs import add_device, find_device
 from nextpixel.cli.settings import pair
 from nextpixel.errors import InputError
 
@@ -34,7 +34,7 @@ def run(args: Any) -> None:
     import torch
     from rich.console import Console
 
-    from nextpixel.benchmark import report, suite
+    from nextpixel.bench import report, suite
     from nextpixel.files import require_writable
     from nextpixel.machine import peak
 
@@ -78,7 +78,7 @@ def _line(columns: tuple[str, ...], cells: tuple[str, ...]) -> str:
 
 
 def _write(out: Path, peaks: dict[str, float], sampling: list, training: list, sizes: list) -> list[Path]:
-    from nextpixel.benchmark import report
+    from nextpixel.bench import report
     from nextpixel.files import write_text
 
     tables = [(report.SAMPLING, report.sampling_rows(sampling)), (report.TRAINING, report.training_rows(training))]

@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 def run(args: Any) -> None:
     """Compress, write, and print the path and the sizes."""
     from nextpixel.coding.archive import Archive
-    from nextpixel.coding.journal import Journal
+    from nextpixel.coding.format.journal import Journal
     from nextpixel.coding.writer import Settings, Writer
     from nextpixel.files import require_file, write_aside
     from nextpixel.models.storage import load
@@ -84,7 +84,7 @@ def images(number: int) -> str:
 
 
 def _read(files: list[str], model: "AutoregressiveModel") -> tuple[list[str], list[Any]]:
-    from nextpixel.coding.pictures import read_images
+    from nextpixel.pictures.symbols import read_images
     from nextpixel.progress import track
 
     found = [image for path in track(files, len(files), "reading") for image in read_images(path, model)]
@@ -97,7 +97,7 @@ def _cond(labels: list[int] | None, number: int, model: "AutoregressiveModel", r
     Raises:
         InputError: as many as there are images, or one, are not given; or the model has no classes.
     """
-    from nextpixel.condition import Labels
+    from nextpixel.conditions import Labels
 
     if labels is None:
         return None

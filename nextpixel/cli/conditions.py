@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from nextpixel.condition import Combination, Condition, Encoded, Labels, Vector
-from nextpixel.data.pictures import read_picture
+from nextpixel.conditions import Combination, Condition, Encoded, Labels, Vector
 from nextpixel.data.settings import DataSettings
-from nextpixel.embedding.network import EmbeddingNetwork
-from nextpixel.embedding.storage import INSIDE, kept_embedding
 from nextpixel.errors import InputError
+from nextpixel.identities.network import INSIDE, EmbeddingNetwork, kept_embedding
 from nextpixel.models import AutoregressiveModel
-from nextpixel.pictures import picture_symbols
+from nextpixel.pictures.grid import picture_symbols
+from nextpixel.pictures.read import read_picture
 from nextpixel.training.experiment import read_experiment
 
 LABEL, LIKE = "--label", "--like"

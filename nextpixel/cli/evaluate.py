@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.devices import add_device, find_device
+from nextpixel.cli.runs import add_device, find_device
 from nextpixel.cli.settings import GUIDANCE
 from nextpixel.errors import InputError
 from nextpixel.training.settings import EMBEDDING
@@ -29,14 +29,14 @@ def run(args: Any) -> None:
 
     from nextpixel.cli.runs import open_run
     from nextpixel.data.splits import load_one
-    from nextpixel.embedding.images import EmbeddedImages
     from nextpixel.files import require_writable
+    from nextpixel.identities.images import EmbeddedImages
+    from nextpixel.reports.report import print_scores
+    from nextpixel.reports.sections import what_it_means
     from nextpixel.scoring.baselines import all_baselines
     from nextpixel.scoring.evaluation import evaluate
     from nextpixel.training.experiment import read_experiment
-    from nextpixel.training.reconstruction import what_it_means
-    from nextpixel.training.report import print_scores
-    from nextpixel.training.run import embedding_network, load_images
+    from nextpixel.training.likelihood_run import embedding_network, load_images
 
     config = Path(args.run) / "config.yaml"
     if config.is_file() and read_experiment(config).model.get("name") == EMBEDDING:
@@ -71,11 +71,11 @@ def _verify(args: Any) -> None:
     """Print how well an embedding network's run tells identities apart."""
     from rich.console import Console
 
-    from nextpixel.data.identities import describe_single, load_by_identity
     from nextpixel.data.splits import load_one
-    from nextpixel.embedding.storage import load_embedding
-    from nextpixel.embedding.verification import verify
-    from nextpixel.training.embedding_report import print_verifications
+    from nextpixel.identities.images import describe_single, load_by_identity
+    from nextpixel.identities.network import load_embedding
+    from nextpixel.identities.report import print_verifications
+    from nextpixel.identities.verification import verify
     from nextpixel.training.experiment import read_experiment
 
     if args.csv:

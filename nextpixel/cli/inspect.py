@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.devices import add_device, find_device
+from nextpixel.cli.runs import add_device, find_device
 from nextpixel.cli.settings import pair
 from nextpixel.errors import InputError
 from nextpixel.files import require_writable
@@ -33,8 +33,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run(args: Any) -> None:
     """Measure, print one line per model, draw, and print the path."""
-    from nextpixel.inspection.context import Context, colour_context, mask_experiment, model_context
-    from nextpixel.inspection.drawing import draw
+    from nextpixel.inspection import Context, colour_context, draw, mask_experiment, model_context
 
     require_writable(args.out)
     if args.device != "auto" and find_device(args.device).type != "cpu":
@@ -64,7 +63,7 @@ def _any_condition(model: Any) -> Any:
     """A condition, if the model needs one: label 0, or a black image; which it is does not change what a pixel depends on."""
     import torch
 
-    from nextpixel.condition import cond_of, encoder_of
+    from nextpixel.conditions import cond_of, encoder_of
 
     encoder = encoder_of(model.condition)
     shape = model.shape if encoder is None else encoder.shape  # which another --size does not change

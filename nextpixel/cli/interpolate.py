@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.devices import add_device, find_device
+from nextpixel.cli.runs import add_device, find_device
 from nextpixel.cli.settings import GUIDANCE, add_condition, output
 from nextpixel.errors import InputError
 

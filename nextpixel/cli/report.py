@@ -23,9 +23,9 @@ def run(args: Any) -> None:
     from rich.console import Console
 
     from nextpixel.cli.train import endings, set_threads
-    from nextpixel.training.embedding import write_embedding_report
+    from nextpixel.identities.triplets import write_embedding_report
     from nextpixel.training.experiment import read_experiment
-    from nextpixel.training.run import write_report
+    from nextpixel.training.likelihood_run import write_report
     from nextpixel.training.settings import EMBEDDING
 
     if args.threads is not None:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.devices import add_device, find_device
+from nextpixel.cli.runs import add_device, find_device
 from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output, pair
 
 METHOD = (
@@ -32,7 +32,7 @@ def run(args: Any) -> None:
     """Draw, write, and print the path."""
     from nextpixel.cli.conditions import RunConditions
     from nextpixel.cli.runs import write_images
-    from nextpixel.condition import default_cond
+    from nextpixel.conditions import default_cond
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
 

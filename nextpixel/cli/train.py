@@ -66,8 +66,8 @@ def run(args: Any) -> None:
     )
     from rich.console import Console
 
-    from nextpixel.training.embedding import train_embedding
-    from nextpixel.training.run import train
+    from nextpixel.identities.triplets import train_embedding
+    from nextpixel.training.likelihood_run import train
 
     start = train_embedding if base["model"]["name"] == EMBEDDING else train
     out = Path(args.out or Path("runs") / experiment.recipe)
@@ -138,7 +138,7 @@ def _add_model(parser: ArgumentParser, base: dict[str, Any]) -> list[str]:
     """Add the model's arguments and return their names."""
     import inspect
 
-    from nextpixel.embedding.network import EmbeddingNetwork
+    from nextpixel.identities.network import EmbeddingNetwork
     from nextpixel.models import MODELS
 
     name = base["model"]["name"]

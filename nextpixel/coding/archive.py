@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextpixel.coding.allowance import Allowance
-from nextpixel.coding.choosers import Stream
 from nextpixel.coding.conditions import Conditions
-from nextpixel.coding.container import split
-from nextpixel.coding.embedded import count_weights, fingerprint, unpack_model
-from nextpixel.coding.index import Entry, checksum
+from nextpixel.coding.entropy.choosers import Stream
+from nextpixel.coding.format.container import split
+from nextpixel.coding.format.embedded import count_weights, fingerprint, unpack_model
+from nextpixel.coding.format.index import Entry, checksum
 from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows, threads
-from nextpixel.coding.plan import Part, groups
+from nextpixel.coding.limits import Allowance
+from nextpixel.coding.tiles import Part, groups
 from nextpixel.coding.writer import Settings, Writer
-from nextpixel.condition import Labels
+from nextpixel.conditions import Labels
 from nextpixel.errors import InputError
 from nextpixel.files import read_bytes
 from nextpixel.models import AutoregressiveModel
@@ -97,7 +97,7 @@ class Archive:
         model: that it was made with; None if the archive holds it, or for a look at its header and index.
         cond: as for `compress`, but for labels.
         limit: symbols (pixels times channels) that may be decoded at once, however long that takes and whatever memory it needs.
-            Without one, what the file's length justifies (`nextpixel.coding.allowance`).
+            Without one, what the file's length justifies (`nextpixel.coding.limits`).
         where: what messages call it.
 
     Attributes:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.plan import Part
-from nextpixel.condition import Combination, Condition, Labels, SpatialMap, Vector
+from nextpixel.coding.tiles import Part
+from nextpixel.conditions import Combination, Condition, Labels, SpatialMap, Vector
 
 CHECKED_AT_ONCE = 4096  # labels
 # Dimensions of a `cond` that has an entry for each image.

@@ -16,17 +16,17 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from nextpixel.coding.choosers import Decode, Encode, Stream
-from nextpixel.coding.margins import measured_epsilon
-from nextpixel.coding.plan import Part
-from nextpixel.coding.tables import table_bits
-from nextpixel.compiled.pieces import Together, cut, on_cores
-from nextpixel.compiled.steps import Stepped
-from nextpixel.condition import encoder_of
+from nextpixel.coding.entropy.choosers import Decode, Encode, Stream
+from nextpixel.coding.entropy.margins import measured_epsilon
+from nextpixel.coding.entropy.tables import table_bits
+from nextpixel.coding.tiles import Part
+from nextpixel.compiled.sample import Together, cut, on_cores
+from nextpixel.compiled.step_programs import Stepped
+from nextpixel.conditions import encoder_of
 from nextpixel.errors import InputError
+from nextpixel.layers.recordable import NotRecordableError
 from nextpixel.models.base import AutoregressiveModel
-from nextpixel.raster import Choose, Progress, raster
-from nextpixel.recording import NotRecordableError
+from nextpixel.scan.raster import Choose, Progress, raster
 
 Mode = Literal["float64", "fast"]
 Chooser = TypeVar("Chooser", bound=Choose)

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextpixel.coding.choosers import Stream
 from nextpixel.coding.conditions import Conditions, labels_of
-from nextpixel.coding.container import Contents, join
-from nextpixel.coding.embedded import fingerprint, pack_model
-from nextpixel.coding.header import Header
-from nextpixel.coding.index import Entry, Tile, check_name, check_size, checksum, pack_index
-from nextpixel.coding.journal import Journal
+from nextpixel.coding.entropy.choosers import Stream
+from nextpixel.coding.format.container import Contents, join
+from nextpixel.coding.format.embedded import fingerprint, pack_model
+from nextpixel.coding.format.header import Header
+from nextpixel.coding.format.index import Entry, Tile, check_name, check_size, checksum, pack_index
+from nextpixel.coding.format.journal import Journal
 from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows
-from nextpixel.coding.plan import Part, check_tile, groups, parts_of
+from nextpixel.coding.tiles import Part, check_tile, groups, parts_of
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
 from nextpixel.progress import Parts, Progress

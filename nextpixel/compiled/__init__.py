@@ -4,7 +4,7 @@
                      kernels            what runs lines, by numba   kept                  programs from one call to the next
     on a GPU         graphs             a row of steps as a CUDA graph
 
-The step-by-step scan (`nextpixel.raster`) is the reference: all give the same images but for rounding.
+The step-by-step scan (`nextpixel.scan.raster`) is the reference: all give the same images but for rounding.
 """
 
 import torch

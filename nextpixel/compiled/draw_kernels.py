@@ -3,6 +3,8 @@
 A line's operands are out: the place's symbols (int64, strides of image and channel), a: its params, b: the noise (float64),
 b_1: the address of the law's settings (float64), c: which symbols are known, if any are (bool); its sizes n0: images, n1: levels,
 n2: the channel, k: mixtures. Each function returns for how many images the params are no numbers, and tell no probabilities.
+
+The bins of a discretized logistic, for compiled loops: as `nextpixel.likelihoods.logistic_mixture` has them.
 """
 
 import math
@@ -11,9 +13,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from nextpixel.compiled.logistic import intensity, log_mass, upper_side
 from nextpixel.compiled.simd import elementwise, peek, poke, size_of
-from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE, NEARLY_1
+from nextpixel.likelihoods.logistic_mixture import FAR, HIGHEST_LOG_SCALE, NEARLY_1
 
 _copy, _exp, _sigmoid, _tanh = (elementwise(name) for name in ("copy", "exp", "sigmoid", "tanh"))
 
@@ -148,3 +149,41 @@ def _choose(line: Any, out: int, image: int, symbol: int) -> None:
 @njit(nogil=True)
 def _noise(line: Any, noise: int, image: int) -> float:
     return peek(noise + image * line[12] * 8, np.float64(0))
+
+
+@njit(nogil=True)
+def intensity(symbol: int, levels: int) -> float:
+    """From -1 to 1.
+
+    Example:
+        >>> intensity(0, 256), intensity(255, 256)
+        (-1.0, 1.0)
+    """
+    return (2.0 * symbol - (levels - 1)) / (levels - 1)
+
+
+@njit(nogil=True)
+def upper_side(symbol: int, levels: int) -> float:
+    """Of the symbol's bin; that of the last one is open."""
+    return FAR if symbol == levels - 1 else (2.0 * symbol - (levels - 2)) / (levels - 1)
+
+
+@njit(nogil=True)
+def log_mass(mean: float, rate: float, symbol: int, levels: int) -> float:
+    """log of the probability of the symbol's bin under one logistic of this mean and 1 / s, exact however small it is.
+
+    Example:
+        >>> round(math.exp(log_mass(0.0, 1.0, 0, 2)), 12)
+        0.5
+    """
+    lower = -FAR if symbol == 0 else (2.0 * symbol - levels) / (levels - 1)
+    inside = -math.expm1(-2.0 / (levels - 1) * rate) if 0 < symbol < levels - 1 else 1.0
+    above, below = (upper_side(symbol, levels) - mean) * rate, (mean - lower) * rate
+    if above > -300 and below > -300:  # one logarithm of the product, where it is far from the least number
+        return math.log(inside / ((1 + math.exp(-above)) * (1 + math.exp(-below))))
+    return math.log(inside) + _log_sigmoid(above) + _log_sigmoid(below)
+
+
+@njit(nogil=True)
+def _log_sigmoid(x: float) -> float:
+    return min(x, 0.0) - math.log1p(math.exp(-abs(x)))

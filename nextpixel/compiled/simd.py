@@ -259,3 +259,21 @@ def _loop(builder: ir.IRBuilder, times: Any, carried: list[Any]) -> Iterator[tup
     builder.branch(head)
     builder.position_at_end(after)
     following[:] = now
+
+
+REGISTER = register_bytes()
+
+
+# Rows of a tile: with up to three registers of columns each, all its sums stay in registers.
+ROWS = 8 if REGISTER == 64 else 4
+
+
+def panel_registers(registers: int) -> list[int]:
+    """How matrices so many registers wide are cut into panels: pairs, and at the end three if one is left over.
+
+    Example:
+        >>> panel_registers(1), panel_registers(4), panel_registers(5)
+        ([1], [2, 2], [2, 3])
+    """
+    pairs = registers // 2 - (registers % 2 if registers > 1 else 0)
+    return [2] * pairs + [registers - 2 * pairs] * (registers > 2 * pairs)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nextpixel.data.pictures import centre_crop
 from nextpixel.data.raw import SPLITS, RawImages, check_labels, split_name
 from nextpixel.data.settings import MAX_LEVELS, DataSettings
 from nextpixel.errors import InputError
 from nextpixel.files import require_regular, write_aside
+from nextpixel.pictures.read import centre_crop
 
 IMAGE_KEYS = ("images", "x", "data", "codes")
 LABEL_KEYS = ("labels", "label", "y")

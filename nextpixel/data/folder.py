@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nextpixel.data.pictures import stack_pictures
 from nextpixel.data.raw import SPLITS, RawImages, split_name
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
+from nextpixel.pictures.read import stack_pictures
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
 

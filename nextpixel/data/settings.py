@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_type_hints
 
-from nextpixel.errors import InputError
-from nextpixel.typed import fits, spelled
+from nextpixel.errors import InputError, fits, spelled
 
 MAX_LEVELS = 8192
 FORMS = '"digits", "digits-identities", a Hugging Face id (owner/name), a folder of pictures, or a .npy, .npz or .parquet file'

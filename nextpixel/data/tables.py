@@ -1,5 +1,14 @@
-"""Tables in Hugging Face form: an image column and perhaps a label column, read as Arrow batches."""
+"""Tables in Hugging Face form: an image column and perhaps a label column, read as Arrow batches.
 
+Local parquet files.
+
+They are read by pyarrow itself: `datasets.load_dataset("parquet", ...)` first asks a server in the network (its count of
+downloads) and then writes a second copy of the data into its cache.
+
+Data sets of the Hugging Face hub.
+"""
+
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -8,14 +17,15 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from nextpixel.data.pictures import stack_pictures
-from nextpixel.data.raw import RawImages, check_labels
-from nextpixel.data.settings import DataSettings
+from nextpixel.data.raw import RawImages, check_labels, split_name
+from nextpixel.data.settings import FORMS, DataSettings
 from nextpixel.errors import InputError
+from nextpixel.pictures.read import stack_pictures
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow
+
 
 BATCH = 256  # rows between two reads
 LABEL_NAMES = ("label", "labels", "class", "target", "y")
@@ -101,3 +111,108 @@ def decode_table(
             f"image {labels.index(None)} of {where} has no {columns.label} (null): expected one in every row or in none"
         )
     return RawImages(images, check_labels(np.array(labels), rows, where), columns.class_names, levels=256)
+
+
+def load_parquet(files: list[Path], settings: DataSettings, progress: bool) -> dict[str, RawImages]:
+    """Read parquet files in Hugging Face form; those of one split (see `stem_split`) are joined in the order of their names.
+
+    Raises:
+        InputError: a file is unreadable, has no image column, or differs in its columns from the others of its split.
+    """
+    groups: dict[str, list[Path]] = {}
+    for file in sorted(files):
+        groups.setdefault(stem_split(file.stem), []).append(file)
+    return {name: _load_group(group, settings, progress) for name, group in groups.items()}
+
+
+def stem_split(stem: str) -> str:
+    """Return the split of a file: by its beginning train*, val*, test*, else its name without the number of the part.
+
+    Example:
+        >>> stem_split("train-00000-of-00003"), stem_split("valid_b"), stem_split("gallery-0-of-2")
+        ('train', 'validation', 'gallery')
+    """
+    known = re.match(r"train|val|test", stem, re.IGNORECASE)
+    return split_name(known.group() if known else re.sub(r"-\d+-of-\d+$", "", stem))
+
+
+def _load_group(files: list[Path], settings: DataSettings, progress: bool) -> RawImages:
+    """Read the files of one split one after the other."""
+    import datasets
+    import pyarrow.parquet as pq
+
+    tables = []
+    for file in files:
+        try:
+            tables.append(pq.ParquetFile(file))
+        except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+            raise _unreadable(file, error) from error
+    features = [datasets.Features.from_arrow_schema(table.schema_arrow) for table in tables]
+    for file, own in zip(files, features, strict=True):
+        if own != features[0]:
+            raise InputError(
+                f"the columns of {file} ({', '.join(own)}) differ from those of {files[0]} ({', '.join(features[0])})"
+            )
+    where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    columns = find_columns(features[0], where)
+
+    def batches() -> "Iterator[pyarrow.RecordBatch]":
+        for file, table in zip(files, tables, strict=True):
+            reader = table.iter_batches(BATCH, columns=columns.names)
+            while True:
+                try:
+                    batch = next(reader, None)
+                except (OSError, ValueError) as error:
+                    raise _unreadable(file, error) from error
+                if batch is None:
+                    break
+                yield batch
+
+    rows = sum(table.metadata.num_rows for table in tables)
+    return decode_table(batches(), rows, columns, where, settings, progress)
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    return InputError(f"cannot read {file} as a parquet file: {' '.join(str(error).split())}")
+
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+TIMEOUT = 10.0  # seconds until the hub must have answered the first question
+
+
+def load_hub(name: str, settings: DataSettings, progress: bool) -> dict[str, RawImages]:
+    """Download a data set from the Hugging Face hub (once: it stays in the hub's cache) and read all its splits.
+
+    Raises:
+        InputError: no such data set, no network, or no image column.
+    """
+    parts: dict[str, RawImages] = {}
+    for split, table in _download(name).items():
+        where = f"{name} ({split})"
+        columns = find_columns(table.features, where)
+        batches = table.select_columns(columns.names).with_format("arrow").iter(BATCH)
+        parts[split_name(str(split))] = decode_table(batches, len(table), columns, where, settings, progress)
+    return parts
+
+
+def _download(name: str) -> "datasets.DatasetDict":
+    """Return the whole data set, without the progress bars and the network look-ups of `datasets` that serve its statistics."""
+    import datasets
+    import huggingface_hub
+
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    try:
+        # One quick question first: `load_dataset` repeats a failed one for 23 seconds and writes a warning each time.
+        if not datasets.config.HF_HUB_OFFLINE:
+            huggingface_hub.HfApi().dataset_info(name, timeout=TIMEOUT)
+        return datasets.load_dataset(name)
+    except Exception as error:  # the kind hangs on the versions of the hub's libraries and their network layer
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(
+            f"cannot load {name!r} from the Hugging Face hub ({reason}), and no file or folder has this name: a source is {FORMS}"
+        ) from error
+    finally:
+        if bars:
+            datasets.enable_progress_bars()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextpixel.errors import InputError
-from nextpixel.grid import CurrentRow, Each, RowConvolution, colour_groups, kernel_matrix
+from nextpixel.layers.grid import CurrentRow, Each, RowConvolution, colour_groups, kernel_matrix
 
 Mask = Literal["A", "B"]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.recording import recordable
+from nextpixel.layers.recordable import recordable
 
 
 def gated_activation(x: Tensor, dim: int = 1) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.grid import Each, PatchRow, RowConvolution, kernel_matrix
+from nextpixel.layers.grid import Each, PatchRow, RowConvolution, kernel_matrix
 
 # Below this standard deviation a map is constant over the images.
 CONSTANT = 1e-5

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nextpixel.condition import Condition, make_condition
+from nextpixel.conditions import Condition, make_condition
 from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
-from nextpixel.models.guidance import Guidance
-from nextpixel.models.interpolation import Interpolation
-from nextpixel.models.sampling import Sampling
+from nextpixel.sampling.draw import Sampling
+from nextpixel.sampling.guidance import Guidance
+from nextpixel.sampling.interpolate import Interpolation
 
 Inputs = Literal["intensity", "embedding"]
 

@@ -11,7 +11,7 @@ Decoders", 2016, arXiv:1606.05328: section 2.1 (gates), 2.2 (blind spot, Figure 
 
 Deviations: the head (twice ReLU and 1x1 mask B) is the first paper's, since this one gives none. With a categorical
 likelihood of several channels the horizontal stack keeps colour groups, in each half of a gate; the vertical stack needs none,
-because it knows only finished rows. The autoencoder of section 2.4 is a condition (`nextpixel.condition.Encoded`).
+because it knows only finished rows. The autoencoder of section 2.4 is a condition (`nextpixel.conditions.Encoded`).
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nextpixel.condition import Condition
-from nextpixel.grid import Each, RowConvolution, kernel_matrix, same
-from nextpixel.layers.head import ConditionBias, Head, HeadCache, condition_row
+from nextpixel.conditions import Condition
+from nextpixel.layers.grid import Each, RowConvolution, kernel_matrix, same
+from nextpixel.layers.heads import ConditionBias, Head, HeadCache, condition_row
 from nextpixel.layers.masked import ConvCache, MaskedConv2d, VerticalConv2d
 from nextpixel.layers.pointwise import gated_activation, gated_activation_
 from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive

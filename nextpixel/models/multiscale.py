@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nextpixel.condition import Condition, SpatialMap
+from nextpixel.conditions import Condition, SpatialMap
 from nextpixel.errors import InputError
 from nextpixel.layers.upsampling import Upsampler
 from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive

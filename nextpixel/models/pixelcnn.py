@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nextpixel.condition import Condition
-from nextpixel.layers.head import ConditionBias, Head, HeadCache, condition_row
+from nextpixel.conditions import Condition
+from nextpixel.layers.heads import ConditionBias, Head, HeadCache, condition_row
 from nextpixel.layers.masked import ConvCache, MaskedConv2d
 from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
 

@@ -28,12 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.condition import Condition
+from nextpixel.conditions import Condition
 from nextpixel.errors import InputError
-from nextpixel.grid import Each, RowConvolution, same
-from nextpixel.layers.first_streams import FirstStreams, FirstStreamsCache
-from nextpixel.layers.gated_resnet import LeftCache, LeftResnet, UpperCache, UpperResnet
-from nextpixel.layers.place_head import PlaceHead, PlaceHeadCache
+from nextpixel.layers.grid import Each, RowConvolution, same
+from nextpixel.layers.heads import PlaceHead, PlaceHeadCache
+from nextpixel.layers.pixelcnn_pp import FirstStreams, FirstStreamsCache, LeftCache, LeftResnet, UpperCache, UpperResnet
 from nextpixel.layers.pointwise import concat_elu_to
 from nextpixel.layers.shifted import (
     DeconvCache,

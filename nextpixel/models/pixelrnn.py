@@ -24,10 +24,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nextpixel.condition import Condition
-from nextpixel.grid import Each, same
+from nextpixel.conditions import Condition
 from nextpixel.layers.diagonal_lstm import DiagonalBiLSTMLayer, DiagonalCache
-from nextpixel.layers.head import Head, HeadCache
+from nextpixel.layers.grid import Each, same
+from nextpixel.layers.heads import Head, HeadCache
 from nextpixel.layers.lstm import RowLSTMCache, RowLSTMLayer
 from nextpixel.layers.masked import ConvCache, MaskedConv2d
 from nextpixel.layers.recurrence import batch_first, batch_last, product

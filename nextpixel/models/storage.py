@@ -14,10 +14,9 @@ import torch
 from safetensors import SafetensorError
 from torch.overrides import TorchFunctionMode
 
-from nextpixel.errors import InputError, Notice
+from nextpixel.errors import InputError, Notice, fits, spelled
 from nextpixel.files import current, open_regular, read_text, replace_folder
 from nextpixel.models.base import AutoregressiveModel
-from nextpixel.typed import fits, spelled
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 PROGRESS = "progress.json"  # of a run: {"finished": bool, "best": "epoch 3 of 20", ...}

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.condition import Encoded
+from nextpixel.conditions import Encoded
 from nextpixel.data.images import Images
 from nextpixel.layers.upsampling import Upsampler
 from nextpixel.progress import track

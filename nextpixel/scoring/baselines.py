@@ -14,7 +14,7 @@ from PIL import Image, features
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.files import read_bytes, write_aside
-from nextpixel.palette import brightness
+from nextpixel.pictures.grid import brightness
 
 BATCH = 1024
 MOST_FILES = 1000  # images that the codecs get: their mean is then known to about a percent

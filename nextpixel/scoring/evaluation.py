@@ -2,21 +2,19 @@
 
 import csv
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from nextpixel.condition import cond_of
+from nextpixel.conditions import cond_of
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.files import write_aside
 from nextpixel.models.base import AutoregressiveModel
 from nextpixel.progress import track
+from nextpixel.scan.evaluating import eval_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,15 +133,3 @@ def evaluate(
             cond = cond_of(model.condition, x, given) if guidance != 0 else None
             nats[batch] = -model.log_prob(x, cond, guidance).double().cpu().numpy()
     return Evaluation(nats, dims, None if images.labels is None else images.labels[chosen].numpy())
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Set eval mode; put every single module back into its own mode at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

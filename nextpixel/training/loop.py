@@ -22,17 +22,15 @@ from torch import Tensor, nn
 
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
-from nextpixel.scoring.evaluation import eval_mode
-from nextpixel.training.averaging import Average
+from nextpixel.reports.report import Stopwatch
+from nextpixel.scan.evaluating import eval_mode
 from nextpixel.training.batches import Batch, Loader, to_device
-from nextpixel.training.budget import Budget
 from nextpixel.training.checkpoint import BEST, LAST, Place, Progress, generators, set_generators, write_checkpoint
-from nextpixel.training.metrics import Metrics
+from nextpixel.training.metrics import Metrics, RunProgress
 from nextpixel.training.objective import Objective, optimise, set_learning_rate
+from nextpixel.training.optimisation import Average, Budget
 from nextpixel.training.processes import Agreement
-from nextpixel.training.progress import RunProgress
 from nextpixel.training.signals import Interrupted, Stop
-from nextpixel.training.throughput import Stopwatch
 
 # What a process tells the others after each batch; the largest counts. Signals have the numbers between.
 SAVE, OVER, NOT_FINITE = 1, 100, 1000

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nextpixel.condition import cond_of
+from nextpixel.conditions import cond_of
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel, MultiScale

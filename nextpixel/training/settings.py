@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_type_hints
 
-from nextpixel.errors import InputError
-from nextpixel.typed import fits, spelled
+from nextpixel.errors import InputError, fits, spelled
 
 EMBEDDING = "embedding"  # the one model that is trained with triplets and not by likelihood
 

@@ -18,12 +18,12 @@ from nextpixel.errors import InputError
 from nextpixel.locks import LOCK, lock_folder
 from nextpixel.models.storage import Storable, load_weights
 from nextpixel.training.batches import Loader, Order
-from nextpixel.training.budget import Budget
 from nextpixel.training.checkpoint import LAST, Place, Progress, read_checkpoint
 from nextpixel.training.experiment import Experiment
 from nextpixel.training.loop import DrawGrid, Loop
-from nextpixel.training.metrics import METRICS, Metrics, make_logger, require_logger
+from nextpixel.training.metrics import METRICS, Metrics, RunProgress, make_logger, require_logger
 from nextpixel.training.objective import Objective
+from nextpixel.training.optimisation import Budget
 from nextpixel.training.processes import (
     Agreement,
     Plan,
@@ -34,7 +34,6 @@ from nextpixel.training.processes import (
     plan,
     watch_parent,
 )
-from nextpixel.training.progress import RunProgress
 from nextpixel.training.settings import TrainingSettings
 from nextpixel.training.signals import Unwind
 

@@ -1,0 +1,1 @@
+"""From a likelihood to bytes and back: integer tables, their margins, the range coder."""

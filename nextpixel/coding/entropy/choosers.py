@@ -1,0 +1,202 @@
+"""Encode and Decode: the two choosers of the raster loop that make a codec of a model.
+
+Both get the params of the step path, make the same distribution function of them, and differ in who knows the symbol.
+
+The laws of all lanes at a place, as the choosers ask for them: at the two ends of a symbol's share, or at a quantile.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nextpixel.coding.entropy import kernels
+from nextpixel.coding.entropy import range_coder as coder
+from nextpixel.coding.entropy.margins import free
+from nextpixel.coding.entropy.tables import LONGEST, THRESHOLDS, USUAL, Runs, changes, counts, on_grid, rounded, table_digits
+from nextpixel.errors import InputError
+from nextpixel.likelihoods import DiscretizedLogisticMixture, Likelihood
+
+# Symbols of each image that are encoded at once: enough for large operations, few enough for the memory.
+AT_ONCE = 4096
+
+
+class Stream(NamedTuple):
+    """The code of one scanned image, or tile: what the range coder wrote, and the thresholds of its tables (`Runs.pack`)."""
+
+    payload: bytes
+    thresholds: bytes
+
+
+class Encode:
+    """Keep every symbol and note the two ends of its share: after the scan, `streams` has the code of each image.
+
+    Args:
+        likelihood: the law of a place.
+        bits: of the tables.
+        epsilon: the error bound of the margins; None for one threshold throughout, if the same machine decodes.
+        images: in the batch.
+    """
+
+    def __init__(self, likelihood: Likelihood, bits: int, epsilon: float | None, images: int) -> None:
+        self.levels, self.bits, self.epsilon = likelihood.levels, bits, epsilon
+        self.digits = table_digits(likelihood.levels, epsilon)
+        self.laws = laws_of(likelihood, bits, self.digits, images)
+        self.encoders, self.runs = [coder.Encoder(bits) for _ in range(images)], [Runs() for _ in range(images)]
+        # What is noted and not yet encoded: a threshold is chosen by as many turns as it may hold for.
+        self._symbols = np.empty((LONGEST + AT_ONCE, images), dtype=np.int64)
+        self._ends = np.empty((LONGEST + AT_ONCE, images, 2))
+        self._noted, self._encoded = 0, [0] * images
+
+    def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
+        symbol = x[:, c, i, j].clone()
+        self.laws.begin(params, x[:, :, i, j], c)
+        self._symbols[self._noted] = symbol.cpu().numpy()
+        self.laws.ends(self._symbols[self._noted], self._ends[self._noted])
+        self._noted += 1
+        if self._noted == len(self._symbols):
+            self._encode(whole=False)
+            done = min(self._encoded)
+            for noted in (self._symbols, self._ends):
+                noted[: self._noted - done] = noted[done:].copy()
+            self._noted, self._encoded = self._noted - done, [turns - done for turns in self._encoded]
+        return symbol
+
+    def streams(self) -> list[Stream]:
+        """The code of each image.
+
+        Raises:
+            InputError: the model gave no probabilities somewhere, or such as no threshold is beyond the error bound of.
+        """
+        self._encode(whole=True)
+        return [Stream(encoder.payload(), runs.pack()) for encoder, runs in zip(self.encoders, self.runs, strict=True)]
+
+    def _encode(self, whole: bool) -> None:
+        """Encode what is noted, an image at a time in few large operations."""
+        for image, (encoder, runs) in enumerate(zip(self.encoders, self.runs, strict=True)):
+            waiting = slice(self._encoded[image], self._noted)
+            symbols, cdf = self._symbols[waiting, image], self._ends[waiting, image]
+            if not np.isfinite(cdf).all():
+                raise InputError(
+                    "the model gives no probabilities: its weights, or what it makes of these images, are not finite"
+                )
+            k = symbols[:, None] + np.arange(2)
+            inner = (k > 0) & (k < self.levels)  # the outermost boundaries stand fast
+            if self.epsilon is None:
+                chosen = np.full(len(symbols), USUAL)
+            else:
+                chosen = runs.extend(free(cdf, self.digits, self.bits, self.epsilon).all(1), whole)
+            turns = len(chosen)
+            k, cdf, inner = k[:turns], cdf[:turns], inner[:turns]
+            n, spacing = on_grid(cdf, self.digits, self.bits)
+            found = k + counts(cdf, rounded(n, THRESHOLDS[chosen][:, None]), spacing, self.levels, self.bits)
+            found = np.where(inner, found, np.where(k > 0, 2**self.bits, 0))
+            encoder.add(found[:, 0], found[:, 1])
+            self._encoded[image] += turns
+
+
+class Decode:
+    """Choose the symbols that `Encode` has kept.
+
+    Args:
+        likelihood: the law of a place.
+        bits: of the tables.
+        epsilon: as it was for `Encode`.
+        streams: of each image of the batch.
+    """
+
+    def __init__(self, likelihood: Likelihood, bits: int, epsilon: float | None, streams: list[Stream]) -> None:
+        self.laws = laws_of(likelihood, bits, table_digits(likelihood.levels, epsilon), len(streams))
+        self.decoder = coder.LaneDecoder([stream.payload for stream in streams], bits)
+        self.turn, self.thresholds = 0, np.full(len(streams), THRESHOLDS[USUAL])
+        # At which turns which lanes have another threshold from then on, in the order of the turns.
+        found = [changes(stream.thresholds) for stream in streams]
+        lanes = np.repeat(np.arange(len(streams)), [len(turns) for turns, _ in found])
+        turns, thresholds = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.argsort(turns, kind="stable")
+        self.changes, self.changed = (turns[order], lanes[order], thresholds[order]), 0
+
+    def __call__(self, params: Tensor, x: Tensor, i: int, j: int, c: int) -> Tensor:
+        self.laws.begin(params, x[:, :, i, j], c)
+        turns, lanes, thresholds = self.changes
+        while self.changed < len(turns) and turns[self.changed] == self.turn:
+            self.thresholds[lanes[self.changed]] = thresholds[self.changed]
+            self.changed += 1
+        symbols, shares = self.laws.find(self.decoder.quantiles(), self.thresholds)
+        self.decoder.advance(shares)
+        self.turn += 1
+        return torch.from_numpy(symbols).to(x.device)
+
+
+class Laws(ABC):
+    """The laws of one channel of a place after the other, in float64, whatever the network computes in.
+
+    Args:
+        likelihood: the law of a place.
+        bits, digits: of the tables.
+        lanes: images side by side.
+    """
+
+    def __init__(self, likelihood: Likelihood, bits: int, digits: int, lanes: int) -> None:
+        self.likelihood, self.table = likelihood, (likelihood.levels, bits, digits)
+        self.symbols, self.shares = np.zeros(lanes, dtype=np.int64), np.zeros((lanes, 2), dtype=np.int64)
+
+    @abstractmethod
+    def begin(self, params: Tensor, known: Tensor, c: int) -> None:
+        """Go on to channel c of a place: params (B, P) and its symbols (B, C), of which those before c count."""
+
+    @abstractmethod
+    def ends(self, symbols: np.ndarray, out: np.ndarray) -> None:
+        """P(X < x) and P(X <= x) of the symbol of each lane, into (B, 2)."""
+
+    @abstractmethod
+    def find(self, quantiles: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The symbols whose shares hold the quantiles (B,), in tables that round up from the thresholds (B,) on, and these shares
+        [F_k, F_k+1), (B, 2); both until the next call."""
+
+
+class TableLaws(Laws):
+    """The laws of any likelihood, by the values of its distribution function for all symbols."""
+
+    def __init__(self, likelihood: Likelihood, bits: int, digits: int, lanes: int) -> None:
+        super().__init__(likelihood, bits, digits, lanes)
+        self.clock = likelihood.colours > 1
+
+    def begin(self, params: Tensor, known: Tensor, c: int) -> None:
+        if c == 0 or self.clock:  # the other channels of a place have the same params
+            self.place = self.likelihood.at(params.double())
+        self.law = (self.place.cdf(known, c).cpu().numpy(),)
+
+    def ends(self, symbols: np.ndarray, out: np.ndarray) -> None:
+        kernels.ends_in_table(self.law, symbols, out)
+
+    def find(self, quantiles: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        kernels.find_in_table(self.law, quantiles, thresholds, self.table, self.symbols, self.shares)
+        return self.symbols, self.shares
+
+
+class MixtureLaws(Laws):
+    """The laws of a mixture of logistics, whose distribution function has a closed form: computed only where it is asked for."""
+
+    def __init__(self, likelihood: DiscretizedLogisticMixture, bits: int, digits: int, lanes: int) -> None:
+        super().__init__(likelihood, bits, digits, lanes)
+        self.law = (*(np.zeros((lanes, likelihood.mixtures)) for _ in range(4)), likelihood.levels - 1)
+        self.settings = likelihood.channels, likelihood.lowest_log_scale
+
+    def begin(self, params: Tensor, known: Tensor, c: int) -> None:
+        values = np.ascontiguousarray(params.double().cpu().numpy())
+        kernels.condition_mixture(self.law, values, known.cpu().numpy(), c, *self.settings)
+
+    def ends(self, symbols: np.ndarray, out: np.ndarray) -> None:
+        kernels.ends_in_mixture(self.law, symbols, out)
+
+    def find(self, quantiles: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        kernels.find_in_mixture(self.law, quantiles, thresholds, self.table, self.symbols, self.shares)
+        return self.symbols, self.shares
+
+
+def laws_of(likelihood: Likelihood, bits: int, digits: int, lanes: int) -> Laws:
+    """The laws of a likelihood, computed in the way that suits it."""
+    return (MixtureLaws if isinstance(likelihood, DiscretizedLogisticMixture) else TableLaws)(likelihood, bits, digits, lanes)

@@ -1,0 +1,1 @@
+"""The bytes of an archive: container, header, index, embedded model, journal."""

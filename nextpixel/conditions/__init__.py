@@ -1,0 +1,26 @@
+"""Conditions: what an image may depend on besides its own pixels, as maps that every layer adds after a linear map V.
+
+.. math:: y = W * x + V h \\qquad \\text{(arXiv:1606.05328, equations 3 to 5)}
+
+A condition turns the user's `cond` into h, (B, features, H or 1, W or 1). Layers hold V, an unmasked 1x1 convolution; a scan
+computes h and V h once. Where an image has lost its condition, in training or in the unconditional half of guidance, h is 0.
+"""
+
+from nextpixel.conditions.base import Condition
+from nextpixel.conditions.encoded import Encoded
+from nextpixel.conditions.kinds import Labels, SpatialMap, Vector
+from nextpixel.conditions.registry import CONDITIONS, Combination, cond_of, default_cond, encoder_of, make_condition
+
+__all__ = [
+    "CONDITIONS",
+    "Combination",
+    "Condition",
+    "Encoded",
+    "Labels",
+    "SpatialMap",
+    "Vector",
+    "cond_of",
+    "default_cond",
+    "encoder_of",
+    "make_condition",
+]

@@ -1,0 +1,1 @@
+"""Pictures: files to symbols, and symbols to files that people look at."""

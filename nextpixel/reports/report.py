@@ -1,0 +1,325 @@
+"""The end of a run: the best weights as a model folder, the pictures, and report.md with the result beside its baselines.
+
+How fast a run has trained, beside what the machine's matrix products would allow.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from nextpixel.conditions import Labels, cond_of, default_cond, encoder_of
+from nextpixel.data.images import Images
+from nextpixel.data.splits import Splits
+from nextpixel.errors import InputError
+from nextpixel.files import write_text
+from nextpixel.identities.images import EmbeddedImages
+from nextpixel.identities.likeness import Portraits, portrait_section, portray
+from nextpixel.identities.network import EmbeddingNetwork
+from nextpixel.machine import count_flops, machine_line, peak
+from nextpixel.models import AutoregressiveModel
+from nextpixel.models.storage import load as load_model
+from nextpixel.models.storage import load_weights, save
+from nextpixel.pictures.grid import save_completions, save_grid
+from nextpixel.reports.classes import Classes, judge_classes
+from nextpixel.reports.curve import draw_curve
+from nextpixel.reports.sections import (
+    Reconstruction,
+    Section,
+    reconstruct,
+    reconstruction_section,
+    what_it_means,
+)
+from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines
+from nextpixel.scoring.evaluation import Evaluation, evaluate
+from nextpixel.training.checkpoint import BEST, Progress, read_checkpoint
+from nextpixel.training.experiment import Experiment
+from nextpixel.training.objective import Likelihood
+from nextpixel.training.settings import TrainingSettings
+
+SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
+COUNTED = 2  # images whose arithmetic is counted
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run has shown.
+
+    Args:
+        test: likelihood of the test split under the averaged weights of the best epoch (without averaging: its weights).
+        test_last_weights: the same under that epoch's weights before averaging; None without averaging.
+        baselines: what it must beat.
+        out: the run folder.
+        reconstructions: of an autoencoder, beside a plain one.
+        portraits: of a model conditioned on embeddings, and how like they are.
+        classes: of a class-conditional model, what a classifier sees in its samples; None too where none can be trained.
+    """
+
+    test: Evaluation
+    test_last_weights: Evaluation | None
+    baselines: list[Baseline]
+    out: Path
+    reconstructions: list[Reconstruction] | None = None
+    portraits: Portraits | None = None
+    classes: Classes | None = None
+
+
+def finish(
+    experiment: Experiment,
+    out: Path,
+    splits: Splits,
+    marginal: PixelMarginal,
+    done: Progress,
+    console: Console,
+    network: EmbeddingNetwork | None = None,
+    detail: str = "full",
+) -> Result:
+    """Evaluate the best weights, write the pictures and the report, add the figures to the card of RUN/model, and print them.
+
+    Args:
+        experiment: of the run.
+        out: the run folder.
+        splits: its images.
+        marginal: of its training images.
+        done: what training has done.
+        console: where figures are printed.
+        network: whose vectors the model is conditioned on.
+        detail: "short" leaves out the baselines and the sections of classes, portraits and reconstructions.
+
+    Raises:
+        InputError: no weights have been validated yet, or something cannot be written.
+    """
+    console.print(f"writing the {detail} report", highlight=False)
+    full = detail == "full"
+    best, device = read_best(out), torch.device(done.device if torch.cuda.is_available() else "cpu")
+    # A fresh one: what was trained may be compiled for training batches.
+    model = load_model(out / "model").to(device)
+    unaveraged = None
+    if best["raw"] is not None:
+        load_weights(model, best["raw"], out / BEST)
+        unaveraged = evaluate(model, splits.test)
+    load_weights(model, best["weights"], out / BEST)
+    model.eval()
+    test = evaluate(model, splits.test)
+    baselines = all_baselines(marginal, splits.test, model.codes) if full else []
+    draw_pictures(model, splits.test, out, experiment.training.seed)
+    draw_curve(out / "metrics.csv", out / "samples" / "curve.png")
+    reconstructions, portraits, classes, sections = None, None, None, []
+    if encoder_of(model.condition) is not None and full:
+        console.print(f"training a plain autoencoder for {done.step} steps, to compare reconstructions", highlight=False)
+        settings = replace(experiment.training, batch_size=done.images_per_step)
+        reconstructions = reconstruct(model, splits, marginal, settings, done.step, out)
+        sections.append(reconstruction_section(reconstructions))
+    if network is not None and full:
+        portraits = portray(model, network, splits.test, experiment.training.seed, out)
+        sections.append(portrait_section(portraits))
+    if isinstance(model.condition, Labels) and not model.codes and full:
+        classes, part = judge_classes(model, splits, experiment.training, out)
+        sections.append(part)
+    speed = describe_speed(_loss(model, splits.train, experiment.training), COUNTED, done)
+    result = Result(test, unaveraged, baselines, out, reconstructions, portraits, classes)
+    figures = _figures(result)
+    if meaning := what_it_means(model):
+        figures += f"\n\n{meaning}"
+    short = f"\n\nThis report is short: `nextpixel report {out}` adds the baselines and all sections."
+    shown = figures if full else figures + short
+    write_text(out / "report.md", _report(experiment, model, splits, done, best["words"], shown, sections, speed))
+    notes = f"## Result\n\n{figures}\n\nThe weights of {best['words']}. Data: {data_line(experiment, splits)}"
+    save(model.cpu(), out / "model", notes=notes)
+    _print_result(result, model, sections, console)
+    console.print(speed, highlight=False, soft_wrap=True)
+    return result
+
+
+def read_best(out: Path) -> dict[str, Any]:
+    """The best weights of a run so far: {"weights", "raw" (not averaged, or None), "words", "value"}.
+
+    Raises:
+        InputError: none have been validated yet.
+    """
+    if not (out / BEST).is_file():
+        raise InputError(f"{out} has not been validated yet: go on with nextpixel train --out {out} --resume")
+    return read_checkpoint(out / BEST)
+
+
+def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: int) -> None:
+    """samples/samples.png, and samples/completions.png: the lower half of test images drawn from the upper one."""
+    x = model.sample(SAMPLES, cond=default_cond(model, SAMPLES, images), seed=seed)
+    save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes)
+    original, labels = images.__getitems__(images.spread(COMPLETED))
+    known = torch.zeros(1, 1, *images.shape[1:], dtype=torch.bool)
+    known[:, :, : (images.shape[1] + 1) // 2] = True
+    cond = cond_of(model.condition, original, labels)
+    completions = model.complete(original, known, n=COMPLETIONS, cond=cond, seed=seed)
+    path = out / "samples" / "completions.png"
+    completions = completions.unflatten(0, (len(original), COMPLETIONS))
+    save_completions(original, known, completions, model.levels, path, codes=model.codes)
+
+
+def print_scores(name: str, evaluation: Evaluation, baselines: list[Baseline], console: Console) -> None:
+    """A likelihood in both units, and below it what it must beat."""
+    table = Table("", "bits/dim", "nats per image", "", box=None, pad_edge=False)
+    bits = f"{evaluation.bits_per_dim:.4f} ± {evaluation.bits_per_dim_standard_error:.4f}"
+    nats = f"{evaluation.nats_per_image:.3f} ± {evaluation.nats_standard_error:.3f}"
+    table.add_row(name, bits, nats, f"{len(evaluation.nats)} images", style="bold")
+    for baseline in baselines:
+        value = baseline.bits_per_dim
+        figures = ("n/a", "n/a") if value is None else (f"{value:.4f}", f"{value * evaluation.nats_per_bit_per_dim:.3f}")
+        table.add_row(baseline.name, *figures, baseline.note)
+    console.print(table)
+
+
+def _print_result(result: Result, model: AutoregressiveModel, sections: list[Section], console: Console) -> None:
+    print_scores("test", result.test, result.baselines, console)
+    further = [str(picture) for part in sections for picture in part.pictures]
+    lines = [what_it_means(model)] if what_it_means(model) else []
+    lines += [line for part in sections for line in part.lines]
+    names = ("samples/samples.png", "samples/completions.png", *further, "samples/curve.png", "report.md")
+    for line in (*lines, *(str(result.out / name) for name in names)):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def data_line(experiment: Experiment, splits: Splits) -> str:
+    """The data in one line."""
+    channels, height, width = splits.train.shape
+    return (
+        f"{experiment.data.source}; {channels} x {height} x {width}, {len(splits.train)} training, {len(splits.validation)} "
+        f"validation and {len(splits.test)} test images; {splits.test.describe_binarisation()}"
+    )
+
+
+def _figures(result: Result) -> str:
+    rows = ["| | bits/dim | nats per image | |", "|---|---|---|---|"]
+    scores = [("**test**", result.test)]
+    if result.test_last_weights is not None:
+        scores = [("**test, averaged weights**", result.test), ("test, weights not averaged", result.test_last_weights)]
+    for name, score in scores:
+        rows.append(
+            f"| {name} | {score.bits_per_dim:.4f} ± {score.bits_per_dim_standard_error:.4f} "
+            f"| {score.nats_per_image:.3f} ± {score.nats_standard_error:.3f} | {len(score.nats)} images |"
+        )
+    nats = result.test.nats_per_bit_per_dim
+    for baseline in result.baselines:
+        bits = baseline.bits_per_dim
+        value = "n/a | n/a" if bits is None else f"{bits:.4f} | {bits * nats:.2f}"
+        rows.append(f"| {baseline.name} | {value} | {baseline.note} |")
+    return "\n".join(rows)
+
+
+def _report(
+    experiment: Experiment,
+    model: AutoregressiveModel,
+    splits: Splits,
+    done: Progress,
+    words: str,
+    figures: str,
+    sections: list[Section],
+    speed: str,
+) -> str:
+    training = experiment.training
+    settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
+    colours = " Each code has a colour of its own; like colours mean nothing." if model.codes else ""
+    coded = encoder_of(model.condition) is not None
+    given = "code" if coded else "vector" if isinstance(splits.test, EmbeddedImages) else ""
+    return f"""# {experiment.recipe}: {model.name}
+
+{experiment.about.strip()}
+
+{figures}
+
+± is the standard error of the mean over test images. Likelihoods are computed in float32; the weights are those of {words},
+the best on the validation images{"" if done.finished else " so far: the run is not finished"}.
+
+![samples](samples/samples.png)
+
+Samples, temperature 1, seed {training.seed}{f", each given the {given} of a test image" if given else ""}.{colours}
+
+![completions](samples/completions.png)
+
+The original, its known half, and {COMPLETIONS} completions{" given its code, which knows the rest too" if coded else ""}.
+{"".join(part.markdown for part in sections)}
+![curve](samples/curve.png)
+
+- Data: {data_line(experiment, splits)}.
+- Model: {model.name}, {sum(p.numel() for p in model.parameters()):,} parameters; {settings or "default sizes"}.
+- Training: {_begin(training)}{done.step} steps of {done.images_per_step} images, {done.precision},
+  {done.seconds / 60:.1f} minutes: {speed}.
+- Machine: {machine_line()}.
+"""
+
+
+def _loss(model: AutoregressiveModel, images: Images, training: TrainingSettings) -> Callable[[], Tensor]:
+    """The loss of the first training images, by a copy of the model: nothing but its arithmetic matters."""
+    objective = Likelihood(type(model)(**model.config).to(model.device), replace(training, compile=False))
+    x, given = images.__getitems__(range(min(COUNTED, len(images))))
+    batch = x.to(model.device), None if given is None else given.to(model.device)
+    return lambda: objective.bits_per_dim(batch)
+
+
+def _begin(training: TrainingSettings) -> str:
+    """What a reader of the figures must know about what this run has and has not trained."""
+    stage = "" if training.stage is None else f"stage {training.stage} alone, "
+    stage += f"condition dropout {training.condition_dropout}, " if training.condition_dropout else ""
+    return stage + ("" if training.start is None else f"beginning with the weights of {training.start}, ")
+
+
+class Stopwatch:
+    """Seconds spent in training steps (without validation and pictures) and images seen, over all parts of a resumed run.
+
+    Attributes:
+        seconds: in the training loop, with those that it waited for data.
+        loading: of these, those that it waited for data.
+        images: on all devices.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.loading, self.images = 0.0, 0.0, 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the body as waiting for data."""
+        begun = time.perf_counter()
+        yield
+        waited = time.perf_counter() - begun
+        self.seconds += waited
+        self.loading += waited
+
+    @contextmanager
+    def training(self, images: int = 0) -> Iterator[None]:
+        """Count the body as training, of so many images on all devices."""
+        begun = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - begun
+        self.images += images
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "loading": self.loading, "images": self.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds, self.loading, self.images = (state[name] for name in ("seconds", "loading", "images"))
+
+
+def describe_speed(loss: Callable[[], Tensor], images: int, done: Progress) -> str:
+    """Images per second, FLOP/s and their share of the machine's peak, and how long data were waited for, in one line.
+
+    Args:
+        loss: of so many images, by a model that is not compiled; its gradients are computed to be counted.
+        images: how many.
+        done: what the run has done, and how.
+    """
+    rate = done.images / done.seconds if done.seconds else float("nan")
+    flops = count_flops(lambda: loss().backward()) / images * rate
+    low = "bf16" in done.precision
+    best = peak(torch.bfloat16 if low else torch.float32, done.device) * done.processes
+    return (
+        f"{rate:.0f} images per second in the training loop, {flops / 1e9:.4g} GFLOP/s, "
+        f"{flops / best:.1%} of the {best / 1e9:.0f} GFLOP/s of {'bf16' if low else 'float32'} matrix products here, "
+        f"{done.loading / done.seconds if done.seconds else 0:.1%} of the time waiting for data"
+    )

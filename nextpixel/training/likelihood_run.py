@@ -1,0 +1,237 @@
+"""One run, from an experiment to a folder with a trained model, pictures and an honest report.
+
+RUN/  config.yaml   metrics.csv   progress.json   checkpoints/{best,last}.ckpt   model/ (the best weights so far)
+      samples/*.png   marginal.npz   report.md   embedding/ (the network whose vectors a model is conditioned on)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from nextpixel.conditions import Encoded, Labels, Vector, cond_of, default_cond
+from nextpixel.data.images import Images
+from nextpixel.data.settings import DataSettings
+from nextpixel.data.splits import Splits, load
+from nextpixel.errors import InputError
+from nextpixel.identities.images import EmbeddedImages, load_embedded
+from nextpixel.identities.network import INSIDE, EmbeddingNetwork, kept_embedding, load_embedding, save_embedding
+from nextpixel.models import MODELS, AutoregressiveModel
+from nextpixel.models.storage import load as load_model
+from nextpixel.models.storage import load_weights
+from nextpixel.pictures.grid import save_grid
+from nextpixel.reports.report import Result, finish
+from nextpixel.scoring.baselines import PixelMarginal
+from nextpixel.training.batches import Shuffled
+from nextpixel.training.checkpoint import Progress
+from nextpixel.training.experiment import Experiment, read_experiment
+from nextpixel.training.loop import DrawGrid
+from nextpixel.training.objective import Likelihood
+from nextpixel.training.processes import Plan, is_first
+from nextpixel.training.settings import EMBEDDING, TrainingSettings
+from nextpixel.training.trainer import Detail, Job, fit, in_memory_order, lock
+
+INITIAL_IMAGES = 64  # of a data-dependent initialisation
+CODE = 10  # numbers of an autoencoder's code where none are given: the smaller of the paper's two
+
+
+def train(
+    experiment: Experiment,
+    out: str | Path,
+    resume: bool = False,
+    console: Console | None = None,
+    report: Detail = "full",
+    own_process: bool = False,
+) -> Result | None:
+    """Train a model and write its run folder.
+
+    Args:
+        experiment: what to train on what.
+        out: the run folder; it must be new or empty unless `resume`.
+        resume: go on from checkpoints/last.ckpt, with the bits that a run which nobody interrupted would have.
+        console: where progress and results are printed.
+        report: what follows training: "none", "short" (likelihood and pictures), or "full" (also baselines, and what only some
+            models have: classes, reconstructions, portraits). `write_report` can make up for it later.
+        own_process: whether a signal may end the process at once where nothing has to be saved, as on the command line.
+
+    Returns:
+        The result; None without a report, and in the processes of further devices, of which only the first writes and prints.
+
+    Raises:
+        InputError: data, settings or folder cannot be used; or the loss became infinite, and the last good checkpoint stays.
+        Interrupted: a signal; everything is saved.
+    """
+    console = (console or Console(stderr=True)) if is_first() else Console(quiet=True)
+    job = Job(experiment, Path(out), resume, console, own_process)
+    with job.starting():
+        found = job.check()
+        network = embedding_network(experiment, out if job.goes_on else None)
+        splits = load_images(experiment.data, network, progress=job.first)
+        torch.manual_seed(job.settings.seed)
+        model = build(experiment, splits.train)
+        if model.codes:
+            splits.train.check_codes()
+        if not job.goes_on:
+            if job.settings.start is not None:
+                begin_with(model, job.settings.start)
+            else:
+                _initialise(model, splits.train)
+        marginal = PixelMarginal.fit(splits.train)
+        objective = Likelihood(in_memory_order(model, job.settings, found), job.settings)
+
+    def prepare() -> None:
+        experiment.save(job.out / "config.yaml")
+        marginal.save(job.out / "marginal.npz")
+        if network is not None and not job.goes_on:
+            save_embedding(network, job.out / INSIDE)
+
+    def order(plan: Plan) -> Shuffled:
+        size = job.settings.batch_size * plan.world
+        if plan.world > 1 and len(splits.train) < size:
+            raise InputError(
+                f"{len(splits.train)} training images are fewer than a batch of {job.settings.batch_size} in each of "
+                f"{plan.world} processes: give a smaller --training.batch_size"
+            )
+        return Shuffled(len(splits.train), size, job.settings.seed)
+
+    what = model.name if job.settings.stage is None else f"stage {job.settings.stage} of {model.name}"
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    title = f"training {what} ({trained:,} parameters) on {len(splits.train)} images"
+    draw = grids(splits.validation, job.settings)
+    done = fit(job, found, objective, (splits.train, splits.validation), order, draw, prepare, title)
+    if done is None or report == "none":
+        return None
+    del objective
+    with job.reporting():
+        return finish(experiment, job.out, splits, marginal, done, console, network, report)
+
+
+def write_report(out: str | Path, console: Console | None = None, report: Detail = "full", own_process: bool = False) -> Result:
+    """Evaluate a run's best weights so far and write its report, after or instead of the one that followed training.
+
+    Args:
+        out: the run folder.
+        console: where progress and results are printed.
+        report: "short" or "full", as in `train`.
+        own_process: as in `train`.
+
+    Raises:
+        InputError: there is no run, it is in use, it has no validated weights, or its data are gone.
+        Interrupted: a signal; the report can be begun again.
+    """
+    console, out = console or Console(stderr=True), Path(out)
+    job = Job(read_experiment(out / "config.yaml"), out, True, console, own_process)
+    with lock(job), job.reporting():
+        network = embedding_network(job.experiment, out)
+        splits = load_images(job.experiment.data, network)
+        marginal = PixelMarginal.load(out / "marginal.npz", splits.train.shape, splits.train.levels)
+        done = Progress.read(out)
+        return finish(job.experiment, out, splits, marginal, done, console, network, report)
+
+
+def grids(images: Images, settings: TrainingSettings) -> DrawGrid:
+    """What draws sample grids, always from the same noise, so that one can watch a model learn; `images` give conditions."""
+
+    def draw(model: nn.Module, path: Path, pause: Any) -> None:
+        x = model.sample(settings.samples, cond=default_cond(model, settings.samples, images), seed=settings.seed, progress=pause)
+        save_grid(x, model.levels, path, codes=model.codes)
+
+    return draw
+
+
+def embedding_network(experiment: Experiment, run: str | Path | None = None) -> EmbeddingNetwork | None:
+    """The network whose vectors the experiment's model is conditioned on: the one that `run` keeps, else the one it names.
+
+    Raises:
+        InputError: it names none and needs one, or names one that nothing is conditioned on, or there is none there.
+    """
+    wanted, named = experiment.model.get("condition") == EMBEDDING, experiment.data.embedding
+    if wanted and named is None:
+        raise InputError(f"--model.condition {EMBEDDING} needs a trained embedding network: give its run as --data.embedding RUN")
+    if not wanted and named is not None:
+        raise InputError(
+            f"--data.embedding {named} makes vectors that nothing is conditioned on: give --model.condition {EMBEDDING}"
+        )
+    if not wanted:
+        return None
+    if run is not None:
+        return kept_embedding(run)
+    _require_same_identities(experiment.data, Path(named) / "config.yaml")
+    return load_embedding(named)
+
+
+def _require_same_identities(data: DataSettings, config: Path) -> None:
+    """Raise InputError where an embedding network was trained on the same data, and on identities that this run sets aside."""
+    theirs = read_experiment(config).data if config.is_file() else None
+    if theirs is None or theirs.source != data.source:
+        return
+    for name in ("seed", "validation", "test"):
+        mine, other = getattr(data, name), getattr(theirs, name)
+        if mine != other:
+            split = f"so identities that are tested here may have been learned there: give --data.{name} {other}"
+            raise InputError(
+                f"--data.embedding {config.parent} was trained with --data.{name} {other}, this run has {mine}, {split}"
+            )
+
+
+def load_images(data: DataSettings, network: EmbeddingNetwork | None, progress: bool = True) -> Splits:
+    """The splits of a run: with vectors, and by identity, where there is a network that makes them.
+
+    Raises:
+        InputError: as `splits.load` or `load_embedded`.
+    """
+    return load(data, progress) if network is None else load_embedded(data, network, progress)
+
+
+def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
+    """The experiment's untrained model; shape, levels and number of classes come from the images.
+
+    Its condition is "labels", "encoded" (a code of 10 numbers), "embedding" (the vectors of `EmbeddedImages`), or a condition's
+    config.
+
+    Raises:
+        InputError: an unknown architecture or settings that it does not take.
+    """
+    settings = dict(experiment.model)
+    name = settings.pop("name", None)
+    if name not in MODELS:
+        raise InputError(f"unknown model {name!r}: expected one of {', '.join(MODELS)}")
+    if settings.get("condition") == "labels":
+        if images.classes is None:
+            raise InputError(f"--model.condition labels needs labelled images, but {experiment.data.source} has no labels")
+        settings["condition"] = Labels(images.classes)
+    elif settings.get("condition") == Encoded.name:
+        settings["condition"] = Encoded(CODE)
+    elif settings.get("condition") == EMBEDDING:
+        if not isinstance(images, EmbeddedImages):
+            raise InputError(f"--model.condition {EMBEDDING} needs images with vectors, but {experiment.data.source} has none")
+        settings["condition"] = Vector(images.dim)
+    try:
+        return MODELS[name](shape=images.shape, levels=images.levels, **settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def begin_with(model: AutoregressiveModel, start: str) -> None:
+    """Give a model the weights of a run or model folder. Only the images' size may differ.
+
+    Raises:
+        InputError: no model there, or one of another architecture; the message names the first difference.
+    """
+    other = load_model(start)
+    if other.name != model.name:
+        raise InputError(f"--training.start {start} is a {other.name}, but this run trains a {model.name}")
+    for name, value in {**model.config, "shape": model.shape[0]}.items():
+        theirs = other.shape[0] if name == "shape" else other.config[name]
+        if theirs != value:
+            what = "channels" if name == "shape" else name
+            raise InputError(f"--training.start {start} has {what} {theirs}, but this run's {model.name} has {value}")
+    load_weights(model, other.state_dict(), Path(start))
+
+
+def _initialise(model: AutoregressiveModel, images: Images) -> None:
+    """Data-dependent initialisation, the same in the process of every device; spread over a split that may be sorted by class."""
+    x, labels = images.__getitems__(images.spread(INITIAL_IMAGES))
+    model.initialise(x, cond_of(model.condition, x, labels))
