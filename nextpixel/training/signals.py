@@ -17,8 +17,10 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 GRACE = 3.0  # seconds that unwinding may take where nothing has to be saved
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal has ended the run; what was learned is saved, and the message says how to go on.
+
+    It is no `Exception`: readers turn whatever a library raises into one line about a damaged file, and a signal may come in them.
 
     Args:
         message: one line.
