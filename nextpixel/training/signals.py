@@ -20,7 +20,7 @@ GRACE = 3.0  # seconds that unwinding may take where nothing has to be saved
 class Interrupted(BaseException):
     """A signal has ended the run; what was learned is saved, and the message says how to go on.
 
-    It is no `Exception`: readers turn whatever a library raises into one line about a damaged file, and a signal may come in them.
+    It is no `Exception`: readers turn any exception of a library into one line about a damaged file, and a signal may come there.
 
     Args:
         message: one line.
