@@ -25,11 +25,12 @@ class Interrupted(BaseException):
     Args:
         message: one line.
         signum: which signal.
+        together: whether all processes of the run have agreed to stop, and end by themselves.
     """
 
-    def __init__(self, message: str, signum: int = signal.SIGINT) -> None:
+    def __init__(self, message: str, signum: int = signal.SIGINT, together: bool = False) -> None:
         super().__init__(message)
-        self.signum = signum
+        self.signum, self.together = signum, together
 
     @property
     def status(self) -> int:
