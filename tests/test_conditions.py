@@ -21,9 +21,9 @@ from nextpixel.errors import InputError
 from nextpixel.layers.heads import ConditionBias
 from nextpixel.layers.pixelcnn_pp import LeftResnet, UpperResnet
 from nextpixel.layers.upsampling import Upsampler
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import Agreement
-from nextpixel.training.settings import TrainingSettings
 
 KINDS = CONDITIONS[1:]
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)

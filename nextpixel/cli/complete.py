@@ -36,7 +36,8 @@ def run(args: Any) -> None:
     from nextpixel.cli.runs import write_images
     from nextpixel.conditions import Labels
     from nextpixel.models.storage import load
-    from nextpixel.pictures.grid import load_mask, save_completions
+    from nextpixel.pictures.grid import save_completions
+    from nextpixel.pictures.read import load_mask
     from nextpixel.progress import rows_bar
 
     out = output(args.out)
@@ -68,7 +69,7 @@ def _read(files: list[str], model: "AutoregressiveModel") -> "tuple[Tensor, Tens
     from nextpixel.data.images import Images
     from nextpixel.data.settings import DataSettings
     from nextpixel.data.splits import load_source
-    from nextpixel.pictures.grid import load_image
+    from nextpixel.pictures.read import load_image
 
     if len(files) == 1 and files[0].endswith((".npy", ".npz")):
         settings = DataSettings(source=files[0], levels=model.levels)

@@ -12,9 +12,8 @@ from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 from nextpixel.identities.network import INSIDE, EmbeddingNetwork, kept_embedding
 from nextpixel.models import AutoregressiveModel
-from nextpixel.pictures.grid import picture_symbols
-from nextpixel.pictures.read import read_picture
-from nextpixel.training.experiment import read_experiment
+from nextpixel.pictures.read import picture_symbols, read_picture
+from nextpixel.recipes.experiment import read_experiment
 
 LABEL, LIKE = "--label", "--like"
 
@@ -87,7 +86,7 @@ class RunConditions:
         """A picture, prepared as the run's own are, at these levels: (C, H, W) of the model's images."""
         if self.model.codes:
             raise InputError(f"{option} {picture}: the model in {self.run} knows codes, which no picture file holds")
-        pixels = read_picture(Path(picture), picture, self.data)
+        pixels = read_picture(picture, grayscale=self.data.grayscale, crop=self.data.crop, size=self.data.size)
         x = picture_symbols(pixels, levels, self.model.shape[0], picture)
         if x.shape != self.model.shape:
             mine, theirs = ("{} x {}".format(*shape[:0:-1]) for shape in (x.shape, self.model.shape))

@@ -18,8 +18,8 @@ from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
 from nextpixel.models.storage import load
 from nextpixel.pictures.grid import save_grid
+from nextpixel.recipes.experiment import Experiment, read_experiment
 from nextpixel.scoring.baselines import PixelMarginal
-from nextpixel.training.experiment import Experiment, read_experiment
 
 if TYPE_CHECKING:
     import torch
