@@ -15,8 +15,7 @@ from PIL import Image
 
 import nextpixel
 from nextpixel.cli import main
-from nextpixel.cli.parser import VERBS, make_parser
-from nextpixel.cli.settings import spell_out_data
+from nextpixel.cli.parser import VERBS, make_parser, spell_out_data
 from nextpixel.data.splits import load as load_data
 from nextpixel.recipes.experiment import read_experiment, recipe_names
 

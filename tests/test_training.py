@@ -28,7 +28,7 @@ from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
 from nextpixel.recipes.experiment import make_experiment, read_config, read_experiment, read_recipe, recipe_names
 from nextpixel.recipes.settings import EMBEDDING, TrainingSettings
-from nextpixel.reports.curve import draw_curve, read_curve
+from nextpixel.reports.report import draw_curve, read_curve
 from nextpixel.training import loop as loops
 from nextpixel.training import metrics
 from nextpixel.training.objective import Likelihood

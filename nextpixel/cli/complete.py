@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.parser import GUIDANCE, LIKE, add_condition, output
 from nextpixel.cli.runs import add_device, find_device
-from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output
 from nextpixel.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.parser import GUIDANCE
 from nextpixel.cli.runs import add_device, find_device
-from nextpixel.cli.settings import GUIDANCE
 from nextpixel.errors import InputError
 from nextpixel.recipes.experiment import read_experiment
 from nextpixel.recipes.kinds import LIKELIHOOD

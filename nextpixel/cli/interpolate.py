@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.parser import GUIDANCE, add_condition, output
 from nextpixel.cli.runs import add_device, find_device
-from nextpixel.cli.settings import GUIDANCE, add_condition, output
 from nextpixel.errors import InputError
 
 if TYPE_CHECKING:

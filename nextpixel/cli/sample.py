@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.parser import GUIDANCE, LIKE, add_condition, output, pair
 from nextpixel.cli.runs import add_device, find_device
-from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output, pair
 
 METHOD = (
     "cached: a scan, step by step; compiled: the same as a program on all cores (default on a processor, where it can "

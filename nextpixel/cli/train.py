@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.settings import add_settings, set_defaults
+from nextpixel.cli.parser import add_settings, set_defaults
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 from nextpixel.recipes.experiment import Experiment, read_config, read_recipe
