@@ -27,7 +27,8 @@ from nextpixel.machine import count_flops
 from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
 from nextpixel.recipes.experiment import make_experiment, read_config, read_experiment, read_recipe, recipe_names
-from nextpixel.recipes.settings import EMBEDDING, TrainingSettings
+from nextpixel.recipes.kinds import KINDS
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.reports.report import draw_curve, read_curve
 from nextpixel.training import loop as loops
 from nextpixel.training import metrics
@@ -555,7 +556,7 @@ def test_recipes_build_their_models(name):
     whole.data.check()
     whole.training.check()
     with torch.device("meta"):
-        model = (build_embedding if recipe["model"]["name"] == EMBEDDING else build)(whole, Pictures())
+        model = (build_embedding if recipe["model"]["name"] in KINDS else build)(whole, Pictures())
     assert model.shape == shape
     condition = getattr(model, "condition", None)  # an embedding network has none
     found = None if condition is None else condition.name
