@@ -178,7 +178,7 @@ import os, sys
 if "NEXTPIXEL_PARENT" in os.environ:
     sys.exit({status})
 from nextpixel.training.processes import make_fabric, plan
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.recipes.settings import TrainingSettings
 settings = TrainingSettings(devices="2")
 make_fabric(settings, plan(settings))
 """

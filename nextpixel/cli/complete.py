@@ -32,8 +32,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run(args: Any) -> None:
     """Complete, write, and print the path."""
-    from nextpixel.cli.conditions import RunConditions
-    from nextpixel.cli.runs import write_images
+    from nextpixel.cli.runs import RunConditions, write_images
     from nextpixel.conditions import Labels
     from nextpixel.models.storage import load
     from nextpixel.pictures.grid import save_completions

@@ -57,7 +57,7 @@ def make_parser(argv: list[str]) -> Parser:
 
 
 def add_condition(parser: ArgumentParser, label: str, like: str) -> None:
-    """The options --label and --like, with these helps, which `cli.conditions.RunConditions` reads."""
+    """The options --label and --like, with these helps, which `cli.runs.RunConditions` reads."""
     parser.add_argument("--label", type=int, help=label)
     parser.add_argument("--like", help=like)
 

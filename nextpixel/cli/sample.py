@@ -30,8 +30,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run(args: Any) -> None:
     """Draw, write, and print the path."""
-    from nextpixel.cli.conditions import RunConditions
-    from nextpixel.cli.runs import write_images
+    from nextpixel.cli.runs import RunConditions, write_images
     from nextpixel.conditions import default_cond
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
