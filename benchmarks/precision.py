@@ -18,9 +18,9 @@ import nextpixel
 from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.objective import Likelihood, optimise, set_learning_rate
 from nextpixel.training.optimisation import learning_rate_factor
-from nextpixel.training.settings import TrainingSettings
 
 # PixelCNN++ without dropout: the two ways draw other random numbers, which would be noise of one seed too.
 MODELS = {

@@ -9,8 +9,8 @@ from nextpixel.data.arrays import load_digits
 from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.models.storage import PROGRESS
+from nextpixel.recipes.experiment import Experiment
 from nextpixel.scoring.baselines import PixelMarginal
-from nextpixel.training.experiment import Experiment
 
 LEVELS = 17
 

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.training.experiment import Experiment
-from nextpixel.training.likelihood_run import train
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.likelihood_run import train
+from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.signals import Interrupted
 
 SIZES = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}

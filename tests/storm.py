@@ -109,7 +109,7 @@ def main():
     torch.set_num_threads(1)
     import sklearn.datasets
 
-    import nextpixel.training.likelihood_run  # noqa: F401
+    import nextpixel.likelihood_run  # noqa: F401
 
     sklearn.datasets.load_digits()
     signum, chance = getattr(signal, args.signal), random.Random(args.seed)

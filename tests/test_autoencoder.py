@@ -19,13 +19,13 @@ from nextpixel.conditions.encoded import halvings
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load
 from nextpixel.errors import InputError
-from nextpixel.reports.sections import Reconstruction, reconstruct, reconstruction_section, what_it_means
+from nextpixel.likelihood_run import CODE, build, train
+from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes.settings import TrainingSettings
+from nextpixel.reports.sections import Reconstruction, reconstruct, reconstruction_section
 from nextpixel.scoring.autoencoder import ConvAutoencoder, _batches, squared_error
 from nextpixel.scoring.baselines import PixelMarginal
-from nextpixel.scoring.evaluation import evaluate
-from nextpixel.training.experiment import Experiment
-from nextpixel.training.likelihood_run import CODE, build, train
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.scoring.evaluation import evaluate, what_it_means
 
 SIZES = {"features": 12, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 12}
 

@@ -13,7 +13,7 @@ from nextpixel import Combination, Encoded, Labels, SpatialMap, Vector
 from nextpixel.cli import main
 from nextpixel.data.settings import DataSettings
 from nextpixel.identities.network import INSIDE, EmbeddingNetwork, save_embedding
-from nextpixel.training.experiment import Experiment
+from nextpixel.recipes.experiment import Experiment
 
 CROP, SIZE = (12, 10), (8, 9)
 PREPARED = DataSettings(levels=3, crop=CROP, size=SIZE, grayscale=True)
@@ -277,7 +277,7 @@ def test_a_run_without_the_network_that_made_its_vectors(command, workplace, ref
 
 def test_no_picture_holds_codes(workplace, refuse):
     make_run(workplace / "run", "encoded", DataSettings(levels=3), inputs="embedding")
-    assert "--like fits.png: the model in run knows codes, which no picture file holds" in refuse("sample run --like fits.png")
+    assert "--like fits.png: the model in run draws codes, which no picture file holds" in refuse("sample run --like fits.png")
 
 
 def test_a_broken_config_is_named(workplace, refuse):

@@ -20,9 +20,9 @@ from nextpixel.conditions import make_condition
 from nextpixel.errors import InputError
 from nextpixel.layers.conditioning import ConditionBias, Upsampler
 from nextpixel.layers.pixelcnn_pp import LeftResnet, UpperResnet
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import Agreement
-from nextpixel.training.settings import TrainingSettings
 
 KINDS = CONDITIONS[1:]
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)

@@ -12,8 +12,7 @@ from nextpixel.cli.interpolate import _array
 from nextpixel.data.arrays import load_npz, read_npy
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.pictures.grid import load_image
-from nextpixel.pictures.read import read_picture
+from nextpixel.pictures.read import load_image, read_picture
 from nextpixel.scoring.baselines import PixelMarginal
 
 SETTINGS = DataSettings(levels=4)
@@ -38,7 +37,7 @@ READERS = {
     "npy": [read_npy, lambda path: read_npy(path, mapped=True), lambda path: _array("to", str(path))],
     "npz": [lambda path: load_npz(path, SETTINGS)],
     "marginal": [lambda path: PixelMarginal.load(path, (1, 8, 8), 4)],
-    **{kind: [lambda path: load_image(path, 4, 3), lambda path: read_picture(path, str(path), SETTINGS)] for kind in PICTURES},
+    **{kind: [lambda path: load_image(path, 4, 3), lambda path: read_picture(path)] for kind in PICTURES},
 }
 
 

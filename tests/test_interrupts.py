@@ -15,11 +15,11 @@ import nextpixel
 from nextpixel.data.arrays import read_npy
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
+from nextpixel.likelihood_run import train, write_report
 from nextpixel.models import AutoregressiveModel
 from nextpixel.training import loop as loops
 from nextpixel.training import signals
 from nextpixel.training.batches import Shuffled
-from nextpixel.training.likelihood_run import train, write_report
 from nextpixel.training.loop import Loop
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.signals import Interrupted, Unwind

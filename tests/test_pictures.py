@@ -1,14 +1,15 @@
 import math
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.pictures.grid import HIDDEN, LINE, SEPARATOR, load_image, load_mask, save_completions, save_grid
-from nextpixel.pictures.read import read_picture
+from nextpixel.pictures.grid import HIDDEN, LINE, SEPARATOR, save_completions, save_grid
+from nextpixel.pictures.read import load_image, load_mask, read_picture
 
 
 def read(path):
@@ -158,7 +159,7 @@ def test_unfit_pictures_are_refused_by_name(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-@pytest.mark.parametrize("reader", [lambda path: load_image(path, 256, 3), lambda path: read_picture(path, "p", DataSettings())])
+@pytest.mark.parametrize("reader", [lambda path: load_image(path, 256, 3), read_picture])
 def test_damaged_files_of_any_format_never_give_a_traceback(tmp_path, format, reader):
     generator = np.random.default_rng(0)
     path = tmp_path / "picture"
@@ -211,3 +212,29 @@ def test_a_mask_picture_is_white_where_known(tmp_path):
     Image.fromarray(expected.astype(np.uint8) * 200).save(tmp_path / "grey.png")
     with pytest.raises(InputError, match="black and white"):
         load_mask(tmp_path / "grey.png", 4, 6)
+
+
+def test_a_photograph_and_a_mask_are_turned_as_their_exif_data_say(tmp_path):
+    grey = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # its top stands at the right
+    Image.fromarray(grey).save(tmp_path / "turned.png", exif=exif)
+    turned = np.rot90(grey, -1)
+    assert (load_image(tmp_path / "turned.png", 256, 1)[0].numpy() == turned).all()
+    assert (read_picture(tmp_path / "turned.png")[0] == turned).all()
+    Image.fromarray((grey % 7 < 3).astype(np.uint8) * 255).save(tmp_path / "mask.png", exif=exif)
+    assert load_mask(tmp_path / "mask.png", 7, 5)[0, :3].all()
+    assert not load_mask(tmp_path / "mask.png", 7, 5)[0, 3:].any()
+
+
+def test_more_than_8_bits_in_colour_are_refused_by_all(tmp_path):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    body = zlib.compress(2 * (b"\0" + 12 * b"\xff"))
+    path = tmp_path / "deep.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    for read in (read_picture, lambda path: load_image(path, 256, 3), lambda path: load_mask(path, 2, 2)):
+        with pytest.raises(InputError, match="more than 8 bits"):
+            read(path)

@@ -15,12 +15,12 @@ from nextpixel.data.images import Images
 from nextpixel.data.raw import RawImages
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.identities.images import EmbeddedImages, as_seen_by, load_embedded
+from nextpixel.identities.images import EmbeddedImages, as_seen_by, embedding_network, load_embedded
 from nextpixel.identities.likeness import Likeness, _shares, draw_portraits, to_levels
 from nextpixel.identities.network import EmbeddingNetwork, embed_images, kept_embedding, load_embedding, save_embedding
+from nextpixel.likelihood_run import train
+from nextpixel.recipes.experiment import Experiment, make_experiment, read_recipe
 from nextpixel.scoring.evaluation import evaluate
-from nextpixel.training.experiment import Experiment, make_experiment, read_recipe
-from nextpixel.training.likelihood_run import embedding_network, train
 
 TINY = "--model.features 8 --model.blocks 2 --model.head_features 8 --training.epochs 1 --training.sample_every 1"
 

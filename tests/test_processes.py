@@ -16,11 +16,11 @@ import nextpixel
 from nextpixel.cli.train import endings
 from nextpixel.data.splits import load
 from nextpixel.errors import InputError
+from nextpixel.likelihood_run import build
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.batches import Loader, Shuffled
-from nextpixel.training.likelihood_run import build
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import plan
-from nextpixel.training.settings import TrainingSettings
 from nextpixel.training.signals import Interrupted
 
 OPTIONS = "--training.epochs 2 --training.sample_every 1 --training.samples 2 --model.features 8 --model.blocks 2 --report none"
@@ -32,7 +32,7 @@ from nextpixel.data.splits import load
 from nextpixel.training.batches import Loader, Shuffled
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import Agreement, make_fabric, plan
-from nextpixel.training.likelihood_run import build
+from nextpixel.likelihood_run import build
 from nextpixel.training.trainer import in_memory_order
 
 whole = experiment(batch_size=8, accumulate=2, precision="float32")
@@ -178,7 +178,7 @@ import os, sys
 if "NEXTPIXEL_PARENT" in os.environ:
     sys.exit({status})
 from nextpixel.training.processes import make_fabric, plan
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.recipes.settings import TrainingSettings
 settings = TrainingSettings(devices="2")
 make_fabric(settings, plan(settings))
 """

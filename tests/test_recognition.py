@@ -19,14 +19,14 @@ from nextpixel.data.raw import RawImages
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import Splits, load
 from nextpixel.errors import InputError
+from nextpixel.likelihood_run import train
 from nextpixel.progress import Parts
+from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.reports.classes import draw_guidance, judge_classes
 from nextpixel.scoring import recognition as scoring_guidance
 from nextpixel.scoring.evaluation import evaluate
 from nextpixel.scoring.recognition import STRENGTHS, Classifier, Recognition, recognise_samples, sampled, sweep
-from nextpixel.training.experiment import Experiment
-from nextpixel.training.likelihood_run import train
-from nextpixel.training.settings import TrainingSettings
 
 SIZES = {"features": 8, "blocks": 2, "kernel_size": 3, "first_kernel_size": 3, "head_features": 8}
 

@@ -5,8 +5,8 @@ import torch
 from tiny import images, random_cond, tiny_model
 
 from nextpixel import MODELS, load
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.objective import Likelihood
-from nextpixel.training.settings import TrainingSettings
 
 each_model = pytest.mark.parametrize("name", list(MODELS))
 

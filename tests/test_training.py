@@ -22,18 +22,19 @@ from nextpixel.errors import InputError
 from nextpixel.identities.images import EmbeddedImages
 from nextpixel.identities.triplets import build_embedding
 from nextpixel.layers.pointwise import dropout
+from nextpixel.likelihood_run import INITIAL_IMAGES, begin_with, build, train
 from nextpixel.machine import count_flops
 from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
-from nextpixel.reports.curve import draw_curve, read_curve
+from nextpixel.recipes.experiment import make_experiment, read_config, read_experiment, read_recipe, recipe_names
+from nextpixel.recipes.kinds import KINDS
+from nextpixel.recipes.settings import TrainingSettings
+from nextpixel.reports.report import draw_curve, read_curve
 from nextpixel.training import loop as loops
 from nextpixel.training import metrics
-from nextpixel.training.experiment import make_experiment, read_config, read_experiment, read_recipe, recipe_names
-from nextpixel.training.likelihood_run import INITIAL_IMAGES, begin_with, build, train
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.optimisation import Average, learning_rate_factor
 from nextpixel.training.processes import precision
-from nextpixel.training.settings import EMBEDDING, TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -555,7 +556,7 @@ def test_recipes_build_their_models(name):
     whole.data.check()
     whole.training.check()
     with torch.device("meta"):
-        model = (build_embedding if recipe["model"]["name"] == EMBEDDING else build)(whole, Pictures())
+        model = (build_embedding if recipe["model"]["name"] in KINDS else build)(whole, Pictures())
     assert model.shape == shape
     condition = getattr(model, "condition", None)  # an embedding network has none
     found = None if condition is None else condition.name

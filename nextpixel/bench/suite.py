@@ -23,10 +23,10 @@ from nextpixel.errors import InputError
 from nextpixel.machine import count_flops, peak, timed
 from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.progress import track
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.scan.raster import Draw
 from nextpixel.training.objective import Likelihood, optimise
 from nextpixel.training.processes import precision
-from nextpixel.training.settings import TrainingSettings
 
 # The sizes that published figures of speed are given for, or the presets of what the paper trained.
 DEFAULTS: dict[str, dict[str, Any] | str] = {

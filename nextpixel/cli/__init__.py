@@ -52,8 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    from nextpixel.cli.parser import make_parser
-    from nextpixel.cli.settings import spell_out_data
+    from nextpixel.cli.parser import make_parser, spell_out_data
 
     argv = spell_out_data(argv)
     parser = make_parser(argv)

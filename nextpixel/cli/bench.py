@@ -5,8 +5,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.parser import pair
 from nextpixel.cli.runs import add_device, find_device
-from nextpixel.cli.settings import pair
 from nextpixel.errors import InputError
 
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.parser import GUIDANCE, LIKE, add_condition, output
 from nextpixel.cli.runs import add_device, find_device
-from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output
 from nextpixel.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run(args: Any) -> None:
     """Complete, write, and print the path."""
-    from nextpixel.cli.conditions import RunConditions
-    from nextpixel.cli.runs import write_images
+    from nextpixel.cli.runs import RunConditions, write_images
     from nextpixel.conditions import Labels
     from nextpixel.models.storage import load
-    from nextpixel.pictures.grid import load_mask, save_completions
+    from nextpixel.pictures.grid import save_completions
+    from nextpixel.pictures.read import load_mask
     from nextpixel.progress import rows_bar
 
     out = output(args.out)
@@ -68,7 +68,7 @@ def _read(files: list[str], model: "AutoregressiveModel") -> "tuple[Tensor, Tens
     from nextpixel.data.images import Images
     from nextpixel.data.settings import DataSettings
     from nextpixel.data.splits import load_source
-    from nextpixel.pictures.grid import load_image
+    from nextpixel.pictures.read import load_image
 
     if len(files) == 1 and files[0].endswith((".npy", ".npz")):
         settings = DataSettings(source=files[0], levels=model.levels)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.settings import pair
+from nextpixel.cli.parser import pair
 from nextpixel.errors import InputError
 
 if TYPE_CHECKING:

@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.parser import GUIDANCE
 from nextpixel.cli.runs import add_device, find_device
-from nextpixel.cli.settings import GUIDANCE
 from nextpixel.errors import InputError
-from nextpixel.training.settings import EMBEDDING
+from nextpixel.recipes.experiment import read_experiment
+from nextpixel.recipes.kinds import LIKELIHOOD
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
@@ -27,21 +31,20 @@ def run(args: Any) -> None:
     """Print the figures."""
     from rich.console import Console
 
+    config = Path(args.run) / "config.yaml"
+    kind = read_experiment(config).kind if config.is_file() else LIKELIHOOD
+    kind.load("evaluate")(args, Console(soft_wrap=True))
+
+
+def evaluate_likelihood(args: Any, console: "Console") -> None:
+    """Print the likelihood of a split under a run's model, beside the baselines."""
     from nextpixel.cli.runs import open_run
     from nextpixel.data.splits import load_one
     from nextpixel.files import require_writable
-    from nextpixel.identities.images import EmbeddedImages
-    from nextpixel.reports.report import print_scores
-    from nextpixel.reports.sections import what_it_means
-    from nextpixel.scoring.baselines import all_baselines
-    from nextpixel.scoring.evaluation import evaluate
-    from nextpixel.training.experiment import read_experiment
-    from nextpixel.training.likelihood_run import embedding_network, load_images
+    from nextpixel.identities.images import EmbeddedImages, embedding_network, load_images
+    from nextpixel.scoring.baselines import all_baselines, print_scores
+    from nextpixel.scoring.evaluation import evaluate, what_it_means
 
-    config = Path(args.run) / "config.yaml"
-    if config.is_file() and read_experiment(config).model.get("name") == EMBEDDING:
-        _verify(args)
-        return
     if args.csv:
         require_writable(args.csv)
     device = find_device(args.device)
@@ -60,23 +63,18 @@ def run(args: Any) -> None:
     evaluation = evaluate(model, images, args.batch_size, guidance=args.guidance)
     if args.csv:
         evaluation.write_csv(args.csv)
-    console = Console(soft_wrap=True)
     console.print(f"{source or settings.source}, {args.split}: {images.describe_binarisation()}", highlight=False)
     print_scores(args.split, evaluation, all_baselines(marginal, images, model.codes), console)
     if args.guidance != 0 and (meaning := what_it_means(model)):
         console.print(meaning, highlight=False)
 
 
-def _verify(args: Any) -> None:
-    """Print how well an embedding network's run tells identities apart."""
-    from rich.console import Console
-
+def evaluate_identities(args: Any, console: "Console") -> None:
+    """Print how well an embedding network separates the identities of a split."""
     from nextpixel.data.splits import load_one
     from nextpixel.identities.images import describe_single, load_by_identity
     from nextpixel.identities.network import load_embedding
-    from nextpixel.identities.report import print_verifications
-    from nextpixel.identities.verification import verify
-    from nextpixel.training.experiment import read_experiment
+    from nextpixel.identities.verification import print_verifications, verify
 
     if args.csv:
         raise InputError(f"--csv {args.csv} is for likelihoods, but {args.run} is the run of an embedding network")
@@ -87,7 +85,6 @@ def _verify(args: Any) -> None:
     settings = read_experiment(folder / "config.yaml").data
     own = load_by_identity(settings)[args.split] if source is None else None
     images = own or load_one(replace(settings, source=source), args.split)
-    console = Console(soft_wrap=True)
     result = verify(network, images)
     console.print(f"{source or settings.source}, {args.split}: {len(images)} images", highlight=False)
     print_verifications(args.split, result, console)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.parser import GUIDANCE, add_condition, output
 from nextpixel.cli.runs import add_device, find_device
-from nextpixel.cli.settings import GUIDANCE, add_condition, output
 from nextpixel.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _ends(model: "AutoregressiveModel", args: Any) -> list[Any]:
     Raises:
         InputError: ends of two kinds, an end that cannot be read, or a part that is given twice or not at all.
     """
-    from nextpixel.cli.conditions import RunConditions
+    from nextpixel.cli.runs import RunConditions
 
     kind, other = (_kind(option, args[option]) for option in ENDS)
     if kind != other:

@@ -1,14 +1,36 @@
-"""The parser of all verbs.
+"""The parser of all verbs, the options that verbs share, and settings as options: each field of a class is `--group.name`."""
 
-The verbs of the command line, and what each is for.
-"""
-
+import inspect
+import re
 from importlib import import_module
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
 
+import docstring_parser
 from jsonargparse import ArgumentParser
 
 from nextpixel.errors import InputError
+from nextpixel.files import require_writable
+
+VERBS = {
+    "train": "train a model from a recipe or a config file",
+    "report": "evaluate a run's best weights so far and write its report",
+    "evaluate": "nats per image and bits/dim of a data set, beside the honest baselines",
+    "sample": "draw images",
+    "complete": "draw the unknown part of images",
+    "interpolate": "draw images that change from one condition to another",
+    "inspect": "measure and draw what a pixel depends on (receptive field, blind spot)",
+    "compress": "images to a lossless archive, by the model's likelihood",
+    "decompress": "an archive back to its images",
+    "info": "what an archive holds and how it was made",
+    "recipes": "list the recipes",
+    "bench": "measure speed on this machine: sampling and training beside what the arithmetic would allow",
+}
+
+LIKE = "a picture file: draw what is like it, given its code or its embedding; it is prepared as the run's data are"
+GUIDANCE = (
+    "s of p(x|condition)^s p(x)^(1-s), symbol by symbol: 1 is the model, 0 the unconditional one, above 1 more typical images"
+)
 
 
 class Parser(ArgumentParser):
@@ -34,17 +56,79 @@ def make_parser(argv: list[str]) -> Parser:
     return parser
 
 
-VERBS = {
-    "train": "train a model from a recipe or a config file",
-    "report": "evaluate a run's best weights so far and write its report",
-    "evaluate": "nats per image and bits/dim of a data set, beside the honest baselines",
-    "sample": "draw images",
-    "complete": "draw the unknown part of images",
-    "interpolate": "draw images that change from one condition to another",
-    "inspect": "measure and draw what a pixel depends on (receptive field, blind spot)",
-    "compress": "images to a lossless archive, by the model's likelihood",
-    "decompress": "an archive back to its images",
-    "info": "what an archive holds and how it was made",
-    "recipes": "list the recipes",
-    "bench": "measure speed on this machine: sampling and training beside what the arithmetic would allow",
-}
+def add_condition(parser: ArgumentParser, label: str, like: str) -> None:
+    """The options --label and --like, with these helps, which `cli.runs.RunConditions` reads."""
+    parser.add_argument("--label", type=int, help=label)
+    parser.add_argument("--like", help=like)
+
+
+def add_settings(parser: ArgumentParser, group: str, kind: type, skip: tuple[str, ...] = ()) -> None:
+    """Add `--group.name` for every constructor argument of `kind`, with its type, default and the help of the docstrings.
+
+    (jsonargparse's own `add_class_arguments` would also add an option `--group FILE`, but `--data` names the data.)
+    """
+    section = parser.add_argument_group(f"{group} settings")
+    hints = get_type_hints(kind.__init__)
+    # A class describes what it adds to the classes that it is made from.
+    helps = {
+        name: param.description
+        for ancestor in reversed(kind.__mro__)
+        for param in docstring_parser.parse(inspect.cleandoc(ancestor.__doc__ or "")).params
+        for name in param.arg_name.split(", ")
+    }
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name not in skip:
+            text = " ".join((helps.get(name) or "").split())
+            section.add_argument(f"--{group}.{name}", type=hints[name], default=parameter.default, help=text)
+
+
+def set_defaults(parser: ArgumentParser, group: str, values: dict[str, Any], known: list[str], where: str) -> None:
+    """Let a recipe or config file set the defaults of a group; they are checked like the user's own values.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(f"{where}: unknown setting {group}.{name}, expected one of {', '.join(known)}")
+        parser.set_defaults({f"{group}.{name}": value})
+
+
+def pair(text: str) -> tuple[int, int]:
+    """Two numbers, as sizes and places are given on the command line.
+
+    Example:
+        >>> pair("28x32"), pair("3,4")
+        ((28, 32), (3, 4))
+    """
+    match = re.fullmatch(r"\s*\[?\s*(\d+)\s*[x,]\s*(\d+)\s*\]?\s*", text)
+    if match is None:
+        raise InputError(f"{text!r} is no pair of numbers: expected for example 28x32")
+    return int(match[1]), int(match[2])
+
+
+def output(text: str, endings: tuple[str, ...] = (".png", ".npy", ".npz")) -> Path:
+    """Where images go: a picture, or arrays of integers.
+
+    Raises:
+        InputError: another kind of file, or it cannot be written there; asked for before any long work.
+
+    Example:
+        >>> output("samples.jpg")
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: --out samples.jpg: expected a file that ends in .png, .npy or .npz
+    """
+    if not text.endswith(endings):
+        raise InputError(f"--out {text}: expected a file that ends in {', '.join(endings[:-1])} or {endings[-1]}")
+    require_writable(text)
+    return Path(text)
+
+
+def spell_out_data(argv: list[str]) -> list[str]:
+    """`--data D` is short for `--data.source D`.
+
+    Example:
+        >>> spell_out_data(["digits", "--data", "mine.npy", "--data.levels", "4"])
+        ['digits', '--data.source', 'mine.npy', '--data.levels', '4']
+    """
+    return ["--data.source" + word[len("--data") :] if word == "--data" or word.startswith("--data=") else word for word in argv]

@@ -12,7 +12,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run(args: Any) -> None:
     """Print every recipe: name, model, data, and what it is."""
-    from nextpixel.training.experiment import read_recipe, recipe_names
+    from nextpixel.recipes.experiment import read_recipe, recipe_names
 
     for name in recipe_names():
         recipe = read_recipe(name)

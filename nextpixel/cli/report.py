@@ -23,16 +23,10 @@ def run(args: Any) -> None:
     from rich.console import Console
 
     from nextpixel.cli.train import endings, set_threads
-    from nextpixel.identities.triplets import write_embedding_report
-    from nextpixel.training.experiment import read_experiment
-    from nextpixel.training.likelihood_run import write_report
-    from nextpixel.training.settings import EMBEDDING
+    from nextpixel.recipes.experiment import read_experiment
 
     if args.threads is not None:
         set_threads(args.threads)
     out = Path(args.run)
     with endings():
-        if read_experiment(out / "config.yaml").model.get("name") == EMBEDDING:
-            write_embedding_report(out, Console(), own_process=True)
-        else:
-            write_report(out, Console(), args.report, own_process=True)
+        read_experiment(out / "config.yaml").kind.load("report")(out, Console(), args.report, own_process=True)

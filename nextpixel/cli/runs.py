@@ -1,28 +1,27 @@
-"""What the verbs take from a run folder.
-
-The option --device, which every verb takes that computes.
-"""
+"""What verbs take from a run folder: its model, a condition for it from the options of a verb, and the device of --device."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from torch import Tensor
 
-from nextpixel.conditions import Labels
+from nextpixel.conditions import Combination, Condition, Encoded, Labels, Vector
 from nextpixel.data.arrays import save_symbols
+from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
+from nextpixel.identities.network import INSIDE, EmbeddingNetwork, kept_embedding
 from nextpixel.models import AutoregressiveModel
 from nextpixel.models.storage import load
 from nextpixel.pictures.grid import save_grid
+from nextpixel.pictures.read import picture_symbols, read_picture
+from nextpixel.recipes.experiment import Experiment, read_experiment
 from nextpixel.scoring.baselines import PixelMarginal
-from nextpixel.training.experiment import Experiment, read_experiment
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass
@@ -79,7 +78,7 @@ def add_device(parser: ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help=DEVICE)
 
 
-def find_device(text: str) -> "torch.device":
+def find_device(text: str) -> torch.device:
     """The device of this name; of "auto" the first GPU, and the processor where there is none.
 
     Raises:
@@ -92,8 +91,6 @@ def find_device(text: str) -> "torch.device":
         Traceback (most recent call last):
         nextpixel.errors.InputError: --device tpu: expected auto, cpu, cuda or, to name one of several GPUs, cuda:0, cuda:1, ...
     """
-    import torch
-
     match = re.fullmatch(r"(auto|cpu|cuda)|cuda:(\d{1,4})", text, re.ASCII)
     if match is None:
         raise InputError(f"--device {text}: expected auto, cpu, cuda or, to name one of several GPUs, cuda:0, cuda:1, ...")
@@ -104,3 +101,108 @@ def find_device(text: str) -> "torch.device":
         found = "no GPU" if not gpus else "one GPU, cuda:0" if gpus == 1 else f"{gpus} GPUs, cuda:0 to cuda:{gpus - 1}"
         raise InputError(f"--device {text}: torch finds {found} on this machine")
     return torch.device(text)
+
+
+LABEL, LIKE = "--label", "--like"
+
+
+class RunConditions:
+    """Makes a `cond` of a label and a picture, for the model of a run: each part of its condition gets what it takes.
+
+    Labels take the label. A code takes the picture, and a vector what the network in RUN/embedding makes of it. Nothing else can
+    be given on the command line.
+
+    Args:
+        model: the run's model.
+        run: its folder as it was named, whose config.yaml says how its pictures are prepared; a model's folder has none.
+    """
+
+    def __init__(self, model: AutoregressiveModel, run: str) -> None:
+        self.model, self.run = model, run
+        self.parts = list(_parts(model.condition))
+
+    def cond(
+        self, label: int | Tensor | None, picture: str | None, of_label: str = LABEL, of_picture: str = LIKE, needed: bool = True
+    ) -> Any:
+        """The `cond`; None if nothing was given and the model takes none or nothing but labels, or none is needed.
+
+        Args:
+            label: one for all images, or theirs.
+            picture: a file.
+            of_label, of_picture: the options that gave these, for messages.
+            needed: whether the model must have a condition.
+
+        Raises:
+            InputError: the model does not depend on what was given, or on more than that; or the picture cannot be used.
+        """
+        if label is not None and not self.takes(Labels):
+            raise InputError(f"{of_label} {label}: the model in {self.run} is not class-conditional")
+        if picture is not None and not self.takes(Encoded, Vector):
+            raise InputError(f"{of_picture} {picture}: the model in {self.run} is not conditioned on pictures")
+        nothing = label is None and picture is None
+        if nothing and (not needed or all(isinstance(part, Labels) for part in self.parts)):
+            return None
+        given = {LABEL: label, LIKE: picture}
+        wanted = dict.fromkeys(self._wants(part) for part in self.parts)  # in order, each once
+        missing = [what for what in wanted if given.get(what) is None]
+        if missing:
+            raise InputError(f"the model in {self.run} {'needs' if nothing else 'also needs'} {' and '.join(missing)}")
+        return self._of(self.model.condition, label, picture, of_picture)
+
+    def takes(self, *kinds: type[Condition]) -> bool:
+        """Whether the condition, or a part of it, is one of these kinds."""
+        return any(isinstance(part, kinds) for part in self.parts)
+
+    def _wants(self, part: Condition) -> str:
+        """What must be given for a part, in words."""
+        if isinstance(part, Labels):
+            return LABEL
+        if isinstance(part, Vector):
+            self._require_network(part)
+        return LIKE if isinstance(part, Encoded | Vector) else f"a {part.name}, which only Python can give"
+
+    def _of(self, part: Condition, label: int | Tensor | None, picture: str | None, of_picture: str) -> Any:
+        if isinstance(part, Combination):
+            return tuple(self._of(inner, label, picture, of_picture) for inner in part.parts)
+        if isinstance(part, Labels):
+            return label
+        if isinstance(part, Vector):
+            return self.network.embed(self._symbols(picture, of_picture, self.network.levels)[None])[0]
+        return self._symbols(picture, of_picture, part.levels)
+
+    def _symbols(self, picture: str, option: str, levels: int) -> Tensor:
+        """A picture, prepared as the run's own are, at these levels: (C, H, W) of the model's images."""
+        if self.model.codes:
+            raise InputError(f"{option} {picture}: the model in {self.run} draws codes, which no picture file holds")
+        pixels = read_picture(picture, grayscale=self.data.grayscale, crop=self.data.crop, size=self.data.size)
+        x = picture_symbols(pixels, levels, self.model.shape[0], picture)
+        if x.shape != self.model.shape:
+            mine, theirs = ("{} x {}".format(*shape[:0:-1]) for shape in (x.shape, self.model.shape))
+            lacks = "" if self.data.size else f", and {self.run} has no --data.size that would resize it"
+            raise InputError(f"{option} {picture} is {mine} pixels wide and high, but the model is for {theirs}{lacks}")
+        return x
+
+    @cached_property
+    def data(self) -> DataSettings:
+        """How the run's pictures were prepared: not at all, where there is no config.yaml."""
+        config = Path(self.run) / "config.yaml"
+        return read_experiment(config).data if config.is_file() else DataSettings()
+
+    @cached_property
+    def network(self) -> EmbeddingNetwork:
+        return kept_embedding(self.run)
+
+    def _require_network(self, part: Vector) -> None:
+        """Raise InputError unless the run keeps a network that makes such vectors."""
+        if self.network.dim != part.features:
+            kept = f"the network in {Path(self.run) / INSIDE} makes vectors of {self.network.dim} numbers"
+            raise InputError(f"{kept}, but the model in {self.run} was trained on those of another, of {part.features} numbers")
+
+
+def _parts(condition: Condition | None) -> Iterator[Condition]:
+    """A condition itself, or the parts of a combination and of those in it."""
+    if isinstance(condition, Combination):
+        for part in condition.parts:
+            yield from _parts(part)
+    elif condition is not None:
+        yield condition

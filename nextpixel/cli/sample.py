@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.parser import GUIDANCE, LIKE, add_condition, output, pair
 from nextpixel.cli.runs import add_device, find_device
-from nextpixel.cli.settings import GUIDANCE, LIKE, add_condition, output, pair
 
 METHOD = (
     "cached: a scan, step by step; compiled: the same as a program on all cores (default on a processor, where it can "
@@ -30,8 +30,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run(args: Any) -> None:
     """Draw, write, and print the path."""
-    from nextpixel.cli.conditions import RunConditions
-    from nextpixel.cli.runs import write_images
+    from nextpixel.cli.runs import RunConditions, write_images
     from nextpixel.conditions import default_cond
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar

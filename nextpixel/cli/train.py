@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.settings import add_settings, set_defaults
+from nextpixel.cli.parser import add_settings, set_defaults
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.training.experiment import Experiment, read_config, read_recipe
-from nextpixel.training.settings import EMBEDDING, training_settings
+from nextpixel.recipes.experiment import Experiment, read_config, read_recipe
+from nextpixel.recipes.kinds import KINDS, kind_of
 
 CONDITION = (
     "labels: images depend on their labels; encoded: on a code of themselves, an autoencoder's of 10 numbers; embedding: on the "
@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     if base:
         known = _add_model(parser, base)
         set_defaults(parser, "model", {k: v for k, v in base["model"].items() if k != "name"}, known, base["where"])
-    training = training_settings(base["model"]["name"] if base else None)
+    training = kind_of(base["model"]["name"] if base else None).load("settings")
     for group, kind in (("data", DataSettings), ("training", training)):
         add_settings(parser, group, kind)
         set_defaults(parser, group, base.get(group) or {}, list(kind.__dataclass_fields__), base.get("where", ""))
@@ -57,22 +57,19 @@ def run(args: Any) -> None:
         raise InputError(f"put the recipe {args.recipe} first: nextpixel train {args.recipe} ...")
     if args.threads is not None:
         set_threads(args.threads)
+    kind = kind_of(base["model"]["name"])
     experiment = Experiment(
         recipe=base.get("recipe", "custom"),
         about=base.get("about", ""),
         model={"name": base["model"]["name"], **dict(args.model)},
         data=DataSettings(**dict(args.data)),
-        training=training_settings(base["model"]["name"])(**dict(args.training)),
+        training=kind.load("settings")(**dict(args.training)),
     )
     from rich.console import Console
 
-    from nextpixel.identities.triplets import train_embedding
-    from nextpixel.training.likelihood_run import train
-
-    start = train_embedding if base["model"]["name"] == EMBEDDING else train
     out = Path(args.out or Path("runs") / experiment.recipe)
     with endings():
-        start(experiment, out, args.resume, Console(), args.report, own_process=True)
+        kind.load("train")(experiment, out, args.resume, Console(), args.report, own_process=True)
 
 
 @contextmanager
@@ -139,20 +136,19 @@ def _add_model(parser: ArgumentParser, base: dict[str, Any]) -> list[str]:
     """Add the model's arguments and return their names."""
     import inspect
 
-    from nextpixel.identities.network import EmbeddingNetwork
-    from nextpixel.models import MODELS
-
     name = base["model"]["name"]
-    if name == EMBEDDING:
-        add_settings(parser, "model", EmbeddingNetwork, skip=FROM_DATA)
-        return [k for k in inspect.signature(EmbeddingNetwork).parameters if k not in FROM_DATA]
-    if name not in MODELS:
-        raise InputError(f"{base['where']}: unknown model {name!r}, expected one of {', '.join((*MODELS, EMBEDDING))}")
-    add_settings(parser, "model", MODELS[name], skip=FROM_DATA)
+    kind = kind_of(name)
+    networks = kind.load("networks")
+    if name not in networks:
+        raise InputError(f"{base['where']}: unknown model {name!r}, expected one of {', '.join((*networks, *KINDS))}")
+    add_settings(parser, "model", networks[name], skip=FROM_DATA)
+    own = [parameter for parameter in inspect.signature(networks[name]).parameters if parameter not in FROM_DATA]
+    if not kind.conditioned:
+        return own
     parser.add_argument(
         "--model.condition", type=Literal["labels", "encoded", "embedding"] | dict[str, Any] | None, help=CONDITION
     )
-    return ["condition", *(k for k in inspect.signature(MODELS[name]).parameters if k not in FROM_DATA)]
+    return ["condition", *own]
 
 
 def set_threads(threads: int) -> None:

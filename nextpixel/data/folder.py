@@ -1,13 +1,16 @@
 """A folder of picture files: sub-folders are splits, then classes."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from nextpixel.data.raw import SPLITS, RawImages, split_name
+from nextpixel.data.raw import SPLITS, RawImages, allocate, split_name
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.pictures.read import stack_pictures
+from nextpixel.pictures.read import read_picture
+from nextpixel.progress import track
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
 
@@ -72,3 +75,35 @@ def _own_pictures(folder: Path) -> list[Path]:
 def _pictures(folder: Path) -> list[Path]:
     """Return the pictures anywhere under `folder`, sorted."""
     return _own_pictures(folder) + [file for child in _subfolders(folder) for file in _pictures(child)]
+
+
+def stack_pictures(
+    files: Iterable[tuple[Path | BinaryIO, str]], total: int, settings: DataSettings, what: str, progress: bool
+) -> np.ndarray:
+    """Decode `total` > 0 pictures, given with their names, straight into one array uint8 (total, C, H, W).
+
+    Raises:
+        InputError: a picture cannot be read or differs from the first in size or channels; the message names both.
+    """
+    stacked: np.ndarray | None = None
+    first_name = ""
+    for n, (file, name) in enumerate(track(files, total, f"decoding {what}", progress)):
+        picture = read_picture(file, name, grayscale=settings.grayscale, crop=settings.crop, size=settings.size)
+        if stacked is None:
+            stacked, first_name = allocate((total, *picture.shape)), name
+        _compare(picture.shape, name, stacked.shape[1:], first_name)
+        stacked[n] = picture
+    if stacked is None:
+        raise InputError(f"{what} holds no pictures")
+    return stacked
+
+
+def _compare(shape: tuple[int, ...], name: str, first: tuple[int, ...], first_name: str) -> None:
+    """Raise InputError where two shapes (C, H, W) differ."""
+    colour = {1: "gray", 3: "RGB"}
+    if shape[0] != first[0]:
+        both = f"{name} is {colour[shape[0]]} where {first_name} is {colour[first[0]]}"
+        raise InputError(f"{both}: give --data.grayscale true, or pictures of one kind")
+    if shape != first:
+        both = f"{name} is {shape[1]}x{shape[2]} (height x width) where {first_name} is {first[1]}x{first[2]}"
+        raise InputError(f"{both}: give --data.size [H,W] or --data.crop [H,W]")

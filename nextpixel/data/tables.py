@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from nextpixel.data.folder import stack_pictures
 from nextpixel.data.raw import RawImages, check_labels, split_name
 from nextpixel.data.settings import FORMS, DataSettings
 from nextpixel.errors import InputError
-from nextpixel.pictures.read import stack_pictures
 
 if TYPE_CHECKING:
     import datasets

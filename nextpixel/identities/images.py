@@ -1,10 +1,12 @@
-"""Images with an embedding as their condition: what a model with `condition=nextpixel.Vector(dim)` is trained on.
+"""Images of identities: with the embedding of a photograph as their condition, and in splits that share no identity.
 
-Labels as identities: splits that share no identity, so that what is verified are people never seen in training.
+A model with `condition=nextpixel.Vector(dim)` is trained on the former. Verification needs the latter:
+people never seen in training.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,9 +15,12 @@ from torch import Tensor
 
 from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
-from nextpixel.data.splits import Splits, compare, limited, load_source, take_pool
+from nextpixel.data.splits import Splits, compare, limited, load, load_source, take_pool
 from nextpixel.errors import InputError
-from nextpixel.identities.network import EmbeddingNetwork, embed_images
+from nextpixel.identities.network import EmbeddingNetwork, embed_images, kept_embedding, load_embedding
+from nextpixel.recipes.experiment import Experiment, read_experiment
+
+CONDITION = "embedding"  # as `--model.condition` names it
 
 
 class EmbeddedImages(Images):
@@ -208,3 +213,47 @@ def _require_pairs(images: Images, name: str, settings: DataSettings) -> None:
         f"the {name} split of {settings.source} needs two identities, and two images of one of them, but it has {found}; "
         f"missing splits are shares of the identities: {asked}"
     )
+
+
+def embedding_network(experiment: Experiment, run: str | Path | None = None) -> EmbeddingNetwork | None:
+    """The network whose vectors the experiment's model is conditioned on: the one that `run` keeps, else the one it names.
+
+    Raises:
+        InputError: it names none and needs one, or names one that nothing is conditioned on, or there is none there.
+    """
+    wanted, named = experiment.model.get("condition") == CONDITION, experiment.data.embedding
+    if wanted and named is None:
+        raise InputError(f"--model.condition {CONDITION} needs a trained embedding network: give its run as --data.embedding RUN")
+    if not wanted and named is not None:
+        raise InputError(
+            f"--data.embedding {named} makes vectors that nothing is conditioned on: give --model.condition {CONDITION}"
+        )
+    if not wanted:
+        return None
+    if run is not None:
+        return kept_embedding(run)
+    _require_same_identities(experiment.data, Path(named) / "config.yaml")
+    return load_embedding(named)
+
+
+def _require_same_identities(data: DataSettings, config: Path) -> None:
+    """Raise InputError where an embedding network was trained on the same data, and on identities that this run sets aside."""
+    theirs = read_experiment(config).data if config.is_file() else None
+    if theirs is None or theirs.source != data.source:
+        return
+    for name in ("seed", "validation", "test"):
+        mine, other = getattr(data, name), getattr(theirs, name)
+        if mine != other:
+            split = f"so identities that are tested here may have been learned there: give --data.{name} {other}"
+            raise InputError(
+                f"--data.embedding {config.parent} was trained with --data.{name} {other}, this run has {mine}, {split}"
+            )
+
+
+def load_images(data: DataSettings, network: EmbeddingNetwork | None, progress: bool = True) -> Splits:
+    """The splits of a run: with vectors, and by identity, where there is a network that makes them.
+
+    Raises:
+        InputError: as `splits.load` or `load_embedded`.
+    """
+    return load(data, progress) if network is None else load_embedded(data, network, progress)

@@ -154,6 +154,8 @@ def _norm(features: int) -> nn.GroupNorm:
     return nn.GroupNorm(features // math.gcd(features, GROUP), features)
 
 
+NETWORKS = {EmbeddingNetwork.name: EmbeddingNetwork}
+
 # Where the run of a model that is conditioned on embeddings keeps the network that made them.
 INSIDE = "embedding"
 
@@ -210,7 +212,7 @@ def load_embedding(folder_or_hub_id: str | Path) -> EmbeddingNetwork:
         16
     """
     found = _inside(folder_or_hub_id) or folder_or_hub_id
-    return read_folder(found, {EmbeddingNetwork.name: EmbeddingNetwork})
+    return read_folder(found, NETWORKS)
 
 
 def kept_embedding(run: str | Path) -> EmbeddingNetwork:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from nextpixel.data.images import Images
@@ -16,13 +15,13 @@ from nextpixel.data.splits import Splits
 from nextpixel.files import write_aside, write_text
 from nextpixel.identities.images import describe_single
 from nextpixel.identities.network import EmbeddingNetwork, embed_images, load_embedding, save_embedding
-from nextpixel.identities.verification import RESAMPLES, Verification, nearest, verify
+from nextpixel.identities.verification import RESAMPLES, Verification, nearest, print_verifications, rounded, verify
 from nextpixel.machine import machine_line
 from nextpixel.models.storage import load_weights
 from nextpixel.pictures.grid import brightness, save_grid
-from nextpixel.reports.report import data_line, describe_speed, read_best
-from nextpixel.training.checkpoint import BEST, Progress
-from nextpixel.training.experiment import Experiment
+from nextpixel.recipes.experiment import Experiment
+from nextpixel.reports.report import data_line, describe_speed
+from nextpixel.training.checkpoint import BEST, Progress, read_best
 
 
 def finish_embedding(experiment: Experiment, out: Path, splits: Splits, done: Progress, console: Console) -> list[Verification]:
@@ -54,25 +53,11 @@ def finish_embedding(experiment: Experiment, out: Path, splits: Splits, done: Pr
     return result
 
 
-def print_verifications(name: str, verifications: list[Verification], console: Console) -> None:
-    """The figures of each score, and below them the pairs that they are of."""
-    table = Table(name, "ROC AUC", "equal error rate", box=None, pad_edge=False)
-    for k, verification in enumerate(verifications):
-        table.add_row(verification.name, *_rounded(verification), style="bold" if k == 0 else None)
-    console.print(table)
-    console.print(verifications[0].pairs.describe(), highlight=False, soft_wrap=True)
-
-
-def _rounded(verification: Verification) -> tuple[str, str]:
-    auc, eer = verification.standard_errors
-    return f"{verification.roc_auc:.4f} ± {auc:.4f}", f"{verification.equal_error_rate:.4f} ± {eer:.4f}"
-
-
 def _figures(verifications: list[Verification]) -> str:
     rows = ["| | ROC AUC | equal error rate |", "|---|---|---|"]
     for k, verification in enumerate(verifications):
         name = f"**{verification.name}**" if k == 0 else verification.name
-        rows.append(f"| {name} | {' | '.join(_rounded(verification))} |")
+        rows.append(f"| {name} | {' | '.join(rounded(verification))} |")
     return "\n".join([*rows, "", f"Test: {verifications[0].pairs.describe()}."])
 
 

@@ -17,13 +17,13 @@ from nextpixel.errors import InputError
 from nextpixel.identities.images import describe_single, load_by_identity
 from nextpixel.identities.network import EmbeddingNetwork, save_embedding
 from nextpixel.identities.report import finish_embedding
+from nextpixel.identities.settings import TripletSettings
 from nextpixel.identities.verification import Verification, make_pairs, score
+from nextpixel.recipes.experiment import Experiment, read_experiment
 from nextpixel.training.batches import Batch, in_order, to_device
 from nextpixel.training.checkpoint import Progress
-from nextpixel.training.experiment import Experiment, read_experiment
 from nextpixel.training.objective import Objective, Report
 from nextpixel.training.processes import Agreement, Plan, is_first
-from nextpixel.training.settings import TripletSettings
 from nextpixel.training.trainer import Detail, Job, fit, in_memory_order, lock
 
 Mining = Literal["semi-hard", "hard", "all"]
@@ -200,7 +200,7 @@ def train_embedding(
 
     Args:
         experiment: what to train on what; its model is named "embedding", its training is `TripletSettings`.
-        out, resume, console, report, own_process: as `nextpixel.training.likelihood_run.train`; its report has one length.
+        out, resume, console, report, own_process: as `nextpixel.likelihood_run.train`; its report has one length.
 
     Returns:
         The verification of the test identities, first by the embedding; None without a report, and in the processes of further
@@ -238,8 +238,12 @@ def train_embedding(
         return finish_embedding(experiment, job.out, splits, done, console)
 
 
-def write_embedding_report(out: str | Path, console: Console | None = None, own_process: bool = False) -> list[Verification]:
+def write_embedding_report(
+    out: str | Path, console: Console | None = None, report: Detail = "full", own_process: bool = False
+) -> list[Verification]:
     """Verify a run's best weights so far and write its report, after or instead of the one that followed training.
+
+    Its report has one length.
 
     Raises:
         InputError: there is no run, it is in use, it has no validated weights, or its data are gone.

@@ -5,6 +5,8 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from nextpixel.data.images import Images
@@ -233,3 +235,18 @@ def _pixels(images: Images, pairs: Pairs) -> np.ndarray:
         difference = images.tensor(pairs.first[chunk].tolist()) - images.tensor(pairs.second[chunk].tolist())
         found.append(-difference.flatten(1).square().sum(1))
     return torch.cat(found).double().numpy()
+
+
+def print_verifications(name: str, verifications: list[Verification], console: Console) -> None:
+    """The figures of each score, and below them the pairs that they are of."""
+    table = Table(name, "ROC AUC", "equal error rate", box=None, pad_edge=False)
+    for k, verification in enumerate(verifications):
+        table.add_row(verification.name, *rounded(verification), style="bold" if k == 0 else None)
+    console.print(table)
+    console.print(verifications[0].pairs.describe(), highlight=False, soft_wrap=True)
+
+
+def rounded(verification: Verification) -> tuple[str, str]:
+    """Its area and its equal error rate with their standard errors, as they are printed."""
+    auc, eer = verification.standard_errors
+    return f"{verification.roc_auc:.4f} ± {auc:.4f}", f"{verification.equal_error_rate:.4f} ± {eer:.4f}"

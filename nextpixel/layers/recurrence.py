@@ -16,6 +16,7 @@ around it. Everything that does not wait for an earlier line, above all input-to
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -157,7 +158,6 @@ def product(weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.unflatten(1, x.shape[1:])
 
 
-@torch.compiler.disable  # which would unroll the loop and compile it for minutes
 def lstm(inputs: Tensor, weight: Tensor, lines: Lines, initial: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Run D independent LSTMs over the lines of B images, side by side.
 
@@ -179,7 +179,16 @@ def lstm(inputs: Tensor, weight: Tensor, lines: Lines, initial: tuple[Tensor, Te
         zeros = weight.new_zeros(weight.shape[0], weight.shape[1] // 4)
         initial = (zeros, zeros)
     # Autocast rounds what products give; a state that is summed up over a whole image keeps the weights' precision.
-    return _Run.apply(inputs.to(weight.dtype), weight, *initial, lines)[0]
+    return _uncompiled()(inputs.to(weight.dtype), weight, *initial, lines)[0]
+
+
+@lru_cache(maxsize=1)
+def _uncompiled() -> Callable[..., tuple[Tensor, ...]]:
+    """The recurrence, hidden from torch.compile, which would unroll the loop and compile it for minutes.
+
+    Made when it is first run: `disable` imports the compiler, and takes 2 s where nothing is compiled.
+    """
+    return torch.compiler.disable(_Run.apply)
 
 
 class _Run(torch.autograd.Function):

@@ -219,6 +219,10 @@ def _sum_of_counts(value: Any, name: str = "") -> float:
     return float(min(abs(value), 2**62)) if isinstance(value, int | float) else 0
 
 
+IN_PLACE = ("normal_", "uniform_", "zero_", "fill_", "copy_", "kaiming_uniform_", "__setitem__")
+COMPARISONS = ("lt", "le", "__lt__", "__le__")
+
+
 class _AtMost(TorchFunctionMode):
     """Limits the calls of torch in this thread: a configuration may declare any number of modules."""
 
@@ -230,6 +234,12 @@ class _AtMost(TorchFunctionMode):
         self.left -= 1
         if self.left < 0:
             raise ValueError("it describes more weights than there are")
+        # What torch computes for tensors without memory imports its compiler, 2 s, for these functions of constructors.
+        name = func.__name__
+        if name in IN_PLACE:
+            return args[0] if args else next(iter((kwargs or {}).values()))
+        if name in COMPARISONS:
+            return torch.empty(torch.broadcast_shapes(*(tensor.shape for tensor in args)), dtype=torch.bool)
         return func(*args, **(kwargs or {}))
 
 

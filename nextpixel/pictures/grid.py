@@ -1,13 +1,10 @@
-"""Images of symbols as picture files and back: grids and completions to look at, one image or one mask to start from.
+"""Images of symbols as picture files: grids and completions to look at.
 
 What a symbol looks like in a picture: a brightness, or, where symbols are codes without order, a colour of its own.
 """
 
 import colorsys
 import math
-import os
-import re
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,7 @@ import torch
 from PIL import Image
 
 from nextpixel.errors import InputError
-from nextpixel.files import open_regular, write_aside
+from nextpixel.files import write_aside
 
 SEPARATOR = (128, 128, 128)
 HIDDEN = (74, 105, 160)  # blue: no grey image holds it
@@ -24,9 +21,6 @@ KNOWN_SHARE = 0.35
 LINE = 2  # width of a separator, pixels of the file
 VISIBLE = 64  # wanted size of one image's larger side, pixels of the file
 WIDEST = 2000  # wanted limit on the width of a picture, pixels of the file
-
-# What Pillow raises for damaged files, depending on the format and the place of the damage.
-DAMAGED = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
 
 Array = torch.Tensor | np.ndarray
 
@@ -112,117 +106,6 @@ def save_completions(
     last = _tiles(filled.reshape(-1, *given.shape[1:]), levels, codes).reshape(*filled.shape[:2], *first.shape[1:])
     rows = np.concatenate([first[:, None], masked[:, None], last], axis=1)
     _save(rows.reshape(-1, *first.shape[1:]), rows.shape[1], scale, path)
-
-
-def load_image(path: str | Path, levels: int, channels: int) -> torch.Tensor:
-    """Read a picture file as symbols floor(v levels / 256) of its brightness v = 0 .. 255.
-
-    Grey becomes RGB by repetition; RGB becomes grey only if it is grey already.
-
-    Args:
-        path: a file that Pillow can read, 8 bits per channel.
-        levels: number of symbols.
-        channels: 1 (grey) or 3 (RGB).
-
-    Returns:
-        int64 (channels, H, W).
-
-    Raises:
-        InputError: the file is missing, damaged, transparent, or of another kind than `channels` asks for.
-    """
-    return picture_symbols(_read(path).transpose(2, 0, 1), levels, channels, str(path))
-
-
-def picture_symbols(pixels: np.ndarray, levels: int, channels: int, name: str) -> torch.Tensor:
-    """A decoded picture, uint8 (1 or 3, H, W), as symbols like those of `load_image`: int64 (channels, H, W).
-
-    Raises:
-        InputError: neither 1 nor 3 channels are needed, or one is, and the picture is in colour.
-
-    Example:
-        >>> picture_symbols(np.array([[[0, 127, 128, 255]]], dtype=np.uint8), 2, 1, "a.png")
-        tensor([[[0, 0, 1, 1]]])
-    """
-    if channels not in (1, 3):
-        raise InputError(f"{name}: a picture file gives 1 or 3 channels, but {channels} are needed")
-    if channels == 1 and (pixels != pixels[:1]).any():
-        raise InputError(f"{name} is a colour picture, but 1 channel is needed: convert it to grey first")
-    values = torch.from_numpy(pixels.astype(np.int64))[:channels].expand(channels, -1, -1)
-    return (values * levels // 256).contiguous()
-
-
-def load_mask(spec: str | Path, height: int, width: int) -> torch.Tensor:
-    """Return the known places for a completion, as a mask (1, H, W) that is True where the image is given.
-
-    Args:
-        spec: "top:S", "bottom:S", "left:S" or "right:S" with the share S of rows or columns that is known (0 .. 1, rounded
-            half up), or a black and white picture file of that size (white = known).
-        height: H.
-        width: W.
-
-    Raises:
-        InputError: the share is not in 0 .. 1; the file cannot be read, has another size, or is not black and white.
-
-    Example:
-        >>> load_mask("top:0.5", height=2, width=3).int()
-        tensor([[[1, 1, 1],
-                 [0, 0, 0]]], dtype=torch.int32)
-    """
-    match = re.fullmatch(r"(top|bottom|left|right):(.*)", str(spec))
-    if match is None:
-        return _mask_picture(spec, height, width)
-    side, text = match.groups()
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
-    if not 0 <= share <= 1:
-        raise InputError(f"{spec}: the known share must be a number from 0 to 1, not {text!r}")
-    size = height if side in ("top", "bottom") else width
-    count = math.floor(share * size + 0.5)
-    line = torch.arange(size) < count if side in ("top", "left") else torch.arange(size) >= size - count
-    mask = line[:, None] if side in ("top", "bottom") else line[None, :]
-    return mask.expand(1, height, width).clone()
-
-
-def _mask_picture(path: str | Path, height: int, width: int) -> torch.Tensor:
-    if not Path(path).exists():
-        raise InputError(f"{path} is neither a mask file nor one of top:S, bottom:S, left:S, right:S with a share S from 0 to 1")
-    rgb = _read(path)
-    if rgb.shape[:2] != (height, width):
-        raise InputError(f"{path} is {rgb.shape[1]} x {rgb.shape[0]} pixels wide and high, but the image is {width} x {height}")
-    white, black = (rgb == 255).all(axis=-1), (rgb == 0).all(axis=-1)
-    if not (white | black).all():
-        raise InputError(f"{path} is no mask: it must be black and white only (white = known)")
-    return torch.from_numpy(white)[None]
-
-
-def _read(path: str | Path) -> np.ndarray:
-    """Read any opaque 8-bit picture as uint8 (H, W, 3)."""
-    try:
-        os.close(open_regular(path))
-        with Image.open(path) as picture:
-            if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-                raise InputError(f"{path} has pixels of mode {picture.mode}: expected 8-bit grey or RGB")
-            rgba = np.asarray(picture.convert("RGBA"))
-    except InputError:
-        raise
-    except DAMAGED as error:
-        raise unreadable(path, error) from error
-    if (rgba[..., 3] != 255).any():
-        raise InputError(f"{path} is partly transparent: an opaque picture is needed")
-    return rgba[..., :3]
-
-
-def unreadable(path: str | Path, error: Exception) -> InputError:
-    """What to raise where a picture is damaged or missing: its name and the reason, in one line.
-
-    Example:
-        >>> unreadable("a.png", FileNotFoundError(2, "No such file or directory", "a.png"))
-        InputError('cannot read the picture a.png: No such file or directory')
-    """
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"cannot read the picture {path}: {reason}")
 
 
 def _symbols(x: Array, levels: int, dimensions: int) -> np.ndarray:

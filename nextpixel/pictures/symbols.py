@@ -39,11 +39,7 @@ def read_images(path: str, model: AutoregressiveModel) -> list[tuple[str, Tensor
     if not is_picture(model):
         kind = "codes" if model.codes else f"{model.shape[0]} channels of {model.levels} levels"
         raise InputError(f"{path}: this model is of {kind}, which no picture file holds: expected a .npy file of integers")
-    try:
-        with open(path, "rb") as file:
-            x = read_picture(file, path, DataSettings())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    x = read_picture(path)
     return [(stem, torch.from_numpy(_symbols(_in_channels(x, path, model.shape[0]), path, model.levels)))]
 
 

@@ -1,1 +1,1 @@
-"""Experiments with the papers' settings noted, as YAML; `nextpixel recipes` lists them."""
+"""What is trained on what: experiments and their settings, the recipes (YAML) and the kinds of runs."""

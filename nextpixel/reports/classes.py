@@ -11,9 +11,9 @@ from nextpixel.files import write_aside
 from nextpixel.models import AutoregressiveModel
 from nextpixel.pictures.grid import save_grid
 from nextpixel.progress import rows_bar
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.reports.sections import Section
 from nextpixel.scoring.recognition import Classifier, Recognition, Strength, recognise_samples, sampled, sweep
-from nextpixel.training.settings import TrainingSettings
 
 SHOWN = 20  # samples in a row of the picture
 PLOT, PICTURE = Path("samples") / "guidance.png", Path("samples") / "guidance-samples.png"

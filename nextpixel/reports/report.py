@@ -1,49 +1,40 @@
-"""The end of a run: the best weights as a model folder, the pictures, and report.md with the result beside its baselines.
+"""The end of a run: its best weights as a model folder, its pictures and curve, and report.md with its result and baselines."""
 
-How fast a run has trained, beside what the machine's matrix products would allow.
-"""
-
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import csv
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from nextpixel.conditions import Labels, cond_of, default_cond, encoder_of
 from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits
 from nextpixel.errors import InputError
-from nextpixel.files import write_text
-from nextpixel.identities.images import EmbeddedImages
-from nextpixel.identities.likeness import Portraits, portrait_section, portray
-from nextpixel.identities.network import EmbeddingNetwork
+from nextpixel.files import write_aside, write_text
 from nextpixel.machine import count_flops, machine_line, peak
 from nextpixel.models import AutoregressiveModel
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights, save
 from nextpixel.pictures.grid import save_completions, save_grid
+from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.reports.classes import Classes, judge_classes
-from nextpixel.reports.curve import draw_curve
 from nextpixel.reports.sections import (
     Reconstruction,
     Section,
     reconstruct,
     reconstruction_section,
-    what_it_means,
 )
-from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines
-from nextpixel.scoring.evaluation import Evaluation, evaluate
-from nextpixel.training.checkpoint import BEST, Progress, read_checkpoint
-from nextpixel.training.experiment import Experiment
-from nextpixel.training.objective import Likelihood
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines, print_scores
+from nextpixel.scoring.evaluation import Evaluation, evaluate, what_it_means
+from nextpixel.training.checkpoint import BEST, Progress, read_best
 
+TRAIN, VALIDATION = "train/bits_per_dim", "val/bits_per_dim"
 SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
 COUNTED = 2  # images whose arithmetic is counted
 
@@ -55,10 +46,10 @@ class Result:
     Args:
         test: likelihood of the test split under the averaged weights of the best epoch (without averaging: its weights).
         test_last_weights: the same under that epoch's weights before averaging; None without averaging.
-        baselines: what it must beat.
+        baselines: of the test split.
         out: the run folder.
         reconstructions: of an autoencoder, beside a plain one.
-        portraits: of a model conditioned on embeddings, and how like they are.
+        portraits: of a model conditioned on embeddings, and how like they are (`nextpixel.identities.likeness.Portraits`).
         classes: of a class-conditional model, what a classifier sees in its samples; None too where none can be trained.
     """
 
@@ -67,7 +58,7 @@ class Result:
     baselines: list[Baseline]
     out: Path
     reconstructions: list[Reconstruction] | None = None
-    portraits: Portraits | None = None
+    portraits: Any = None
     classes: Classes | None = None
 
 
@@ -78,8 +69,9 @@ def finish(
     marginal: PixelMarginal,
     done: Progress,
     console: Console,
-    network: EmbeddingNetwork | None = None,
+    loss: Callable[[AutoregressiveModel], Tensor],
     detail: str = "full",
+    portraits: Callable[[AutoregressiveModel], tuple[Any, Section]] | None = None,
 ) -> Result:
     """Evaluate the best weights, write the pictures and the report, add the figures to the card of RUN/model, and print them.
 
@@ -90,8 +82,9 @@ def finish(
         marginal: of its training images.
         done: what training has done.
         console: where figures are printed.
-        network: whose vectors the model is conditioned on.
+        loss: of `COUNTED` training images under a model of this form, whose arithmetic is counted.
         detail: "short" leaves out the baselines and the sections of classes, portraits and reconstructions.
+        portraits: draws and judges portraits of a model conditioned on embeddings; gives the result and its section.
 
     Raises:
         InputError: no weights have been validated yet, or something cannot be written.
@@ -111,20 +104,20 @@ def finish(
     baselines = all_baselines(marginal, splits.test, model.codes) if full else []
     draw_pictures(model, splits.test, out, experiment.training.seed)
     draw_curve(out / "metrics.csv", out / "samples" / "curve.png")
-    reconstructions, portraits, classes, sections = None, None, None, []
+    reconstructions, likeness, classes, sections = None, None, None, []
     if encoder_of(model.condition) is not None and full:
         console.print(f"training a plain autoencoder for {done.step} steps, to compare reconstructions", highlight=False)
         settings = replace(experiment.training, batch_size=done.images_per_step)
         reconstructions = reconstruct(model, splits, marginal, settings, done.step, out)
         sections.append(reconstruction_section(reconstructions))
-    if network is not None and full:
-        portraits = portray(model, network, splits.test, experiment.training.seed, out)
-        sections.append(portrait_section(portraits))
+    if portraits is not None and full:
+        likeness, part = portraits(model)
+        sections.append(part)
     if isinstance(model.condition, Labels) and not model.codes and full:
         classes, part = judge_classes(model, splits, experiment.training, out)
         sections.append(part)
-    speed = describe_speed(_loss(model, splits.train, experiment.training), COUNTED, done)
-    result = Result(test, unaveraged, baselines, out, reconstructions, portraits, classes)
+    speed = describe_speed(lambda: loss(model), COUNTED, done)
+    result = Result(test, unaveraged, baselines, out, reconstructions, likeness, classes)
     figures = _figures(result)
     if meaning := what_it_means(model):
         figures += f"\n\n{meaning}"
@@ -136,17 +129,6 @@ def finish(
     _print_result(result, model, sections, console)
     console.print(speed, highlight=False, soft_wrap=True)
     return result
-
-
-def read_best(out: Path) -> dict[str, Any]:
-    """The best weights of a run so far: {"weights", "raw" (not averaged, or None), "words", "value"}.
-
-    Raises:
-        InputError: none have been validated yet.
-    """
-    if not (out / BEST).is_file():
-        raise InputError(f"{out} has not been validated yet: go on with nextpixel train --out {out} --resume")
-    return read_checkpoint(out / BEST)
 
 
 def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: int) -> None:
@@ -161,19 +143,6 @@ def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: i
     path = out / "samples" / "completions.png"
     completions = completions.unflatten(0, (len(original), COMPLETIONS))
     save_completions(original, known, completions, model.levels, path, codes=model.codes)
-
-
-def print_scores(name: str, evaluation: Evaluation, baselines: list[Baseline], console: Console) -> None:
-    """A likelihood in both units, and below it what it must beat."""
-    table = Table("", "bits/dim", "nats per image", "", box=None, pad_edge=False)
-    bits = f"{evaluation.bits_per_dim:.4f} ± {evaluation.bits_per_dim_standard_error:.4f}"
-    nats = f"{evaluation.nats_per_image:.3f} ± {evaluation.nats_standard_error:.3f}"
-    table.add_row(name, bits, nats, f"{len(evaluation.nats)} images", style="bold")
-    for baseline in baselines:
-        value = baseline.bits_per_dim
-        figures = ("n/a", "n/a") if value is None else (f"{value:.4f}", f"{value * evaluation.nats_per_bit_per_dim:.3f}")
-        table.add_row(baseline.name, *figures, baseline.note)
-    console.print(table)
 
 
 def _print_result(result: Result, model: AutoregressiveModel, sections: list[Section], console: Console) -> None:
@@ -227,7 +196,7 @@ def _report(
     settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
     colours = " Each code has a colour of its own; like colours mean nothing." if model.codes else ""
     coded = encoder_of(model.condition) is not None
-    given = "code" if coded else "vector" if isinstance(splits.test, EmbeddedImages) else ""
+    given = "code" if coded else "vector" if experiment.data.embedding is not None else ""
     return f"""# {experiment.recipe}: {model.name}
 
 {experiment.about.strip()}
@@ -255,55 +224,11 @@ The original, its known half, and {COMPLETIONS} completions{" given its code, wh
 """
 
 
-def _loss(model: AutoregressiveModel, images: Images, training: TrainingSettings) -> Callable[[], Tensor]:
-    """The loss of the first training images, by a copy of the model: nothing but its arithmetic matters."""
-    objective = Likelihood(type(model)(**model.config).to(model.device), replace(training, compile=False))
-    x, given = images.__getitems__(range(min(COUNTED, len(images))))
-    batch = x.to(model.device), None if given is None else given.to(model.device)
-    return lambda: objective.bits_per_dim(batch)
-
-
 def _begin(training: TrainingSettings) -> str:
     """What a reader of the figures must know about what this run has and has not trained."""
     stage = "" if training.stage is None else f"stage {training.stage} alone, "
     stage += f"condition dropout {training.condition_dropout}, " if training.condition_dropout else ""
     return stage + ("" if training.start is None else f"beginning with the weights of {training.start}, ")
-
-
-class Stopwatch:
-    """Seconds spent in training steps (without validation and pictures) and images seen, over all parts of a resumed run.
-
-    Attributes:
-        seconds: in the training loop, with those that it waited for data.
-        loading: of these, those that it waited for data.
-        images: on all devices.
-    """
-
-    def __init__(self) -> None:
-        self.seconds, self.loading, self.images = 0.0, 0.0, 0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the body as waiting for data."""
-        begun = time.perf_counter()
-        yield
-        waited = time.perf_counter() - begun
-        self.seconds += waited
-        self.loading += waited
-
-    @contextmanager
-    def training(self, images: int = 0) -> Iterator[None]:
-        """Count the body as training, of so many images on all devices."""
-        begun = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - begun
-        self.images += images
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "loading": self.loading, "images": self.images}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds, self.loading, self.images = (state[name] for name in ("seconds", "loading", "images"))
 
 
 def describe_speed(loss: Callable[[], Tensor], images: int, done: Progress) -> str:
@@ -323,3 +248,55 @@ def describe_speed(loss: Callable[[], Tensor], images: int, done: Progress) -> s
         f"{flops / best:.1%} of the {best / 1e9:.0f} GFLOP/s of {'bf16' if low else 'float32'} matrix products here, "
         f"{done.loading / done.seconds if done.seconds else 0:.1%} of the time waiting for data"
     )
+
+
+def read_curve(metrics: str | Path, column: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one column of a run's metrics.csv; rows that lack it are left out.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        with open(metrics, newline="", encoding="utf-8") as file:
+            rows = [(int(row["step"]), float(row[column])) for row in csv.DictReader(file) if row.get(column)]
+    except OSError as error:
+        raise InputError(f"cannot read {metrics}: {error.strerror or error}") from error
+    return [step for step, _ in rows], [value for _, value in rows]
+
+
+def draw_curve(metrics: str | Path, path: str | Path, published: Mapping[str, float] | None = None) -> None:
+    """Draw training and validation bits/dim over the steps, and published results as horizontal lines.
+
+    The training loss is that of single batches (dots) and the mean of a thirtieth of them around each (line); validation uses
+    the averaged weights, where there are any. The axis leaves out the first steps, which would flatten the rest.
+
+    Args:
+        metrics: a run's metrics.csv.
+        path: the picture.
+        published: results by name, in bits/dim.
+
+    Raises:
+        InputError: no metrics, or none of training.
+    """
+    from matplotlib.figure import Figure  # not pyplot: it keeps global state and looks for a screen
+
+    steps, losses = read_curve(metrics, TRAIN)
+    if not steps:
+        raise InputError(f"{metrics} has no {TRAIN}: nothing to draw")
+    half = len(losses) // 60
+    smooth = [fmean(losses[max(0, k - half) : k + half + 1]) for k in range(len(losses))]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, ".", color="tab:blue", alpha=0.15, markersize=3)
+    axes.plot(steps, smooth, color="tab:blue", label="training batches")
+    axes.plot(*read_curve(metrics, VALIDATION), "o-", color="tab:orange", label="validation")
+    for k, (name, value) in enumerate((published or {}).items()):
+        axes.axhline(value, linestyle="--", linewidth=1, color=f"C{k + 2}", label=f"{name}: {value:g}")
+    lowest = min([*smooth, *(published or {}).values()])
+    # A hundredth where there is a single point, so that it stands in the middle of something.
+    top = lowest + max(0.1 * (smooth[0] - lowest), 1.5 * (smooth[len(smooth) // 10] - lowest), 0.01)
+    axes.set(xlabel="step", ylabel="bits/dim", ylim=(lowest - 0.05 * (top - lowest), top))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with write_aside(path) as aside:
+        figure.savefig(aside, format="png", dpi=120)

@@ -17,9 +17,9 @@ from nextpixel.conditions import cond_of, encoder_of
 from nextpixel.data.splits import Splits
 from nextpixel.models import AutoregressiveModel
 from nextpixel.pictures.grid import save_grid
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.scoring.autoencoder import ConvAutoencoder, squared_error
 from nextpixel.scoring.baselines import PixelMarginal
-from nextpixel.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,6 @@ def reconstruct(
         Reconstruction("convolutional decoder, trained by squared error", error(answers)),
         Reconstruction("mean training image, no code", error(mean)),
     ]
-
-
-def what_it_means(model: AutoregressiveModel) -> str:
-    """What bits/dim given the image's own code are, and are not, in plain words; empty where there is no encoder."""
-    encoder = encoder_of(model.condition)
-    if encoder is None:
-        return ""
-    return (
-        f"These are figures given each image's own code, -log p(x | code(x)): what the code itself costs is not in them. So they "
-        f"are no likelihoods of the images, and compare neither with the baselines nor with models without a code. Sent as "
-        f"{encoder.given} numbers of 32 bits, the codes would add {32 * encoder.given / math.prod(model.shape):.4f} bits/dim."
-    )
 
 
 def reconstruction_section(found: list[Reconstruction]) -> Section:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, features
+from rich.console import Console
+from rich.table import Table
 
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.files import read_bytes, write_aside
 from nextpixel.pictures.grid import brightness
+from nextpixel.scoring.evaluation import Evaluation
 
 BATCH = 1024
 MOST_FILES = 1000  # images that the codecs get: their mean is then known to about a percent
@@ -269,3 +272,16 @@ def _batches(images: Images) -> Iterator[np.ndarray]:
 def _require_some(images: Images) -> None:
     if len(images) == 0:
         raise InputError("there are no images: the split is empty")
+
+
+def print_scores(name: str, evaluation: Evaluation, baselines: list[Baseline], console: Console) -> None:
+    """A likelihood in both units, and those of its baselines below."""
+    table = Table("", "bits/dim", "nats per image", "", box=None, pad_edge=False)
+    bits = f"{evaluation.bits_per_dim:.4f} ± {evaluation.bits_per_dim_standard_error:.4f}"
+    nats = f"{evaluation.nats_per_image:.3f} ± {evaluation.nats_standard_error:.3f}"
+    table.add_row(name, bits, nats, f"{len(evaluation.nats)} images", style="bold")
+    for baseline in baselines:
+        value = baseline.bits_per_dim
+        figures = ("n/a", "n/a") if value is None else (f"{value:.4f}", f"{value * evaluation.nats_per_bit_per_dim:.3f}")
+        table.add_row(baseline.name, *figures, baseline.note)
+    console.print(table)

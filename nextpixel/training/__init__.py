@@ -1,1 +1,1 @@
-"""Training: settings, objectives, the loop, its checkpoints and processes, and one run from data to report."""
+"""Training: objectives, the loop, its batches, checkpoints and processes, and what every kind of run shares around them."""

@@ -161,3 +161,14 @@ def set_generators(states: dict[str, Tensor]) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def read_best(out: Path) -> dict[str, Any]:
+    """The best weights of a run so far: {"weights", "raw" (not averaged, or None), "words", "value"}.
+
+    Raises:
+        InputError: none have been validated yet.
+    """
+    if not (out / BEST).is_file():
+        raise InputError(f"{out} has not been validated yet: go on with nextpixel train --out {out} --resume")
+    return read_checkpoint(out / BEST)

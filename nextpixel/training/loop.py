@@ -22,11 +22,10 @@ from torch import Tensor, nn
 
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
-from nextpixel.reports.report import Stopwatch
 from nextpixel.scan.evaluating import eval_mode
 from nextpixel.training.batches import Batch, Loader, to_device
 from nextpixel.training.checkpoint import BEST, LAST, Place, Progress, generators, set_generators, write_checkpoint
-from nextpixel.training.metrics import Metrics, RunProgress
+from nextpixel.training.metrics import Metrics, RunProgress, Stopwatch
 from nextpixel.training.objective import Objective, optimise, set_learning_rate
 from nextpixel.training.optimisation import Average, Budget
 from nextpixel.training.processes import Agreement

@@ -248,3 +248,39 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Stopwatch:
+    """Seconds spent in training steps (without validation and pictures) and images seen, over all parts of a resumed run.
+
+    Attributes:
+        seconds: in the training loop, with those that it waited for data.
+        loading: of these, those that it waited for data.
+        images: on all devices.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.loading, self.images = 0.0, 0.0, 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the body as waiting for data."""
+        begun = time.perf_counter()
+        yield
+        waited = time.perf_counter() - begun
+        self.seconds += waited
+        self.loading += waited
+
+    @contextmanager
+    def training(self, images: int = 0) -> Iterator[None]:
+        """Count the body as training, of so many images on all devices."""
+        begun = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - begun
+        self.images += images
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "loading": self.loading, "images": self.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds, self.loading, self.images = (state[name] for name in ("seconds", "loading", "images"))

@@ -14,9 +14,9 @@ from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel, MultiScale
 from nextpixel.models.storage import save
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.batches import Batch, in_order, to_device
 from nextpixel.training.processes import Agreement
-from nextpixel.training.settings import TrainingSettings
 
 Report = Callable[[int, int], None]  # called with the number of batches done, and of all
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.recipes.settings import TrainingSettings
 
 
 @dataclass

@@ -22,7 +22,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
 from nextpixel.errors import InputError
-from nextpixel.training.settings import TrainingSettings
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.signals import SIGNALS, leave
 
 PATIENCE = timedelta(days=7)  # other processes may wait while the first one draws or writes; a lost one is noticed otherwise

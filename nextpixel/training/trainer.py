@@ -17,9 +17,10 @@ from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.locks import LOCK, lock_folder
 from nextpixel.models.storage import Storable, load_weights
+from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.batches import Loader, Order
 from nextpixel.training.checkpoint import LAST, Place, Progress, read_checkpoint
-from nextpixel.training.experiment import Experiment
 from nextpixel.training.loop import DrawGrid, Loop
 from nextpixel.training.metrics import METRICS, Metrics, RunProgress, make_logger, require_logger
 from nextpixel.training.objective import Objective
@@ -34,7 +35,6 @@ from nextpixel.training.processes import (
     plan,
     watch_parent,
 )
-from nextpixel.training.settings import TrainingSettings
 from nextpixel.training.signals import Unwind
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -11,7 +11,8 @@ import yaml
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 from nextpixel.files import write_aside
-from nextpixel.training.settings import TrainingSettings, training_settings
+from nextpixel.recipes.kinds import Kind, kind_of
+from nextpixel.recipes.settings import TrainingSettings
 
 
 @dataclass
@@ -31,6 +32,10 @@ class Experiment:
     model: dict[str, Any] = field(default_factory=lambda: {"name": "gated-pixelcnn"})
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.model.get("name"))
 
     def save(self, path: Path) -> None:
         """Write YAML that `read_experiment` reads.
@@ -115,7 +120,7 @@ def make_experiment(values: dict[str, Any]) -> Experiment:
 
 def _training(values: dict[str, Any]) -> type[TrainingSettings]:
     model = values.get("model")
-    return training_settings(model.get("name") if isinstance(model, dict) else None)
+    return kind_of(model.get("name") if isinstance(model, dict) else None).load("settings")
 
 
 def _refuse_unknown(values: dict[str, Any], kind: type, where: str) -> None:

@@ -4,33 +4,35 @@ RUN/  config.yaml   metrics.csv   progress.json   checkpoints/{best,last}.ckpt  
       samples/*.png   marginal.npz   report.md   embedding/ (the network whose vectors a model is conditioned on)
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from nextpixel.conditions import Encoded, Labels, Vector, cond_of, default_cond
 from nextpixel.data.images import Images
-from nextpixel.data.settings import DataSettings
-from nextpixel.data.splits import Splits, load
+from nextpixel.data.splits import Splits
 from nextpixel.errors import InputError
-from nextpixel.identities.images import EmbeddedImages, load_embedded
-from nextpixel.identities.network import INSIDE, EmbeddingNetwork, kept_embedding, load_embedding, save_embedding
+from nextpixel.identities.images import CONDITION, EmbeddedImages, embedding_network, load_images
+from nextpixel.identities.likeness import Portraits, portrait_section, portray
+from nextpixel.identities.network import INSIDE, EmbeddingNetwork, save_embedding
 from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights
 from nextpixel.pictures.grid import save_grid
-from nextpixel.reports.report import Result, finish
+from nextpixel.recipes.experiment import Experiment, read_experiment
+from nextpixel.recipes.settings import TrainingSettings
+from nextpixel.reports.report import COUNTED, Result, finish
+from nextpixel.reports.sections import Section
 from nextpixel.scoring.baselines import PixelMarginal
-from nextpixel.training.batches import Shuffled
+from nextpixel.training.batches import Shuffled, to_device
 from nextpixel.training.checkpoint import Progress
-from nextpixel.training.experiment import Experiment, read_experiment
 from nextpixel.training.loop import DrawGrid
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import Plan, is_first
-from nextpixel.training.settings import EMBEDDING, TrainingSettings
 from nextpixel.training.trainer import Detail, Job, fit, in_memory_order, lock
 
 INITIAL_IMAGES = 64  # of a data-dependent initialisation
@@ -105,7 +107,7 @@ def train(
         return None
     del objective
     with job.reporting():
-        return finish(experiment, job.out, splits, marginal, done, console, network, report)
+        return _report(job, splits, marginal, done, network, report)
 
 
 def write_report(out: str | Path, console: Console | None = None, report: Detail = "full", own_process: bool = False) -> Result:
@@ -127,8 +129,27 @@ def write_report(out: str | Path, console: Console | None = None, report: Detail
         network = embedding_network(job.experiment, out)
         splits = load_images(job.experiment.data, network)
         marginal = PixelMarginal.load(out / "marginal.npz", splits.train.shape, splits.train.levels)
-        done = Progress.read(out)
-        return finish(job.experiment, out, splits, marginal, done, console, network, report)
+        return _report(job, splits, marginal, Progress.read(out), network, report)
+
+
+def _report(
+    job: Job, splits: Splits, marginal: PixelMarginal, done: Progress, network: EmbeddingNetwork | None, detail: Detail
+) -> Result:
+    """The report of trained weights, with portraits where the model is conditioned on the vectors of a network."""
+    training = job.settings
+
+    def loss(model: AutoregressiveModel) -> Tensor:
+        """Of a copy of the model: only its arithmetic counts."""
+        objective = Likelihood(type(model)(**model.config).to(model.device), replace(training, compile=False))
+        batch = splits.train.__getitems__(range(min(COUNTED, len(splits.train))))
+        return objective.bits_per_dim(to_device(batch, model.device))
+
+    def portraits(model: AutoregressiveModel) -> tuple[Portraits, Section]:
+        found = portray(model, network, splits.test, training.seed, job.out)
+        return found, portrait_section(found)
+
+    drawn = None if network is None else portraits
+    return finish(job.experiment, job.out, splits, marginal, done, job.console, loss, detail, drawn)
 
 
 def grids(images: Images, settings: TrainingSettings) -> DrawGrid:
@@ -139,50 +160,6 @@ def grids(images: Images, settings: TrainingSettings) -> DrawGrid:
         save_grid(x, model.levels, path, codes=model.codes)
 
     return draw
-
-
-def embedding_network(experiment: Experiment, run: str | Path | None = None) -> EmbeddingNetwork | None:
-    """The network whose vectors the experiment's model is conditioned on: the one that `run` keeps, else the one it names.
-
-    Raises:
-        InputError: it names none and needs one, or names one that nothing is conditioned on, or there is none there.
-    """
-    wanted, named = experiment.model.get("condition") == EMBEDDING, experiment.data.embedding
-    if wanted and named is None:
-        raise InputError(f"--model.condition {EMBEDDING} needs a trained embedding network: give its run as --data.embedding RUN")
-    if not wanted and named is not None:
-        raise InputError(
-            f"--data.embedding {named} makes vectors that nothing is conditioned on: give --model.condition {EMBEDDING}"
-        )
-    if not wanted:
-        return None
-    if run is not None:
-        return kept_embedding(run)
-    _require_same_identities(experiment.data, Path(named) / "config.yaml")
-    return load_embedding(named)
-
-
-def _require_same_identities(data: DataSettings, config: Path) -> None:
-    """Raise InputError where an embedding network was trained on the same data, and on identities that this run sets aside."""
-    theirs = read_experiment(config).data if config.is_file() else None
-    if theirs is None or theirs.source != data.source:
-        return
-    for name in ("seed", "validation", "test"):
-        mine, other = getattr(data, name), getattr(theirs, name)
-        if mine != other:
-            split = f"so identities that are tested here may have been learned there: give --data.{name} {other}"
-            raise InputError(
-                f"--data.embedding {config.parent} was trained with --data.{name} {other}, this run has {mine}, {split}"
-            )
-
-
-def load_images(data: DataSettings, network: EmbeddingNetwork | None, progress: bool = True) -> Splits:
-    """The splits of a run: with vectors, and by identity, where there is a network that makes them.
-
-    Raises:
-        InputError: as `splits.load` or `load_embedded`.
-    """
-    return load(data, progress) if network is None else load_embedded(data, network, progress)
 
 
 def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
@@ -204,9 +181,9 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
         settings["condition"] = Labels(images.classes)
     elif settings.get("condition") == Encoded.name:
         settings["condition"] = Encoded(CODE)
-    elif settings.get("condition") == EMBEDDING:
+    elif settings.get("condition") == CONDITION:
         if not isinstance(images, EmbeddedImages):
-            raise InputError(f"--model.condition {EMBEDDING} needs images with vectors, but {experiment.data.source} has none")
+            raise InputError(f"--model.condition {CONDITION} needs images with vectors, but {experiment.data.source} has none")
         settings["condition"] = Vector(images.dim)
     try:
         return MODELS[name](shape=images.shape, levels=images.levels, **settings)
