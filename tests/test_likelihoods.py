@@ -263,7 +263,7 @@ def test_mixture_has_as_many_params_as_the_paper(channels):
 @pytest.mark.parametrize("mixtures", [0, -1])
 def test_a_mixture_of_nothing_is_refused(mixtures):
     with pytest.raises(InputError, match=f"mixtures must be at least 1, not {mixtures}"):
-        make_likelihood("logistic-mixture", 1, 2, mixtures)
+        make_likelihood("logistic-mixture", 1, 2, mixtures=mixtures)
 
 
 @pairs(channels=CHANNELS, levels=[2, 3, 16], mixtures=[1, 3])

@@ -8,9 +8,7 @@ import itertools
 import torch
 
 from nextpixel import MODELS, Combination, Encoded, Labels, SpatialMap, Vector
-from nextpixel.compiled import why_not
 from nextpixel.conditions import Condition
-from nextpixel.sampling.draw import METHODS
 
 CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded")
 # The kinds that differ to what runs an encoded condition: none, one without places, one with, and all at once.
@@ -68,14 +66,6 @@ def random_cond(model, batch=2, size=None, seed=3, kind=None):
         sides = zip(size or model.shape[1:], kind.factor, strict=True)
         return torch.randn(batch, kind.given, *(-(-side // factor) for side, factor in sides), **normal)
     return None
-
-
-def methods(model, guidance=1.0):
-    """The ways to draw from a model; a program has no line for a guided mixture."""
-    law = model.guided_likelihood(guidance)
-    reason = why_not(model.device, torch.float64, law)
-    assert reason is None or "mixture" in reason
-    return [method for method in METHODS if method != "compiled" or reason is None]
 
 
 def of_images(cond, choose):

@@ -9,8 +9,6 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from itertools import repeat
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -20,8 +18,7 @@ from nextpixel.coding.entropy.choosers import Decode, Encode, Stream
 from nextpixel.coding.entropy.margins import measured_epsilon
 from nextpixel.coding.entropy.tables import table_bits
 from nextpixel.coding.tiles import Part
-from nextpixel.compiled.sample import Together, cut, on_cores
-from nextpixel.compiled.step_programs import Stepped
+from nextpixel.compiled.sample import cut, scan_steps
 from nextpixel.conditions import encoder_of
 from nextpixel.errors import InputError
 from nextpixel.layers.recordable import NotRecordableError
@@ -144,13 +141,9 @@ class LaneCoder:
     ) -> list[Chooser]:
         if self.model.device.type == "cpu":
             pieces = self.pieces(len(x))
-            choosers, report = [choose(piece) for piece in pieces], Together(progress, len(pieces))
-
-            def scan(piece: slice, chooser: Chooser) -> None:
-                raster(Stepped(self.model), x[piece], chooser, None if h is None else h[piece], report)
-
+            choosers, hs = [choose(piece) for piece in pieces], [None if h is None else h[piece] for piece in pieces]
             try:
-                on_cores(map(partial, repeat(scan), pieces, choosers), len(pieces), report)
+                scan_steps(self.model, list(zip((x[piece] for piece in pieces), choosers, hs, strict=True)), progress)
                 return choosers
             except NotRecordableError as error:
                 warnings.warn(f"{self.model.name} is coded step by step, because its scan is no program: {error}", stacklevel=3)

@@ -3,27 +3,29 @@
     for each pass, for each row i:      begin[kind of i]()      the row clock
                                         steps[kind of i]()      all its places and channels, draws included
 
-Images are cut into lanes that fit the processor's caches; each core scans its own, and nothing is exchanged between them.
-
-A batch in pieces, one core each: nothing is exchanged between them but the news of finished rows.
+Images are cut into lanes that fit the processor's caches; each core scans its own, and nothing is exchanged between them but the
+news of finished rows. A distribution without a draw instruction is drawn from between steps: these are programs all the same.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from nextpixel.compiled import program_cache as kept
 from nextpixel.compiled.row_programs import Rows
+from nextpixel.compiled.step_programs import Stepped
 from nextpixel.layers.pointwise import without_autocast
 from nextpixel.likelihoods import Guided
 from nextpixel.progress import Count, Progress
+from nextpixel.scan.evaluating import check_weights
 from nextpixel.scan.job import Request
-from nextpixel.scan.raster import scan_rows
+from nextpixel.scan.raster import Choose, Draw, Keep, raster, scan_rows
 
 if TYPE_CHECKING:
     from nextpixel.models.base import AutoregressiveModel
@@ -87,6 +89,24 @@ def on_cores(work: Iterable[Callable[[], None]], cores: int, report: Together) -
         torch.set_num_threads(threads)  # what threads that come later begin with
 
 
+def scan_steps(
+    model: "AutoregressiveModel", pieces: Sequence[tuple[Tensor, Choose, Tensor | None]], progress: Progress | None = None
+) -> None:
+    """Fill images as `raster` does, by compiled steps, between which a chooser chooses the symbols.
+
+    Args:
+        model: on the processor, in float32 or float64.
+        pieces: of the batch, each scanned on a core of its own: images, their chooser, and their encoded condition.
+        progress: as of `scan`.
+
+    Raises:
+        NotRecordableError: the model calls something of torch that programs do not do.
+    """
+    report = Together(progress, len(pieces))
+    work = [partial(raster, Stepped(model), x, choose, h, report) for x, choose, h in pieces]
+    on_cores(work, len(pieces), report)
+
+
 # Images that a core scans side by side: as many rows as fill the tiles of a product, and no more than the caches hold.
 LANES = 16
 
@@ -109,6 +129,9 @@ def scan(
         InputError: the weights are not finite, or a symbol has no probabilities.
         NotRecordableError: the model asks torch for something that programs do not do.
     """
+    if request.law.draw_instruction(0, request.temperature) is None:
+        _scan_and_choose(model, request, progress)
+        return
     batch, threads = len(request.x), torch.get_num_threads()
     # As many pieces for one core as for another, and no longer than needed.
     pieces = cut(batch, threads * -(-batch // (threads * LANES)))
@@ -123,6 +146,20 @@ def scan(
     on_cores(work, cores, report)
     if programs is not None:
         kept.put_back(owner, programs)
+
+
+def _scan_and_choose(model: "AutoregressiveModel", request: Request, progress: Progress | None) -> None:
+    """A scan without draw instructions."""
+    check_weights(model)
+    cores = cut(len(request.x), torch.get_num_threads())
+    pieces = [request.lanes(piece) for piece in cores]
+    if isinstance(request.law, Guided):
+        pieces = [piece.twice() for piece in pieces]
+    choosers = [Draw(piece.law, piece.noise, piece.temperature) for piece in pieces]
+    choosers = [c if piece.known is None else Keep(piece.known, c) for c, piece in zip(choosers, pieces, strict=True)]
+    scan_steps(model, [(piece.x, choose, piece.h) for piece, choose in zip(pieces, choosers, strict=True)], progress)
+    for core, piece in zip(cores, pieces, strict=True):
+        request.x[core] = piece.x[: core.stop - core.start]
 
 
 @torch.inference_mode()

@@ -143,7 +143,7 @@ class Sampling:
         """
         if not (math.isfinite(temperature) and temperature >= LOWEST_TEMPERATURE):
             raise InputError(f"temperature must be at least {LOWEST_TEMPERATURE}, not {temperature}")
-        strict, method = method is not None, self._way_to_draw(method, law, temperature)
+        strict, method = method is not None, self._way_to_draw(method)
         # Drawn for all images at once, and always on the CPU: neither lanes nor the device change the pictures.
         generator = torch.Generator().manual_seed(seed)
         shape = (x.shape[0] // repeats, *x.shape[1:])
@@ -175,11 +175,11 @@ class Sampling:
             images.copy_(lanes[0][: len(images)])
         return x.to(torch.uint8) if self.levels <= 256 else x
 
-    def _way_to_draw(self: "AutoregressiveModel", method: Method | None, law: Likelihood, temperature: float) -> Method:
+    def _way_to_draw(self: "AutoregressiveModel", method: Method | None) -> Method:
         """The method that is asked for, if it can be, or the default one."""
         if method is not None and method not in METHODS:
             raise InputError(f"method must be {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}, not {method!r}")
-        reason = why_not(self.device, next(self.parameters()).dtype, law, temperature)
+        reason = why_not(self.device, next(self.parameters()).dtype)
         if method is None:
             # On a GPU programs are graphs, which no GPU has run yet: there they are drawn by choice.
             return "cached" if reason or self.device.type != "cpu" else "compiled"
