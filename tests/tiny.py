@@ -58,8 +58,8 @@ def random_cond(model, batch=2, size=None, seed=3, kind=None):
         return tuple(random_cond(model, batch, size, seed + k, part) for k, part in enumerate(kind.parts))
     if isinstance(kind, Encoded):
         return torch.randint(kind.levels, (batch, *kind.shape), generator=generator)
-    if isinstance(kind, Labels):
-        return torch.randint(kind.features, (batch,), generator=generator)
+    if kind is not None and kind.source == "label":
+        return torch.randint(kind.given, (batch,), generator=generator)
     if isinstance(kind, Vector):
         return torch.randn(batch, kind.features, **normal)
     if isinstance(kind, SpatialMap):

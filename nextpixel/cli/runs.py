@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jsonargparse import ArgumentParser
 
-from nextpixel.conditions import Labels
 from nextpixel.data.arrays import save_symbols
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
@@ -65,7 +64,7 @@ def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: A
         save_grid(x, model.levels, out, columns, codes=model.codes)
     else:
         labels = None
-        if cond is not None and isinstance(model.condition, Labels):
+        if cond is not None and model.condition.source == "label":
             each = torch.as_tensor(cond).reshape(-1)
             labels = each.repeat_interleave(len(x) // len(each)).cpu().numpy()
         save_symbols(x.cpu().numpy(), out, model.levels, model.codes, labels)

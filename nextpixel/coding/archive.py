@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextpixel.coding.conditions import Conditions
 from nextpixel.coding.entropy.choosers import Stream
 from nextpixel.coding.format.container import split
 from nextpixel.coding.format.embedded import count_weights, fingerprint, unpack_model
 from nextpixel.coding.format.index import Entry, checksum
-from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows, threads
+from nextpixel.coding.lanes import LANES, Conditions, LaneCoder, Mode, scan_rows, threads
 from nextpixel.coding.limits import Allowance
 from nextpixel.coding.tiles import Part, groups
 from nextpixel.coding.writer import Settings, Writer
-from nextpixel.conditions import Labels
 from nextpixel.errors import InputError
 from nextpixel.files import read_bytes
 from nextpixel.models import AutoregressiveModel
@@ -260,7 +258,7 @@ class Archive:
 
     def _cond(self) -> Any:
         coder = self._model_coder()
-        if not isinstance(coder.model.condition, Labels):
+        if coder.model.condition is None or coder.model.condition.source != "label":
             return self.cond
         if self.cond is not None:
             raise InputError(f"{self.where} holds the labels of its images: no condition must be given")

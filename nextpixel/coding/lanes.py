@@ -1,4 +1,4 @@
-"""A group of images of one size, coded side by side: lanes of one scan.
+"""A group of images of one size, coded side by side: lanes of one scan, and the encoded conditions of its tiles.
 
 Each lane has its own stream, so an image can be decoded without the others. In float64 with margins its code does not
 depend on its neighbours, nor on how many there are. In "fast" mode, float32 without margins, it may: groups are then always
@@ -31,6 +31,7 @@ LANES = 64
 MOST_LANES = 4096
 # Images, and rows and columns of each, that the error bound is measured on.
 MEASURED_IMAGES, MEASURED_SIDE = 4, 32
+CHECKED_AT_ONCE = 4096  # of a `cond`
 # What a core has at least: images, as many rows as a product does at once, and multiplications a step, for which it is worth to
 # wait for the other cores' Python.
 CORE_LANES, CORE_WORK = 8, 2**20
@@ -158,6 +159,63 @@ class LaneCoder:
     def _filled(self, t: Tensor | None) -> Tensor | None:
         """A batch brought to the width of a group, its own memory."""
         return None if t is None else torch.cat([t, t[-1:].expand(self.width(len(t)) - len(t), *t.shape[1:])])
+
+
+class Conditions:
+    """The encoded condition of any tiles of some images, image by image: h of all of them at once may be large.
+
+    Args:
+        coder: whose model has the condition.
+        cond: for one image or for all, as `model.log_prob` takes it.
+        sizes: (H, W) of each image.
+
+    Raises:
+        InputError: as `model.encode_condition`: `cond` is missing, superfluous, or does not fit images of these sizes.
+    """
+
+    def __init__(self, coder: LaneCoder, cond: Any, sizes: list[tuple[int, int]]) -> None:
+        self.coder, self.sizes, self.condition = coder, sizes, coder.model.condition
+        self._newest: tuple[int, Tensor] | None = None  # an image and its h: its tiles follow one another
+        if self.condition is None:
+            coder.condition(cond, len(sizes), *sizes[0])  # refuses one that is given
+            return
+        self.cond = self.condition.as_tensors(cond)
+        if self.condition.length(self.cond) not in (None, len(sizes)):
+            coder.condition(cond, len(sizes), *sizes[0])  # refuses it, before anything is encoded
+        if self.condition.places:
+            for image in {size: image for image, size in reversed(list(enumerate(sizes)))}.values():
+                self._of_image(image)
+            return
+        for start in range(0, len(sizes), CHECKED_AT_ONCE):
+            images = slice(start, min(start + CHECKED_AT_ONCE, len(sizes)))
+            coder.condition(self.condition.select(self.cond, images), images.stop - images.start, 1, 1)
+
+    @property
+    def labels(self) -> list[int] | None:
+        """The class of each image, which an archive stores, if the model is class-conditional."""
+        if self.condition is None or self.condition.source != "label":
+            return None
+        return self.cond.expand(len(self.sizes)).tolist()
+
+    def of(self, group: list[Part]) -> Tensor | None:
+        """h for the tiles of a group, (B, F, h, w), or None for an unconditional model."""
+        if self.condition is None:
+            return None
+        return torch.cat([self._of_part(part) for part in group])
+
+    def _of_part(self, part: Part) -> Tensor:
+        h = self._of_image(part.image)
+        # What has no places is one number for all of them.
+        sides = zip((part.rows, part.columns), h.shape[2:], strict=True)
+        rows, columns = (slice(*side) if places > 1 else slice(None) for side, places in sides)
+        return h[:, :, rows, columns].clone()  # of h, which may be larger, nothing is kept
+
+    def _of_image(self, image: int) -> Tensor:
+        if self._newest is None or self._newest[0] != image:
+            self._newest = None
+            cond = self.condition.select(self.cond, slice(image, image + 1))
+            self._newest = image, self.coder.condition(cond, 1, *self.sizes[image])
+        return self._newest[1]
 
 
 def scan_rows(coder: LaneCoder, groups: list[list[Part]]) -> int:

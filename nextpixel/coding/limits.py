@@ -31,7 +31,6 @@ from nextpixel.coding.format.index import Entry
 from nextpixel.coding.lanes import LaneCoder
 from nextpixel.coding.tiles import Part
 from nextpixel.compiled.recorder import PERIODS
-from nextpixel.conditions import SpatialMap
 from nextpixel.errors import InputError
 from nextpixel.layers.heads import ConditionBias
 from nextpixel.layers.upsampling import Upsampler
@@ -88,7 +87,7 @@ class Costs:
         )
         # Of a lane: the distribution of a place, several times over.
         self.of_lane = 2 * model.likelihood.params + 6 * model.levels
-        self.law = LEVEL * model.levels * self.channels if model.likelihood.name == "categorical" else 0.0
+        self.cdf = LEVEL * model.levels * self.channels if model.likelihood.coding == "cdf" else 0.0
 
     def scan(self, size: tuple[int, int], lanes: int, pieces: int = 1, payload: int = 0, runs: int = 0) -> Cost:
         """The cost of decoding a group.
@@ -110,7 +109,7 @@ class Costs:
             recorded = min(width, RECORDED * stage.period) if program else 0
             line = LINE if program else CALL * LINE
             of_symbols = self.channels * (PLACE + lanes * LANE)
-            arithmetic = lanes * (MULTIPLY * stage.parameters + self.law)
+            arithmetic = lanes * (MULTIPLY * stage.parameters + self.cdf)
             seconds += pieces * RECORD * tensors * recorded
             seconds += height * width * (of_symbols + line * stage.lines * self.colours + arithmetic)
             memory += pieces * tensors * (columns * VIEWS + recorded * PROGRAM)
@@ -135,7 +134,7 @@ class _Stage:
 def _stage(network: AutoregressiveModel, stride: int) -> _Stage:
     weights = [(_share(network, name), weight) for name, weight in network.named_parameters()]
     kernels = [weight for name, weight in network.named_parameters() if weight.dim() > 1 and not name.startswith("encode.")]
-    maps = any(isinstance(module, SpatialMap) for module in network.modules())
+    maps = network.condition is not None and network.condition.places
     biases = [module.conv for module in network.modules() if isinstance(module, ConditionBias)]
     return _Stage(
         stride,

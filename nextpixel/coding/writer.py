@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextpixel.coding.conditions import Conditions, labels_of
 from nextpixel.coding.entropy.choosers import Stream
 from nextpixel.coding.format.container import Contents, join
 from nextpixel.coding.format.embedded import fingerprint, pack_model
 from nextpixel.coding.format.header import Header
 from nextpixel.coding.format.index import Entry, Tile, check_name, check_size, checksum, pack_index
 from nextpixel.coding.format.journal import Journal
-from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows
+from nextpixel.coding.lanes import LANES, Conditions, LaneCoder, Mode, scan_rows
 from nextpixel.coding.tiles import Part, check_tile, groups, parts_of
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
@@ -79,7 +78,7 @@ class Writer:
         sizes = [tuple(x.shape[1:]) for x in self.images]
         self.groups = groups(sizes, settings.tile, settings.lanes)
         self.conditions = Conditions(self.coder, cond, sizes)
-        labels = labels_of(self.coder, cond, len(sizes)) or [None] * len(sizes)
+        labels = self.conditions.labels or [None] * len(sizes)
         self.entries = [Entry(name, size, label, ()) for name, size, label in zip(names, sizes, labels, strict=True)]
         for n, x in enumerate(self.images):
             parts = parts_of(n, sizes[n], settings.tile)

@@ -50,7 +50,10 @@ class Encoded(Condition):
     """
 
     name = "encoded"
-    settings = ("maps",)
+    entries = ("features", "maps")
+    source = "picture"
+    batched = (2, 4)
+    sees_image = True
 
     def __init__(self, dim: int, maps: int = 64) -> None:
         super().__init__(dim)

@@ -65,7 +65,7 @@ class Likelihood(ABC):
     .. math:: p(x_{ij}) = \\prod_c p(x_{ijc} \\mid x_{ij,<c}, \\theta_{ij})
 
     A new likelihood is one file with a subclass that defines `params`, `colours`, `log_prob` and `log_pmf`, and a line in
-    `nextpixel.LIKELIHOODS`; all else has a default (CONTRIBUTING.md has an example).
+    `LIKELIHOODS` (`nextpixel.likelihoods`); all else has a default (CONTRIBUTING.md has an example).
 
     Attributes:
         channels, levels: C channels of symbols 0..levels-1.

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from nextpixel.conditions.registry import CONDITIONS
+from nextpixel.conditions import CONDITIONS
 from nextpixel.errors import InputError
 from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.models.storage import build, parts
