@@ -14,7 +14,7 @@ import nextpixel
 from nextpixel.coding.entropy import choosers, kernels, margins, tables
 from nextpixel.coding.entropy import range_coder as coder
 from nextpixel.coding.entropy import tables as thresholds
-from nextpixel.coding.entropy.choosers import Decode, Encode, Stream, laws_of
+from nextpixel.coding.entropy.choosers import DISTRIBUTIONS, Decode, Encode, Stream
 from nextpixel.coding.entropy.margins import Perturbed
 from nextpixel.coding.lanes import LaneCoder
 from nextpixel.errors import InputError
@@ -159,7 +159,7 @@ def test_a_symbol_is_found_as_in_its_whole_table(likelihood, levels):
     bits, digits = tables.table_bits(levels), tables.table_digits(levels, 3e-8)
     for channels in (1, 3, 4):
         law, params, known = law_and_params(likelihood, channels, levels)
-        place, laws = law.at(params), laws_of(law, bits, digits, len(params))
+        place, laws = law.at(params), DISTRIBUTIONS[law.coding](law, bits, digits, len(params))
         for c in range(channels):
             cdf = place.cdf(known, c).numpy()
             laws.begin(params, known, c)
@@ -185,7 +185,7 @@ def test_laws_are_of_the_newest_params_and_in_float64(likelihood):
     """A network with colour groups gives params for each channel, and fast mode gives them in float32."""
     law, first, known = law_and_params(likelihood, 2, 300)
     second = law_and_params(likelihood, 2, 300, seed=1)[1]
-    laws = laws_of(law, 20, 13, len(known))
+    laws = DISTRIBUTIONS[law.coding](law, 20, 13, len(known))
     newest = second if law.colours > 1 else first
     for c, params in enumerate((first, newest)):
         laws.begin(params.float(), known, c)

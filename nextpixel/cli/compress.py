@@ -84,7 +84,7 @@ def images(number: int) -> str:
 
 
 def _read(files: list[str], model: "AutoregressiveModel") -> tuple[list[str], list[Any]]:
-    from nextpixel.pictures.symbols import read_images
+    from nextpixel.coding.pictures import read_images
     from nextpixel.progress import track
 
     found = [image for path in track(files, len(files), "reading") for image in read_images(path, model)]

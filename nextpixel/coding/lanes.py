@@ -17,7 +17,7 @@ from torch import Tensor
 from nextpixel.coding.entropy.choosers import Decode, Encode, Stream
 from nextpixel.coding.entropy.margins import measured_epsilon
 from nextpixel.coding.entropy.tables import table_bits
-from nextpixel.coding.tiles import Part
+from nextpixel.coding.tiles import Tile
 from nextpixel.compiled.sample import cut, scan_steps
 from nextpixel.conditions import encoder_of
 from nextpixel.errors import InputError
@@ -197,16 +197,16 @@ class Conditions:
             return None
         return self.cond.expand(len(self.sizes)).tolist()
 
-    def of(self, group: list[Part]) -> Tensor | None:
+    def of(self, group: list[Tile]) -> Tensor | None:
         """h for the tiles of a group, (B, F, h, w), or None for an unconditional model."""
         if self.condition is None:
             return None
-        return torch.cat([self._of_part(part) for part in group])
+        return torch.cat([self._of_tile(tile) for tile in group])
 
-    def _of_part(self, part: Part) -> Tensor:
-        h = self._of_image(part.image)
+    def _of_tile(self, tile: Tile) -> Tensor:
+        h = self._of_image(tile.image)
         # What has no places is one number for all of them.
-        sides = zip((part.rows, part.columns), h.shape[2:], strict=True)
+        sides = zip((tile.rows, tile.columns), h.shape[2:], strict=True)
         rows, columns = (slice(*side) if places > 1 else slice(None) for side, places in sides)
         return h[:, :, rows, columns].clone()  # of h, which may be larger, nothing is kept
 
@@ -218,7 +218,7 @@ class Conditions:
         return self._newest[1]
 
 
-def scan_rows(coder: LaneCoder, groups: list[list[Part]]) -> int:
+def scan_rows(coder: LaneCoder, groups: list[list[Tile]]) -> int:
     """How many rows the scans of these groups have, over all passes."""
     return sum(-(-group[0].size[0] // stride) for group in groups for stride in coder.model.strides)
 

@@ -1,25 +1,23 @@
-"""What is decoded unasked: as much as a file's length justifies, in seconds and bytes, before any of it is spent.
+"""Limits of decoding: seconds and bytes that a file's length justifies, compared with a bound before any of them is spent.
 
-The length of a stream does not bound the symbols in it: an image whose symbols are all 0 is the number 0, of which no byte is
-written. So a declared size is compared with what it costs (`nextpixel.coding.limits`), scan by scan:
-
-    what a scan is charged with     its seconds, less 80 µs for each byte of its streams
-    free                            3 s of charges and of the longest scan together, and 192 MB for any scan
-
-The checksums of a scan's tiles are compared before the next one begins: bytes that no encoder wrote end with the first scan. For
-a file of more than 1 MB both grow in proportion. A model that is given, not embedded, is trusted more, because its speed does not
-depend on the file: with what two groups of 64 images of its own size take, and a byte with the time for 8 of their symbols.
-
-What decoding costs, in seconds and bytes, before anything of it is done: sizes declared in a file are never trusted.
-
-A scan of B images of H x W places takes time for its recording, for each step, and for the arithmetic; and memory for each
-column, each column of a lane, and where a condition is a map for each place. All of it follows from the shapes of the weights:
+Sizes declared in a file are never trusted, and the length of a stream does not bound the symbols in it: an image whose symbols
+are all 0 is the number 0, of which no byte is written. So what a scan costs is computed before it runs. A scan of B images of H
+x W places takes time for its recording, for each step, and for the arithmetic; and memory for each column, each column of a
+lane, and where a condition is a map for each place. All of it follows from the shapes of the weights:
 
     seconds = tensors record + H W (C (place + B lane) + tensors line + B (parameters multiply + K level))
     bytes   = pieces tensors (W views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
 
 The constants are rounded from measurements on two cores of an AMD EPYC; `benchmarks/cost.py` measures again. Seconds were right
-within a factor of 2, bytes are an upper bound.
+within a factor of 2, bytes are an upper bound. The bound, scan by scan:
+
+    what a scan is charged with     its seconds, less 80 µs for each byte of its streams
+    free                            3 s of charges and of the longest scan together, and 192 MB for any scan
+
+The checksums of a scan's tiles are compared before the next one begins: bytes that no encoder wrote end with the first scan.
+For a file of more than 1 MB both bounds grow in proportion. A model that is given, not embedded, has a higher one, because its
+speed does not depend on the file: what two groups of 64 images of its own size take, and for a byte the time for 8 of their
+symbols.
 """
 
 import math
@@ -29,7 +27,7 @@ from typing import NamedTuple
 
 from nextpixel.coding.format.index import Entry
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.tiles import Part
+from nextpixel.coding.tiles import Tile
 from nextpixel.compiled.recorder import PERIODS
 from nextpixel.errors import InputError
 from nextpixel.layers.heads import ConditionBias
@@ -190,7 +188,7 @@ class Allowance:
         if self.limit is not None and symbols > self.limit:
             raise self._too_much(symbols, f"beyond the limit of {self.limit}")
 
-    def scans(self, groups: Iterable[list[Part]], coder: LaneCoder, given: bool, symbols: int, results: int) -> list[list[Part]]:
+    def scans(self, groups: Iterable[list[Tile]], coder: LaneCoder, given: bool, symbols: int, results: int) -> list[list[Tile]]:
         """The groups in scans that fit into the memory that is free: in float64 an image does not depend on those beside it.
 
         Args:
@@ -217,7 +215,7 @@ class Allowance:
                 cost = self._cost(scan, coder, costs)
                 if self.limit is None and cost.memory > memory:
                     raise self._too_much(symbols, f"whose scan takes some {cost.memory / 1e6:.0f} MB")
-                stored = sum(self._stored(part) for part in scan)
+                stored = sum(self._stored(tile) for tile in scan)
                 charged += max(0.0, cost.seconds - for_a_byte * stored)
                 longest = max(longest, cost.seconds)
                 if self.limit is None and charged + longest > seconds:
@@ -225,7 +223,7 @@ class Allowance:
                 found.append(scan)
         return found
 
-    def _cut(self, group: list[Part], coder: LaneCoder, costs: Costs, free: Cost) -> list[list[Part]]:
+    def _cut(self, group: list[Tile], coder: LaneCoder, costs: Costs, free: Cost) -> list[list[Tile]]:
         """A group in equal scans of fewer lanes, where that makes them fit."""
         if coder.mode == "fast":
             return [group]  # which is decoded as it was encoded
@@ -239,14 +237,14 @@ class Allowance:
             lanes = fewer
         return [group[start : start + lanes] for start in range(0, len(group), lanes)]
 
-    def _cost(self, group: list[Part], coder: LaneCoder, costs: Costs, lanes: int | None = None) -> Cost:
+    def _cost(self, group: list[Tile], coder: LaneCoder, costs: Costs, lanes: int | None = None) -> Cost:
         lanes = coder.width(lanes or len(group))
-        tiles = [self.entries[part.image].tiles[part.tile] for part in group]
-        payload, runs = max(tile.payload for tile in tiles), sum(tile.thresholds for tile in tiles)
+        stored = [self.entries[tile.image].tiles[tile.number] for tile in group]
+        payload, runs = max(tile.payload for tile in stored), sum(tile.thresholds for tile in stored)
         return costs.scan(group[0].size, lanes, len(coder.pieces(lanes)), payload, runs)
 
-    def _stored(self, part: Part) -> int:
-        return self.entries[part.image].tiles[part.tile].stored
+    def _stored(self, tile: Tile) -> int:
+        return self.entries[tile.image].tiles[tile.number].stored
 
     def _too_much(self, symbols: int, what: str) -> InputError:
         return InputError(

@@ -36,7 +36,7 @@ LEAST_DIGITS, MORE_DIGITS = 7, 3
 
 
 def table_bits(levels: int) -> int:
-    """How fine the tables for so many levels are: 12 bits below a uniform law over them, but from 16 to 20 bits.
+    """How fine the tables for so many levels are: 12 bits below a uniform distribution over them, but from 16 to 20 bits.
 
     Example:
         >>> [table_bits(levels) for levels in (2, 32, 256, 8192)]
@@ -50,7 +50,7 @@ def table_digits(levels: int, epsilon: float | None) -> int:
 
     Args:
         levels: K.
-        epsilon: the error bound (`nextpixel.coding.entropy.margins`); None where nobody rounds otherwise.
+        epsilon: the error bound (`nextpixel.coding.entropy.margins`); None where no other machine rounds.
 
     Example:
         >>> [table_digits(levels, 1e-6) for levels in (2, 32, 256, 8192)], table_digits(256, 2e-8), table_digits(256, None)
@@ -114,7 +114,7 @@ def boundaries(cdf: np.ndarray, bits: int, digits: int, threshold: float = 0.5) 
 
 
 def boundaries_ref(cdf: list[float], bits: int, digits: int, threshold: float = 0.5) -> list[int]:
-    """What `boundaries` computes, for one law, in fractions.
+    """What `boundaries` computes, for one distribution, in fractions.
 
     Example:
         >>> boundaries_ref([0.25, 0.75, 1.0], bits=16, digits=8)
@@ -159,7 +159,7 @@ class Runs:
 
         Args:
             free: which thresholds each of them may have, bool (turns, 16).
-            whole: these are all that are left. If not, thresholds are returned only for those that do not hang on what comes.
+            whole: these are all that are left. If not, thresholds are returned only for those that do not depend on later turns.
 
         Returns:
             The numbers of their thresholds, (turns or fewer,).
