@@ -6,7 +6,9 @@ import itertools
 import json
 import re
 import struct
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -548,3 +550,23 @@ def test_public_names(model, whole):
     assert nextpixel.Archive is archives.Archive
     header = split(whole, "x").header
     assert Header.from_json(header.to_json(), "x") == header
+
+
+def test_the_walk_of_a_symbol_is_the_one_of_the_docs(model):
+    root, called = Path(nextpixel.__file__).parent, []
+    page = (Path(__file__).parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
+    walk = re.findall(r"^(\S+\.py: \S+)", page.split("### One encoded symbol")[1].split("```")[1], re.MULTILINE)
+
+    def note(frame, event, arg):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(root):
+            called.append(f"{path.relative_to(root).as_posix()}: {frame.f_code.co_qualname}")
+
+    sys.setprofile(note)
+    try:
+        nextpixel.compress(model, images(model), verify=False)
+    finally:
+        sys.setprofile(None)
+    assert len(walk) > 10
+    rest = iter(called)
+    assert [step for step in walk if step not in rest] == []  # each after the one before it

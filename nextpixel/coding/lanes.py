@@ -8,7 +8,7 @@ of the same width, filled up with copies of the last image, and decoded as they 
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -21,6 +21,7 @@ from nextpixel.coding.tiles import Tile
 from nextpixel.compiled.sample import cut, scan_steps
 from nextpixel.conditions import encoder_of
 from nextpixel.errors import InputError
+from nextpixel.layers.pointwise import without_autocast
 from nextpixel.layers.recordable import NotRecordableError
 from nextpixel.models.base import AutoregressiveModel
 from nextpixel.scan.raster import Choose, Progress, raster
@@ -81,7 +82,7 @@ class LaneCoder:
         if self.mode != "float64":
             return
         corner = slice(MEASURED_IMAGES), slice(None), slice(MEASURED_SIDE), slice(MEASURED_SIDE)
-        with self._alone():
+        with without_autocast(next(self.model.parameters())):
             self.epsilon = measured_epsilon(self.model, x[corner].long(), None if h is None else h[corner], self.bits)
 
     @torch.no_grad()
@@ -91,7 +92,7 @@ class LaneCoder:
         Raises:
             InputError: as `model.encode_condition`.
         """
-        with self._alone():
+        with without_autocast(next(self.model.parameters())):
             return self.model.encode_condition(cond, batch, height, width)
 
     def encode(self, x: Tensor, h: Tensor | None = None, progress: Progress | None = None) -> list[Stream]:
@@ -130,16 +131,6 @@ class LaneCoder:
 
     def _scan(self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None) -> list[Chooser]:
         """Scan x in pieces, each with a chooser of its own: the steps are programs, where that can be, and else torch's."""
-        with self._alone():
-            return self._scan_alone(x, choose, h, progress)
-
-    def _alone(self) -> AbstractContextManager:
-        """Where a caller's autocast does not reach: it would lower the precision of float32, in this thread alone."""
-        return torch.autocast(self.model.device.type, enabled=False)
-
-    def _scan_alone(
-        self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None
-    ) -> list[Chooser]:
         if self.model.device.type == "cpu":
             pieces = self.pieces(len(x))
             choosers, hs = [choose(piece) for piece in pieces], [None if h is None else h[piece] for piece in pieces]

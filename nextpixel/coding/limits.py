@@ -5,7 +5,7 @@ are all 0 is the number 0, of which no byte is written. So what a scan costs is 
 x W places takes time for its recording, for each step, and for the arithmetic; and memory for each column, each column of a
 lane, and where a condition is a map for each place. All of it follows from the shapes of the weights:
 
-    seconds = tensors record + H W (C (place + B lane) + tensors line + B (parameters multiply + K level))
+    seconds = tensors record + H W (C (place + B lane) + tensors instruction + B (parameters multiply + K level))
     bytes   = pieces tensors (W views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
 
 The constants are rounded from measurements on two cores of an AMD EPYC; `benchmarks/cost.py` measures again. Seconds were right
@@ -41,13 +41,13 @@ TRUSTED_LANES = 64
 RESULTS = 2  # copies of what is decoded
 # Seconds. For a tensor of weights: to record a column of it, and to run what was recorded once. For a multiplication, and for a
 # level of a categorical distribution. For a weight of an embedded model, to build it.
-RECORD, LINE, MULTIPLY, LEVEL, BUILD = 100e-6, 1e-6, 0.08e-9, 12e-9, 1.5e-3
+RECORD, INSTRUCTION, MULTIPLY, LEVEL, BUILD = 100e-6, 1e-6, 0.08e-9, 12e-9, 1.5e-3
 # For a symbol of a group, and of a lane, whatever the network.
 PLACE, LANE = 50e-6, 0.7e-6
 # Columns that are recorded of a row, for each column after which they repeat; rows that repeat later are no programs, and torch's
-# calls take so many times as long as lines.
+# calls take so many times as long as instructions.
 RECORDED, LONGEST_PERIOD, CALL = 6, PERIODS[-1], 15
-# Bytes, for a tensor of weights: for a column the views of a scan's memory, and for one that is recorded its lines.
+# Bytes, for a tensor of weights: for a column the views of a scan's memory, and for one that is recorded its instructions.
 VIEWS, PROGRAM = 200, 1000
 OF_A_RUN, OF_A_BYTE, OF_A_SYMBOL = 64, 4, 32  # of thresholds; of the longest payload, in each lane; of a group
 
@@ -105,11 +105,11 @@ class Costs:
             tensors, columns = stage.tensors * self.colours, width + 1  # and what does not grow with the width
             program = stage.period <= LONGEST_PERIOD
             recorded = min(width, RECORDED * stage.period) if program else 0
-            line = LINE if program else CALL * LINE
+            instruction = INSTRUCTION if program else CALL * INSTRUCTION
             of_symbols = self.channels * (PLACE + lanes * LANE)
             arithmetic = lanes * (MULTIPLY * stage.parameters + self.cdf)
             seconds += pieces * RECORD * tensors * recorded
-            seconds += height * width * (of_symbols + line * stage.lines * self.colours + arithmetic)
+            seconds += height * width * (of_symbols + instruction * stage.instructions * self.colours + arithmetic)
             memory += pieces * tensors * (columns * VIEWS + recorded * PROGRAM)
             memory += self.itemsize * lanes * (columns * stage.of_column + height * width * (stage.of_place + self.of_place))
         return Cost(seconds, memory)
@@ -123,7 +123,7 @@ class _Stage:
     stride: int
     period: int  # columns after which the calls repeat
     tensors: int
-    lines: float
+    instructions: float
     parameters: float
     of_column: int
     of_place: int
@@ -138,7 +138,7 @@ def _stage(network: AutoregressiveModel, stride: int) -> _Stage:
         stride,
         period=2 ** (network.stages - 1) if isinstance(network, PixelCNNpp) else 1,
         tensors=len(weights),
-        lines=sum(share for share, _ in weights),
+        instructions=sum(share for share, _ in weights),
         parameters=sum(share * weight.numel() for share, weight in weights),
         of_column=sum(kernel[0].numel() // 2 + 2 * kernel.shape[0] for kernel in kernels),
         of_place=2 * sum(conv.out_channels + conv.in_channels for conv in biases) if maps else 0,
@@ -159,7 +159,7 @@ class Allowance:
 
     Args:
         entries: of the archive.
-        limit: symbols (pixels times channels) that are asked for, however long they take; None to compare costs.
+        limit: symbols (pixels times channels) that may be decoded, however long they take; None to compare costs.
         size: bytes of the file.
         where: what messages call it.
     """
@@ -180,7 +180,7 @@ class Allowance:
         self.charged += BUILD * weights
 
     def check_symbols(self, symbols: int) -> None:
-        """Refuse more symbols than were asked for.
+        """Refuse more symbols than the limit.
 
         Raises:
             InputError: too many.

@@ -1,6 +1,6 @@
 """What every condition offers, the registry of all kinds, and a `cond` from data, from a default or from a config.
 
-A condition declares what the rest of the library must tell of it: where its `cond` comes from on the command line, whether it has
+A condition declares what the rest of the library reads of it: where its `cond` comes from on the command line, whether it has
 places, how the `cond` of many images is cut. So a new kind is one file with a subclass, and a line in `nextpixel.conditions`.
 """
 
@@ -20,7 +20,7 @@ class Condition(nn.Module):
     """What every condition offers: `features` maps h, made from `cond`, and a `config` that `make_condition` reads back.
 
     Args:
-        given: numbers of one `cond` (classes, dimensions, channels), which stand as "features" in a model's config.json.
+        given: numbers of one `cond` (classes, dimensions, channels), which are "features" in a model's config.json.
 
     Attributes:
         features: F, of h.
@@ -51,7 +51,7 @@ class Condition(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Name and sizes, as they stand in a model's config.json."""
+        """Name and sizes, for a model's config.json."""
         return {"name": self.name, "features": self.given}
 
     @classmethod

@@ -71,20 +71,20 @@ class Vector(Condition):
 
 
 class SpatialMap(Condition):
-    r"""A map of numbers per place: h says at each place of the image what stands there (arXiv:1606.05328, section 2.3).
+    r"""A map of numbers per place: h differs from place to place of the image (arXiv:1606.05328, section 2.3).
 
     .. math:: h = s \quad \text{or, of a smaller map,} \quad h = m(s)
 
-    Without a factor the map s has the image's size and is used as it is. With one, each of its places stands for `factor` rows
+    Without a factor the map s has the image's size and is used as it is. With one, each of its places covers `factor` rows
     and columns of the image, and m is a network of transposed convolutions (`layers.upsampling.Upsampler`, trained with the
     model), one for each prime factor, the largest first: 28 is 7, 2, 2. The map's size follows the image's, rounded up, so any
     image size will do. A vector is the case of one place, factor = (H, W); at any size it may be given as a vector, which then
-    stands at every place of the map.
+    is repeated at every place of the map.
 
     Args:
         channels: numbers per place of the map that is given.
         factor: rows and columns of the image for each place of the map; one number for both.
-        maps: maps that the network makes of it (default: 32). With a factor of 1 it asks for the network all the same.
+        maps: maps that the network makes of it (default: 32). With a factor of 1 it adds the network all the same.
 
     Shapes:
         (channels, H / factor, W / factor), or B of these, or with a network (channels,) or (B, channels) -> (B, features, H, W).

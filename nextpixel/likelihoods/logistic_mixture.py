@@ -111,7 +111,7 @@ class _MixturePlace(Place):
         logits, mean, rate = self.given(known, c)
         weights, ends, groups, zero = logits.softmax(0), *self.tables[3:]
         cumulative = torch.sub(ends, mean).mul_(rate).sigmoid_().mul_(weights).sum(0, dtype=torch.float64)
-        # The last end stands at infinity and gives the sum of the weights: measure the noise by it, as the base class does.
+        # The last end is at infinity and gives the sum of the weights: measure the noise by it, as the base class does.
         # Sums of the same numbers may differ by rounding errors: keep below, for beyond are symbols of probability zero.
         threshold = torch.addcmul(zero, cumulative.select(1, -1), noise, value=NEARLY_1).unsqueeze(1)
         group = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
@@ -171,7 +171,7 @@ def _tables(levels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tens
     (4, levels); the mean's signs beside the two sides; minus the width of a bin; for p = ceil(sqrt(levels)) groups of p symbols
     the upper sides of their last symbols (p,) and of all their symbols (p, p), which end at infinity; a zero in float64."""
     p = math.isqrt(levels - 1) + 1
-    # Ordinary tensors, whoever asks first: those made in inference mode could not be used outside it.
+    # Ordinary tensors, whatever mode the first call is in: those made in inference mode could not be used outside it.
     with torch.inference_mode(False), torch.device(device):
         y, lower, upper, minus_width = _bins(torch.arange(levels, dtype=dtype), levels)
         symbols = torch.stack([upper, -lower, y, (minus_width != -FAR).to(dtype)])

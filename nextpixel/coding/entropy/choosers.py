@@ -83,7 +83,7 @@ class Encode:
                     "the model gives no probabilities: its weights, or what it makes of these images, are not finite"
                 )
             k = symbols[:, None] + np.arange(2)
-            inner = (k > 0) & (k < self.levels)  # the outermost boundaries stand fast
+            inner = (k > 0) & (k < self.levels)  # the outermost boundaries are constants
             if self.epsilon is None:
                 chosen = np.full(len(symbols), USUAL)
             else:

@@ -2,7 +2,7 @@ r"""Integer frequency tables: from the distribution function of a symbol to the 
 
 .. math:: F_k = k + \mathrm{round}((2^{bits} - K) \cdot \mathrm{grid}(P(X < k))), \qquad F_0 = 0, \quad F_K = 2^{bits}
 
-Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model says, and
+Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model computes, and
 the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to 16
 binary digits of its distance from 0 or from 1, whichever is nearer, but no finer than 2^-bits:
 
@@ -184,7 +184,7 @@ class Runs:
         return chosen[: min(t, turns)]
 
     def pack(self) -> bytes:
-        """A byte for each run, without those at the end that say what holds anyway."""
+        """A byte for each run, without those at the end that repeat the default."""
         end = len(self.packed)
         while end and self.packed[end - 1] & 15 == USUAL:
             end -= 1
