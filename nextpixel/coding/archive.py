@@ -100,7 +100,7 @@ class Archive:
 
     Attributes:
         header: how it was made.
-        entries: of each image, what the index says.
+        entries: the index, an entry for each image.
         names: of the images.
 
     Raises:

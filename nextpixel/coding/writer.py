@@ -120,10 +120,10 @@ class Writer:
         if self.coder.epsilon is None:
             self.measure()
         listed = len(journal.groups) if journal and journal.epsilon == self.coder.epsilon else 0
-        told = Parts(progress, self.rows(finished=listed))
-        done = self._sound(journal, told) if journal else []
-        if len(done) < listed:  # more is left than the journal has promised: the count begins anew
-            told = Parts(progress, self.rows())
+        report = Parts(progress, self.rows(finished=listed))
+        done = self._sound(journal, report) if journal else []
+        if len(done) < listed:  # more is left than the journal lists: the count begins anew
+            report = Parts(progress, self.rows())
         if journal:
             journal.begin(self.coder.epsilon, len(done))
         found: dict[tuple[int, int], Stream] = {}
@@ -131,7 +131,7 @@ class Writer:
             if number < len(done):
                 streams = done[number]
             else:
-                streams = self._code(group, told)
+                streams = self._code(group, report)
                 if journal:
                     journal.add(streams)
             found |= {(tile.image, tile.number): stream for tile, stream in zip(group, streams, strict=True)}
@@ -153,7 +153,7 @@ class Writer:
         return sound
 
     def measure(self) -> None:
-        """Find the error bound, as `write` does where nobody has done it."""
+        """Find the error bound, as `write` does if it is not known."""
         group = self.groups[0]
         self.coder.measure(self._batch(group), self.conditions.of(group))
 

@@ -1,4 +1,4 @@
-"""The scan as a program: what `step` and `begin_row` ask of torch is recorded once, and then run row by row without Python.
+"""The scan as a program: the calls of `step` and `begin_row` are recorded once, and then run row by row without Python.
 
     on a processor   recorder (calls)   torch's calls to lines      columns, rows, scan   lines to programs, programs to images
                      kernels            what runs lines, by numba   kept                  programs from one call to the next

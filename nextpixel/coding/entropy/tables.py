@@ -2,8 +2,8 @@ r"""Integer frequency tables: from the distribution function of a symbol to the 
 
 .. math:: F_k = k + \mathrm{round}((2^{bits} - K) \cdot \mathrm{grid}(P(X < k))), \qquad F_0 = 0, \quad F_K = 2^{bits}
 
-Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model computes, and
-the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to 16
+Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model computes,
+and the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to 16
 binary digits of its distance from 0 or from 1, whichever is nearer, but no finer than 2^-bits:
 
     s = min(P, 1 - P),    2^(e-1) <= s < 2^e,    spacing = 2^max(e - digits, -bits),    n = s / spacing, rounded
