@@ -136,7 +136,19 @@ def make_condition(config: "Condition | dict | None") -> Condition | None:
         >>> make_condition({"name": "spatial-map", "features": 2, "factor": [4, 7], "maps": 16}).features
         16
     """
-    return None if config is None else condition_of(config)
+    if config is None or isinstance(config, Condition):
+        return config
+    if not isinstance(config, dict):
+        raise InputError(f"a condition must be a Condition or its config, not {config!r}")
+    settings = dict(config)
+    name = settings.pop("name", None)
+    if name not in CONDITIONS:
+        raise InputError(f"unknown condition {name!r}: expected one of {', '.join(CONDITIONS)}")
+    kind = CONDITIONS[name]
+    for key in settings:
+        if key not in kind.entries:
+            raise InputError(f"condition {name} has no {key}: expected some of {', '.join(kind.entries)}")
+    return kind.from_config(**settings)
 
 
 def cond_of(condition: Condition | None, x: Tensor, labels: Tensor | None) -> Any:
@@ -182,27 +194,6 @@ def default_cond(model: Any, number: int, images: Any | None = None) -> Any:
     if images is None or condition.source == "label":
         return condition.default(number)
     return cond_of(condition, *images.__getitems__([k * len(images) // number for k in range(number)]))
-
-
-def condition_of(config: "Condition | dict") -> Condition:
-    """As `make_condition`, but None is refused.
-
-    Raises:
-        InputError: as `make_condition`.
-    """
-    if isinstance(config, Condition):
-        return config
-    if not isinstance(config, dict):
-        raise InputError(f"a condition must be a Condition or its config, not {config!r}")
-    settings = dict(config)
-    name = settings.pop("name", None)
-    if name not in CONDITIONS:
-        raise InputError(f"unknown condition {name!r}: expected one of {', '.join(CONDITIONS)}")
-    kind = CONDITIONS[name]
-    for key in settings:
-        if key not in kind.entries:
-            raise InputError(f"condition {name} has no {key}: expected some of {', '.join(kind.entries)}")
-    return kind.from_config(**settings)
 
 
 def positive(kind: str, what: str, size: Any) -> int:

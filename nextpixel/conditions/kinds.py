@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.conditions.base import Condition, as_tensor, condition_of, positive
+from nextpixel.conditions.base import Condition, as_tensor, make_condition, positive
 from nextpixel.errors import InputError
 from nextpixel.layers.upsampling import Upsampler
 
@@ -160,7 +160,9 @@ class Combination(Condition):
         made = []
         for k, part in enumerate(parts):
             try:
-                made.append(condition_of(part))
+                if part is None:
+                    raise InputError("a condition must be a Condition or its config, not None")
+                made.append(make_condition(part))
             except InputError as error:
                 raise InputError(f"part {k} of the combination: {error}") from error
         super().__init__(sum(part.features for part in made))

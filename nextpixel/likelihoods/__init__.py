@@ -3,21 +3,12 @@
 from typing import Any
 
 from nextpixel.errors import InputError
-from nextpixel.likelihoods.base import DrawInstruction, Likelihood, Place
+from nextpixel.likelihoods.base import Likelihood, Place
 from nextpixel.likelihoods.categorical import Categorical
 from nextpixel.likelihoods.guided import Guided
 from nextpixel.likelihoods.logistic_mixture import DiscretizedLogisticMixture
 
-__all__ = [
-    "LIKELIHOODS",
-    "Categorical",
-    "DiscretizedLogisticMixture",
-    "DrawInstruction",
-    "Guided",
-    "Likelihood",
-    "Place",
-    "make_likelihood",
-]
+__all__ = ["LIKELIHOODS", "Categorical", "DiscretizedLogisticMixture", "Guided", "Likelihood", "Place", "make_likelihood"]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {cls.name: cls for cls in (Categorical, DiscretizedLogisticMixture)}
 

@@ -3,8 +3,8 @@ r"""Integer frequency tables: from the distribution function of a symbol to the 
 .. math:: F_k = k + \mathrm{round}((2^{bits} - K) \cdot \mathrm{grid}(P(X < k))), \qquad F_0 = 0, \quad F_K = 2^{bits}
 
 Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model computes,
-and the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to 16
-binary digits of its distance from 0 or from 1, whichever is nearer, but no finer than 2^-bits:
+and the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to
+16 binary digits of its distance from 0 or from 1, whichever is nearer, but no finer than 2^-bits:
 
     s = min(P, 1 - P),    2^(e-1) <= s < 2^e,    spacing = 2^max(e - digits, -bits),    n = s / spacing, rounded
 
@@ -23,9 +23,6 @@ the longest of 16 run lengths that this allows, and so on to the end. A turn has
 thresholds, never all. A run is a byte: 16 times the number of its length, plus the number of its threshold. After the last run
 the threshold is one half. A list of the ambiguous turns, as in the first version of the format, would cost three bytes for each.
 """
-
-import math
-from fractions import Fraction
 
 import numpy as np
 
@@ -111,24 +108,6 @@ def boundaries(cdf: np.ndarray, bits: int, digits: int, threshold: float = 0.5) 
     found[:, 1:-1] += np.arange(1, levels)
     found[:, 0], found[:, -1] = 0, 2**bits
     return found
-
-
-def boundaries_ref(cdf: list[float], bits: int, digits: int, threshold: float = 0.5) -> list[int]:
-    """What `boundaries` computes, for one distribution, in fractions.
-
-    Example:
-        >>> boundaries_ref([0.25, 0.75, 1.0], bits=16, digits=8)
-        [0, 16384, 49152, 65536]
-    """
-    levels, found = len(cdf), [0]
-    for k, p in enumerate(cdf[:-1], start=1):
-        side = Fraction(min(p, 1 - p))
-        spacing = Fraction(1, 2**bits)
-        while side >= spacing * 2**digits:
-            spacing *= 2
-        near = math.floor(side / spacing + 1 - Fraction(threshold)) * spacing
-        found.append(k + round((1 - near if p > 0.5 else near) * (2**bits - levels)))
-    return [*found, 2**bits]
 
 
 THRESHOLDS = 1 / 4 + np.arange(16) / 32
