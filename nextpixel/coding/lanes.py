@@ -138,7 +138,7 @@ class LaneCoder:
                 scan_steps(self.model, list(zip((x[piece] for piece in pieces), choosers, hs, strict=True)), progress)
                 return choosers
             except NotRecordableError as error:
-                warnings.warn(f"{self.model.name} is coded step by step, because its scan is no program: {error}", stacklevel=3)
+                warnings.warn(f"{self.model.name} is coded step by step, because its scan is no program: {error}", stacklevel=2)
         chooser = choose(slice(0, len(x)))
         raster(self.model, x, chooser, h, progress)
         return [chooser]
