@@ -18,9 +18,8 @@ import nextpixel
 from nextpixel import Combination, Labels, SpatialMap, Vector
 from nextpixel.conditions import make_condition
 from nextpixel.errors import InputError
-from nextpixel.layers.heads import ConditionBias
+from nextpixel.layers.conditioning import ConditionBias, Upsampler
 from nextpixel.layers.pixelcnn_pp import LeftResnet, UpperResnet
-from nextpixel.layers.upsampling import Upsampler
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import Agreement
 from nextpixel.training.settings import TrainingSettings
@@ -175,7 +174,7 @@ def test_an_upsampler_does_not_give_a_smaller_map_than_asked_for():
 
 @pairs(name=nextpixel.MODELS, guidance=[1.0, 2.0], method=[None, "cached", "naive"])
 def test_a_scan_upsamples_once_and_without_gradients(name, guidance, method, monkeypatch):
-    monkeypatch.setattr("nextpixel.sampling.draw.LANES", 2)
+    monkeypatch.setattr("nextpixel.sampling.draw.SCAN_BATCH", 2)
     model = tiny_model(name, condition="upsampled")
     calls = []
     model.condition.upsampler.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))

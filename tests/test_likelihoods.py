@@ -9,7 +9,7 @@ from pairs import pairs
 from tiny import all_images, images, tiny_model
 
 from nextpixel.errors import InputError
-from nextpixel.layers.heads import Head
+from nextpixel.layers.masked import Head
 from nextpixel.likelihoods import LIKELIHOODS, Categorical, DiscretizedLogisticMixture, Likelihood, make_likelihood
 from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE
 from nextpixel.scan.raster import Naive, Score, raster

@@ -10,7 +10,8 @@ import torch
 from nextpixel import MODELS, Combination, Encoded, Labels, SpatialMap, Vector
 from nextpixel.compiled import why_not
 from nextpixel.conditions import Condition
-from nextpixel.sampling.draw import METHODS
+from nextpixel.sampling.guidance import guided_likelihood
+from nextpixel.sampling.methods import METHODS
 
 CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded")
 # The kinds that differ to what runs an encoded condition: none, one without places, one with, and all at once.
@@ -35,7 +36,7 @@ def tiny_condition(kind):
 
 
 def tiny_model(name, shape=(1, 3, 4), levels=3, condition="none", seed=1, **overrides):
-    """The class's preset "tiny" in float64 and eval mode, all parameters drawn anew from a normal law."""
+    """The class's preset "tiny" in float64 and eval mode, all parameters drawn anew from a normal distribution."""
     condition, cls = tiny_condition(condition), MODELS[name]
     model = cls(**{**cls.presets["tiny"], "shape": shape, "levels": levels, "condition": condition, **overrides}).double()
     generator = torch.Generator().manual_seed(seed)
@@ -71,8 +72,8 @@ def random_cond(model, batch=2, size=None, seed=3, kind=None):
 
 
 def methods(model, guidance=1.0):
-    """The ways to draw from a model; a program has no line for a guided mixture."""
-    law = model.guided_likelihood(guidance)
+    """The ways to draw from a model; there is no instruction for a guided mixture."""
+    law = guided_likelihood(model, guidance)
     reason = why_not(model.device, torch.float64, law)
     assert reason is None or "mixture" in reason
     return [method for method in METHODS if method != "compiled" or reason is None]

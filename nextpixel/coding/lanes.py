@@ -20,11 +20,11 @@ from nextpixel.coding.entropy.choosers import Decode, Encode, Stream
 from nextpixel.coding.entropy.margins import measured_epsilon
 from nextpixel.coding.entropy.tables import table_bits
 from nextpixel.coding.tiles import Part
-from nextpixel.compiled.sample import Together, cut, on_cores
+from nextpixel.compiled.instructions import NotRecordableError
+from nextpixel.compiled.sample import SharedProgress, cut, on_cores
 from nextpixel.compiled.step_programs import Stepped
 from nextpixel.conditions import encoder_of
 from nextpixel.errors import InputError
-from nextpixel.layers.recordable import NotRecordableError
 from nextpixel.models.base import AutoregressiveModel
 from nextpixel.scan.raster import Choose, Progress, raster
 
@@ -144,7 +144,7 @@ class LaneCoder:
     ) -> list[Chooser]:
         if self.model.device.type == "cpu":
             pieces = self.pieces(len(x))
-            choosers, report = [choose(piece) for piece in pieces], Together(progress, len(pieces))
+            choosers, report = [choose(piece) for piece in pieces], SharedProgress(progress, len(pieces))
 
             def scan(piece: slice, chooser: Chooser) -> None:
                 raster(Stepped(self.model), x[piece], chooser, None if h is None else h[piece], report)
