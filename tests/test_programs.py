@@ -181,7 +181,7 @@ def forged(change, times=1):
         ({"a_jump": 2**62}, 5),
         ({"out": lambda at, memory: memory.new(16).data_ptr()}, 1),  # known, but not to be written
         ({"n1": 0}, 1),
-        ({"operation": 99}, 1),
+        ({"opcode": 99}, 1),
     ],
     ids=range(16),
 )
