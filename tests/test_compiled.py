@@ -14,21 +14,21 @@ from tiny import CONDITIONS, FEW, images, random_cond, tiny_model
 
 import nextpixel
 from nextpixel import compiled
-from nextpixel.compiled import program_cache as kept
-from nextpixel.compiled import sample as scan
-from nextpixel.compiled.instructions import ADDRESSES, COLUMNS, JUMPS, OPERATIONS
+from nextpixel.compiled import program_cache, sample
+from nextpixel.compiled.emitter import LayoutError, RowIndex, lay_out
+from nextpixel.compiled.instructions import ADDRESSES, FIELDS, JUMPS, OPCODES, NotRecordableError
 from nextpixel.compiled.interpreter import Program
 from nextpixel.compiled.memory import Memory
-from nextpixel.compiled.operations import LayoutError, lay_out
-from nextpixel.compiled.recorder import Recorder, RowIndex, all_columns
-from nextpixel.compiled.row_programs import Rows
+from nextpixel.compiled.recorder import Recorder, all_columns
+from nextpixel.compiled.row_programs import RowPrograms
 from nextpixel.compiled.simd import panel_registers
 from nextpixel.compiled.step_programs import Stepped
 from nextpixel.errors import InputError
-from nextpixel.layers.recordable import NotRecordableError
 from nextpixel.likelihoods import Categorical, DiscretizedLogisticMixture
-from nextpixel.sampling.draw import METHODS
-from nextpixel.scan.job import Request
+from nextpixel.sampling.draw import choose_method
+from nextpixel.sampling.guidance import guided_likelihood
+from nextpixel.sampling.methods import METHODS
+from nextpixel.scan.job import DrawJob
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -86,8 +86,8 @@ def with_threads():
 
 
 @pairs(name=nextpixel.MODELS, condition=Some(FEW, CONDITIONS), threads=[1, 2])
-def test_every_piece_has_its_own_condition_known_symbols_and_noise(name, condition, threads, with_threads, monkeypatch):
-    monkeypatch.setattr(scan, "LANES", 2)
+def test_every_chunk_has_its_own_condition_known_symbols_and_noise(name, condition, threads, with_threads, monkeypatch):
+    monkeypatch.setattr(sample, "CHUNK", 2)
     model = tiny_model(name, (3, 3, 4), levels=2, condition=condition)
     x, cond = images(model, 3), random_cond(model, 3)
     known = torch.rand(x.shape, generator=torch.Generator().manual_seed(6)) < 0.3
@@ -124,8 +124,8 @@ def test_float32_images_differ_by_rounding_only(name):
 
 @each_model
 def test_progress_is_told_alike_by_every_method(name, monkeypatch):
-    monkeypatch.setattr(scan, "LANES", 2)
-    monkeypatch.setattr("nextpixel.sampling.draw.LANES", 6)
+    monkeypatch.setattr(sample, "CHUNK", 2)
+    monkeypatch.setattr("nextpixel.sampling.draw.SCAN_BATCH", 6)
     model = tiny_model(name)
     rows = 2 * sum(-(-3 // stride) for stride in model.strides)
     assert model.scan_rows(11) == rows
@@ -140,15 +140,15 @@ def test_progress_is_told_alike_by_every_method(name, monkeypatch):
             assert counts == [(row, rows) for row in range(1, rows + 1)]
 
 
-# --- programs that are kept ----------------------------------------------------------------------------------------------
+# --- the program cache --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def recorded(monkeypatch):
     """How often rows were recorded."""
     counts = []
-    original = Rows.__init__
-    monkeypatch.setattr(Rows, "__init__", lambda self, *args: (counts.append(1), original(self, *args))[1])
+    original = RowPrograms.__init__
+    monkeypatch.setattr(RowPrograms, "__init__", lambda self, *args: (counts.append(1), original(self, *args))[1])
     return counts
 
 
@@ -169,32 +169,32 @@ def test_the_same_again_records_nothing_and_another_call_does(recorded):
     assert len(recorded) == 4
 
 
-def test_a_few_programs_are_kept_and_the_oldest_go_first(recorded, monkeypatch):
-    kept.forget()
+def test_the_cache_holds_a_few_entries_and_evicts_the_oldest(recorded, monkeypatch):
+    program_cache.forget()
     models = [tiny_model("pixelcnn", seed=seed) for seed in range(3)]
-    monkeypatch.setattr(kept, "OF_ALL", 2)
+    monkeypatch.setattr(program_cache, "OF_ALL", 2)
     for model in (*models, models[1], models[2], models[0]):
         model.sample(1, method="compiled")
     assert len(recorded) == 3 + 1
-    assert sum(map(len, kept._kept.values())) == 2
-    monkeypatch.setattr(kept, "BYTES", 1000)
+    assert sum(map(len, program_cache._entries.values())) == 2
+    monkeypatch.setattr(program_cache, "BYTES", 1000)
     models[0].sample(1, method="compiled")
-    assert sum(map(len, kept._kept.values())) == 0
+    assert sum(map(len, program_cache._entries.values())) == 0
     monkeypatch.undo()
-    monkeypatch.setattr(kept, "OF_A_MODEL", 2)
+    monkeypatch.setattr(program_cache, "OF_A_MODEL", 2)
     for width in (3, 4, 5):
         models[0].sample(1, method="compiled", size=(2, width))
-    assert len(kept._kept[models[0]]) == 2
+    assert len(program_cache._entries[models[0]]) == 2
 
 
 def test_programs_hold_weights_once():
     """In the order of products alone: neither those that they were made from, nor a copy to compare with."""
     model = tiny_model("pixelcnn", features=64, blocks=6, head_features=64)
     weights = sum(p.nbytes for p in model.parameters())
-    kept.forget()
+    program_cache.forget()
     model.sample(1, method="compiled")
-    (programs,) = kept._kept[model]
-    held = sum(storage.nbytes() for storage in programs.rows[0].memory.owned.values())
+    (entry,) = program_cache._entries[model]
+    held = sum(storage.nbytes() for storage in entry.programs[0].memory.owned.values())
     assert 0.5 * weights < held < 1.3 * weights
 
 
@@ -236,7 +236,7 @@ def test_programs_go_with_their_model():
     model = tiny_model("pixelcnn")
     model.sample(1, method="compiled")
     gone = weakref.ref(model)
-    assert model in kept._kept
+    assert model in program_cache._entries
     del model
     gc.collect()
     assert gone() is None
@@ -265,9 +265,9 @@ def test_the_default_method_of_a_device(kind, method, monkeypatch):
     """Graphs have not run on any GPU yet: there they are drawn by choice."""
     model = tiny_model("pixelcnn")
     monkeypatch.setattr(nextpixel.PixelCNN, "device", torch.device(kind))
-    assert model._way_to_draw(None) == method
+    assert choose_method(model, None) == method
     if kind == "cuda":
-        assert model._way_to_draw("compiled") == "compiled"
+        assert choose_method(model, "compiled") == "compiled"
 
 
 def test_a_device_without_float64_is_told_in_one_line(monkeypatch):
@@ -286,7 +286,7 @@ def test_a_device_without_float64_is_told_in_one_line(monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_no_instruction_draws_is_chosen_between_compiled_steps(guidance, threads, monkeypatch):
     model, stepped = tiny_model("pixelcnn++", levels=9, condition="labels"), []
-    assert model.guided_likelihood(guidance).draw_instruction(0, temperature=0.5) is None
+    assert guided_likelihood(model, guidance).draw_instruction(0, temperature=0.5) is None
     settings = {"cond": 1, "seed": 1, "temperature": 0.5, "guidance": guidance}
     expected, reports = model.sample(5, method="cached", **settings), []
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -320,7 +320,9 @@ class LooksBack(nextpixel.PixelCNN):
         return int(i > 1)
 
 
-@pytest.mark.parametrize(("kind", "reason"), [(Unusual, "torch.cosh has no line"), (LooksBack, "reads row 0 of the symbols")])
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(Unusual, "torch.cosh has no instruction"), (LooksBack, "reads row 0 of the symbols")]
+)
 def test_what_has_no_record_is_drawn_step_by_step_and_says_so(kind, reason):
     torch.manual_seed(0)
     model = kind(shape=(1, 4, 5), levels=3, features=4, blocks=1).double().eval()
@@ -449,11 +451,11 @@ def test_copies_views_and_joins():
 
 def draw(law, params, known, c, noise, keep=None, temperature=1.0):
     """What a program draws for channel c of places (B, C)."""
-    from nextpixel.compiled.row_programs import draw_line, scratch_bytes
+    from nextpixel.compiled.row_programs import record_draw, scratch_bytes
 
     memory, symbols = Memory(params.dtype, scratch_bytes(law)), known.clone()
     recorder = Recorder(memory, torch.zeros(1, 1, 1, 1))
-    blocks = recorder.record(lambda: draw_line(recorder, law, params, symbols, c, noise, keep, temperature), row=0, place=True)
+    blocks = recorder.record(lambda: record_draw(recorder, law, params, symbols, c, noise, keep, temperature), row=0, place=True)
     Program(memory.close([blocks])[0], memory)()
     return symbols[:, c]
 
@@ -495,7 +497,7 @@ def test_known_symbols_are_kept_and_no_other_channel_is_touched():
 
 
 def lines(*addresses):
-    table = np.zeros((len(addresses), len(COLUMNS)), np.int64)
+    table = np.zeros((len(addresses), len(FIELDS)), np.int64)
     table[:, ADDRESSES[0]] = addresses
     return table
 
@@ -552,16 +554,16 @@ def test_columns_that_ask_for_something_else_at_the_right_are_all_recorded():
 
 
 def test_columns_without_a_pattern_are_refused_before_they_fill_the_memory():
-    with pytest.raises(NotRecordableError, match="columns without a pattern, 1048576 of them with 1 lines each"):
+    with pytest.raises(NotRecordableError, match="columns without a pattern, 1048576 of them with 1 instructions each"):
         all_columns(lambda j: lines(j * j), 2**20)
 
 
 def test_one_place_s_program_is_as_long_as_the_papers_say():
     model = tiny_model("gated-pixelcnn", (1, 8, 8), 2, blocks=3)
     x = torch.zeros(2, 1, 8, 8, dtype=torch.long)
-    rows = Rows(model, Request(x, torch.zeros(x.shape, dtype=torch.float64), None, None, model.likelihood))
+    rows = RowPrograms(model, DrawJob(x, torch.zeros(x.shape, dtype=torch.float64), None, None, model.likelihood))
     (program,) = rows.steps.values()
     # Of each layer a product, the gate and a product; of the head twice a product; a draw.
     operations = unrolled(program.blocks)[:, 0]
-    assert (operations == OPERATIONS["product"]).sum() == 8 * (3 * 2 + 2)
+    assert (operations == OPCODES["product"]).sum() == 8 * (3 * 2 + 2)
     assert math.isclose(len(operations) / 8, 3 * 3 + 8, abs_tol=2)

@@ -19,10 +19,9 @@ from nextpixel import Combination, Labels, SpatialMap, Vector
 from nextpixel.conditions import CONDITIONS as CONDITIONS_BY_NAME
 from nextpixel.conditions import default_cond, encoder_of, make_condition
 from nextpixel.errors import InputError
-from nextpixel.layers.heads import ConditionBias
+from nextpixel.layers.conditioning import ConditionBias, Upsampler
 from nextpixel.layers.pixelcnn_pp import LeftResnet, UpperResnet
-from nextpixel.layers.upsampling import Upsampler
-from nextpixel.sampling.draw import METHODS
+from nextpixel.sampling.methods import METHODS
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import Agreement
 from nextpixel.training.settings import TrainingSettings
@@ -177,7 +176,7 @@ def test_an_upsampler_does_not_give_a_smaller_map_than_asked_for():
 
 @pairs(name=nextpixel.MODELS, guidance=[1.0, 2.0], method=[None, "cached", "naive"])
 def test_a_scan_upsamples_once_and_without_gradients(name, guidance, method, monkeypatch):
-    monkeypatch.setattr("nextpixel.sampling.draw.LANES", 2)
+    monkeypatch.setattr("nextpixel.sampling.draw.SCAN_BATCH", 2)
     model = tiny_model(name, condition="upsampled")
     calls = []
     model.condition.upsampler.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))

@@ -18,7 +18,8 @@ from tiny import CONDITIONS, all_images, images, largest_gap, of_images, random_
 import nextpixel
 from nextpixel.errors import InputError
 from nextpixel.layers.masked import MaskedConv2d
-from nextpixel.sampling.draw import METHODS
+from nextpixel.models.base import RasterModel
+from nextpixel.sampling.methods import METHODS
 from nextpixel.scan.raster import Draw, Keep, Naive, Score, raster
 
 MODELS = list(nextpixel.MODELS)
@@ -317,7 +318,7 @@ def test_many_images_are_scanned_as_few_are(name, monkeypatch):
     whole = model.complete(x, known, cond=cond, progress=lambda done, total: rows.append(done))
     assert rows == list(range(1, sum(len(range(0, 3, stride)) for stride in model.strides) + 1))
     assert len(rows) == model.scan_rows(5)
-    monkeypatch.setattr("nextpixel.sampling.draw.LANES", 2)
+    monkeypatch.setattr("nextpixel.sampling.draw.SCAN_BATCH", 2)
     assert torch.equal(model.complete(x, known, cond=cond), whole)
 
 
@@ -498,3 +499,17 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         )
         with pytest.raises(InputError, match=refused):
             nextpixel.load(tmp_path / other)
+
+
+ABSTRACT = [(RasterModel, {"network", "start", "begin_row", "step"}), (nextpixel.AutoregressiveModel, {"network", "parts"})]
+
+
+@pytest.mark.parametrize(("kind", "methods"), ABSTRACT)
+def test_a_model_that_lacks_a_method_cannot_be_constructed(kind, methods):
+    """The error names what is missing: nothing fails later, in the middle of a scan."""
+    whole = type("Whole", (kind,), {"__init__": lambda self: None, **dict.fromkeys(methods, lambda self: None)})
+    whole()
+    for method in methods:
+        lacking = type("Lacking", (kind,), {name: value for name, value in vars(whole).items() if name in methods - {method}})
+        with pytest.raises(TypeError, match=f"abstract class Lacking with abstract method {method}"):
+            lacking((1, 2, 2), 2, "categorical", "intensity", 4, None)

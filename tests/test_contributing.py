@@ -14,7 +14,7 @@ from tiny import tiny_model
 from nextpixel import MODELS
 from nextpixel.conditions import CONDITIONS, Condition
 from nextpixel.likelihoods import LIKELIHOODS, Likelihood
-from nextpixel.models.base import AutoregressiveModel
+from nextpixel.models.base import RasterModel
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -45,7 +45,7 @@ def test_every_block_is_an_example():
     assert len(BLOCKS) == 3
 
 
-@example(AutoregressiveModel, MODELS)
+@example(RasterModel, MODELS)
 def test_the_architecture_keeps_the_contract(registered, tmp_path):
     name = registered.name
     assert name not in test_contract.MODELS

@@ -100,7 +100,7 @@ def test_known_places_stay():
 def test_groups_of_lanes_are_swept_one_after_the_other(monkeypatch):
     model = tiny_model("pixelcnn++", (3, 4, 4))
     whole, calls = model.sample(5, seed=2, method="fixed-point"), []
-    monkeypatch.setattr("nextpixel.sampling.draw.LANES", 2)
+    monkeypatch.setattr("nextpixel.sampling.draw.SCAN_BATCH", 2)
     assert torch.equal(whole, model.sample(5, seed=2, method="fixed-point", progress=lambda *count: calls.append(count)))
     assert {(4, 12), (8, 12), (12, 12)} <= set(calls)  # each group ends with all of its rows
 

@@ -10,7 +10,9 @@ from torch.utils._pytree import tree_leaves
 import nextpixel
 from nextpixel.compiled import cuda_graphs as graphs
 from nextpixel.likelihoods import LIKELIHOODS
-from nextpixel.scan.job import Request
+from nextpixel.sampling.guidance import guided_likelihood
+from nextpixel.sampling.methods import METHODS
+from nextpixel.scan.job import DrawJob
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
 
@@ -63,7 +65,7 @@ def by_graphs(monkeypatch):
         replays.append(Tape(function))
         return replays[-1]
 
-    monkeypatch.setattr("nextpixel.sampling.draw._run_programs", lambda model, *args: graphs.scan(model, *args[:2]))
+    monkeypatch.setitem(METHODS, "compiled", graphs.scan)
     monkeypatch.setattr(graphs, "Replay", replay)
     return replays
 
@@ -109,7 +111,7 @@ def test_rows_draw_from_any_law(likelihood, guidance, by_graphs):
         x = torch.zeros(3, 2, 4, 5, dtype=torch.long)
         noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         h = model.encode_condition(how["cond"], 3, 4, 5)
-        graphs.scan(model, Request(x, noise, None, h, model.guided_likelihood(guidance), 0.7))
+        graphs.scan(model, DrawJob(x, noise, None, h, guided_likelihood(model, guidance), 0.7))
         assert torch.equal(x.to(torch.uint8), model.sample(3, method="cached", **how))
 
 

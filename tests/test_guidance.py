@@ -11,7 +11,7 @@ from tiny import CONDITIONS, FEW, all_images, images, of_images, random_cond, ti
 import nextpixel
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import LIKELIHOODS, Guided, make_likelihood
-from nextpixel.sampling.draw import METHODS
+from nextpixel.sampling.methods import METHODS
 from nextpixel.scan.raster import Draw, Keep, Naive, Score, raster
 
 KINDS = CONDITIONS[1:]
@@ -170,7 +170,7 @@ def test_many_images_are_scanned_as_few_are(name, monkeypatch):
     rows = []
     whole = model.complete(x, known, cond=cond, guidance=2.0, progress=lambda done, total: rows.append(done))
     assert len(rows) == model.scan_rows(5)
-    monkeypatch.setattr("nextpixel.sampling.draw.LANES", 2)
+    monkeypatch.setattr("nextpixel.sampling.draw.SCAN_BATCH", 2)
     assert torch.equal(model.complete(x, known, cond=cond, guidance=2.0), whole)
     copies = [of_images(t, lambda t: t.repeat_interleave(3, 0)) for t in (x, known, cond)]
     assert torch.equal(model.complete(x, known, 3, cond, guidance=2.0), model.complete(*copies[:2], 1, copies[2], guidance=2.0))

@@ -88,12 +88,12 @@ def test_rows_are_scanned_in_lanes_as_a_whole(monkeypatch):
     model = tiny_model("gated-pixelcnn", condition="vector")
     a, b = ends_for(model, 3)
     whole, reports = model.interpolate(a, b, steps=4, n=3), []
-    monkeypatch.setattr(sampling, "LANES", 5)
+    monkeypatch.setattr(sampling, "SCAN_BATCH", 5)
     assert torch.equal(whole, model.interpolate(a, b, steps=4, n=3, progress=lambda done, total: reports.append((done, total))))
     rows = model.scan_rows(12)
     assert reports == [(row, rows) for row in range(1, rows + 1)]
     guided = model.interpolate(a, b, steps=4, n=3, guidance=2.0)
-    monkeypatch.setattr(sampling, "LANES", 256)
+    monkeypatch.setattr(sampling, "SCAN_BATCH", 256)
     assert torch.equal(guided, model.interpolate(a, b, steps=4, n=3, guidance=2.0))
 
 

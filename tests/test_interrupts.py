@@ -13,7 +13,7 @@ from runs import column, experiment, interrupted, last, quiet, raised_at, same_b
 import nextpixel
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
-from nextpixel.sampling.draw import Sampling
+from nextpixel.models import AutoregressiveModel
 from nextpixel.training import loop as loops
 from nextpixel.training import signals
 from nextpixel.training.batches import Shuffled
@@ -50,8 +50,8 @@ PLACES = {
     "validation": (Likelihood, "_bits_per_dim", 17),
     "while the best weights are written": (loops.Loop, "_keep", 0),
     "while a checkpoint is written": (loops, "write_checkpoint", 2),
-    "a sample grid": (Sampling, "sample", 0),
-    "the second sample grid": (Sampling, "sample", 1),
+    "a sample grid": (AutoregressiveModel, "sample", 0),
+    "the second sample grid": (AutoregressiveModel, "sample", 1),
     "the loading of a batch": (Images, "__getitems__", 9),
 }
 
@@ -173,7 +173,7 @@ def test_handlers_are_put_back(tmp_path, monkeypatch):
 
 def test_a_report_that_was_interrupted_can_be_finished_later(tmp_path, monkeypatch):
     out = tmp_path / "run"
-    with raised_at(monkeypatch, Sampling, "complete", 0):
+    with raised_at(monkeypatch, AutoregressiveModel, "complete", 0):
         error = interrupted(experiment(epochs=1, sample_every=0), out)
     assert f"Finish it with: nextpixel report {out}" in str(error)
     assert not (out / "report.md").exists()

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from nextpixel.errors import InputError
+from nextpixel.layers.conditioning import ConditionBias, condition_row
 from nextpixel.layers.grid import colour_groups
-from nextpixel.layers.heads import ConditionBias, Head, PlaceHead, condition_row
-from nextpixel.layers.masked import MaskedConv2d, VerticalConv2d
-from nextpixel.layers.pixelcnn_pp import FirstStreams, LeftResnet, UpperResnet
+from nextpixel.layers.masked import Head, MaskedConv2d, VerticalConv2d
+from nextpixel.layers.pixelcnn_pp import FirstStreams, LeftResnet, PlaceHead, UpperResnet
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput, dropout, gated_activation
 from nextpixel.layers.shifted import (
     DownRightShiftedConv2d,

@@ -12,8 +12,9 @@ from tiny import all_images, images, jacobian, largest_gap, random_cond, reach, 
 import nextpixel
 from nextpixel import MODELS, Labels, MultiScale, SpatialMap
 from nextpixel.errors import InputError
-from nextpixel.layers.upsampling import Upsampler
-from nextpixel.sampling.draw import METHODS
+from nextpixel.layers.conditioning import Upsampler
+from nextpixel.models.base import RasterModel
+from nextpixel.sampling.methods import METHODS
 from nextpixel.scan.raster import Draw, raster
 
 NAME = MultiScale.name
@@ -227,9 +228,11 @@ def test_each_symbol_is_chosen_once_and_in_turn():
     assert model.scan_rows(257, (8, 8)) == 2 * (2 + 4 + 8)
 
 
-def test_there_is_no_single_cache():
-    with pytest.raises(TypeError, match=r"no cache of its own: scan it with raster\(\)"):
-        tiny_model(NAME).start(1)
+def test_the_stages_are_scanners_and_the_whole_is_none():
+    model = tiny_model(NAME)
+    assert not isinstance(model, RasterModel)
+    assert not {"start", "begin_row", "step", "row_kind"} & set(dir(model))
+    assert all(isinstance(scanner, RasterModel) for scanner, _ in model.parts(images(model)))
 
 
 # --- what a stage is told --------------------------------------------------------------------------------------------------

@@ -15,18 +15,17 @@ from pairs import pairs
 from tiny import images, random_cond, tiny_model
 
 import nextpixel
-from nextpixel.compiled.instructions import AT, Block
+from nextpixel.compiled.instructions import FIELD, Block, NotRecordableError
 from nextpixel.compiled.memory import Memory
 from nextpixel.compiled.recorder import Recorder
-from nextpixel.compiled.row_programs import Rows
+from nextpixel.compiled.row_programs import RowPrograms
 from nextpixel.compiled.step_programs import Stepped, _Allocated, scan_bytes
 from nextpixel.errors import InputError
-from nextpixel.layers.pointwise import concat_elu
-from nextpixel.layers.recordable import NotRecordableError, recordable
+from nextpixel.layers.pointwise import concat_elu, recordable
 from nextpixel.likelihoods import LIKELIHOODS
 from nextpixel.scan.evaluating import evaluating
 from nextpixel.scan.fixed_point import as_places, fixed_point
-from nextpixel.scan.job import Request
+from nextpixel.scan.job import DrawJob
 from nextpixel.scan.raster import Draw, Score, raster
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)
@@ -99,8 +98,8 @@ def test_programs_read_none_of_the_model_s_memory(name):
         h = model.encode_condition(random_cond(model), 2, 6, 7)
         with torch.inference_mode():
             part, h = next(iter(model.parts(x, h)))
-            places = Request(x, noise, None, h, model.likelihood).on_grid(model.strides[0], h)
-            rows = Rows(part, places)
+            places = DrawJob(x, noise, None, h, model.likelihood).on_grid(model.strides[0], h)
+            rows = RowPrograms(part, places)
             rows.run(places, lambda: None)
             expected = x.clone()
             x.zero_()
@@ -124,10 +123,10 @@ def test_programs_are_as_long_for_a_wide_image_as_for_a_narrow_one(name, conditi
         cond = random_cond(model, 2, (2, width))
         h = model.encode_condition(cond, 2, 2, width)
         x = torch.zeros(2, 3, 2, width, dtype=torch.long)
-        places = Request(x, torch.zeros(x.shape, dtype=torch.float64), None, h, model.likelihood)
+        places = DrawJob(x, torch.zeros(x.shape, dtype=torch.float64), None, h, model.likelihood)
         with torch.inference_mode():
             part, part_h = next(iter(model.parts(x, h)))
-            rows = Rows(part, places.on_grid(model.strides[0], part_h))
+            rows = RowPrograms(part, places.on_grid(model.strides[0], part_h))
             stepped = next(iter(Stepped(model).parts(x, h)))[0]
             steps = stepped.start(2, part_h, (rows.height, rows.width))
         lengths.append([lines_of(p.values()) for p in (rows.clocks.programs, rows.steps, steps.clocks.programs, steps.steps)])
@@ -160,7 +159,7 @@ def forged(change, times=1):
     (block,) = recorder.record(lambda: torch.add(a, b, out=out), row=0)
     table = block.table.copy()
     for column, value in change.items():
-        table[0, AT[column]] = value(table[0, AT[column]], memory) if callable(value) else value
+        table[0, FIELD[column]] = value(table[0, FIELD[column]], memory) if callable(value) else value
     memory.close([[Block(table, times)]])
 
 
@@ -182,7 +181,7 @@ def forged(change, times=1):
         ({"a_jump": 2**62}, 5),
         ({"out": lambda at, memory: memory.new(16).data_ptr()}, 1),  # known, but not to be written
         ({"n1": 0}, 1),
-        ({"operation": 99}, 1),
+        ({"opcode": 99}, 1),
     ],
     ids=range(16),
 )
@@ -193,7 +192,7 @@ def test_an_instruction_that_reaches_beyond_its_memory_is_refused(change, times)
 
 
 def draw_block(law, change=(), scratch=4096, temperature=1.0):
-    from nextpixel.compiled.row_programs import draw_line
+    from nextpixel.compiled.row_programs import record_draw
 
     memory, params = Memory(torch.float64, scratch), torch.zeros(3, law.params, dtype=torch.float64)
     symbols, noise, known = (
@@ -203,9 +202,9 @@ def draw_block(law, change=(), scratch=4096, temperature=1.0):
     )
     memory.write(symbols)
     recorder = Recorder(memory, torch.zeros(1, 1, 1, 1))
-    (block,) = recorder.record(lambda: draw_line(recorder, law, params, symbols, 1, noise, known, temperature), row=0)
+    (block,) = recorder.record(lambda: record_draw(recorder, law, params, symbols, 1, noise, known, temperature), row=0)
     for column, by in change:
-        block.table[0, AT[column]] += by
+        block.table[0, FIELD[column]] += by
     return memory.close([[block]])
 
 
@@ -330,7 +329,7 @@ def test_keywords_are_taken_and_others_are_refused():
     recorder = Recorder(Memory(torch.float64, 0), torch.zeros(1, 1, 1, 1))
     (block,) = recorder.record(lambda: concat_elu(x=x, dim=0), row=0)
     assert len(block.table) == 1
-    with pytest.raises(NotRecordableError, match=r"torch.add has no line: .* 'alpha'"):
+    with pytest.raises(NotRecordableError, match=r"torch.add has no instruction: .* 'alpha'"):
         recorder.record(lambda: torch.add(x, x, alpha=2), row=0)
 
 

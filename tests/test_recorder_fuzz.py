@@ -5,11 +5,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nextpixel.compiled.instructions import NotRecordableError
 from nextpixel.compiled.interpreter import Program
 from nextpixel.compiled.memory import Memory
 from nextpixel.compiled.recorder import Recorder
 from nextpixel.layers.pointwise import concat_elu, concat_elu_to, gated_activation_
-from nextpixel.layers.recordable import NotRecordableError
 
 UNARY = {
     "neg": (torch.neg, None),

@@ -13,7 +13,7 @@ from tiny import CONDITIONS, images, random_cond, tiny_model
 import nextpixel
 from nextpixel.coding import lanes
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.compiled.sample import Together, cut, on_cores
+from nextpixel.compiled.sample import SharedProgress, cut, on_cores
 from nextpixel.compiled.step_programs import Stepped
 from nextpixel.likelihoods import LIKELIHOODS
 from nextpixel.scan.raster import Score, raster
@@ -158,7 +158,7 @@ def test_pieces_are_the_whole_and_about_alike():
 
 
 def test_an_error_on_a_core_comes_out_and_stops_the_others():
-    before, report, rows = torch.get_num_threads(), Together(None, 2), []
+    before, report, rows = torch.get_num_threads(), SharedProgress(None, 2), []
 
     def fails():
         assert torch.get_num_threads() == 1
@@ -178,8 +178,8 @@ def test_an_error_on_a_core_comes_out_and_stops_the_others():
 
 def test_a_row_is_finished_when_all_pieces_have_finished_it():
     seen = []
-    report = Together(lambda *count: seen.append(count), 3)
+    report = SharedProgress(lambda *count: seen.append(count), 3)
     for _ in range(7):
         report(1, 4)
     assert seen == [(1, 4), (2, 4)]
-    Together(None, 3)(1, 4)
+    SharedProgress(None, 3)(1, 4)

@@ -33,7 +33,7 @@ def tiny_condition(kind):
 
 
 def tiny_model(name, shape=(1, 3, 4), levels=3, condition="none", seed=1, **overrides):
-    """The class's preset "tiny" in float64 and eval mode, all parameters drawn anew from a normal law."""
+    """The class's preset "tiny" in float64 and eval mode, all parameters drawn anew from a normal distribution."""
     condition, cls = tiny_condition(condition), MODELS[name]
     model = cls(**{**cls.presets["tiny"], "shape": shape, "levels": levels, "condition": condition, **overrides}).double()
     generator = torch.Generator().manual_seed(seed)

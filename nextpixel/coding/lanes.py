@@ -18,11 +18,11 @@ from nextpixel.coding.entropy.choosers import Decode, Encode, Stream
 from nextpixel.coding.entropy.margins import measured_epsilon
 from nextpixel.coding.entropy.tables import table_bits
 from nextpixel.coding.tiles import Tile
+from nextpixel.compiled.instructions import NotRecordableError
 from nextpixel.compiled.sample import cut, scan_steps
 from nextpixel.conditions import encoder_of
 from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import without_autocast
-from nextpixel.layers.recordable import NotRecordableError
 from nextpixel.models.base import AutoregressiveModel
 from nextpixel.scan.raster import Choose, Progress, raster
 

@@ -30,8 +30,7 @@ from nextpixel.coding.lanes import LaneCoder
 from nextpixel.coding.tiles import Tile
 from nextpixel.compiled.recorder import PERIODS
 from nextpixel.errors import InputError
-from nextpixel.layers.heads import ConditionBias
-from nextpixel.layers.upsampling import Upsampler
+from nextpixel.layers.conditioning import ConditionBias, Upsampler
 from nextpixel.models import AutoregressiveModel, PixelCNNpp
 
 SECONDS, MEMORY, MEGABYTE = 3.0, 192e6, 2**20

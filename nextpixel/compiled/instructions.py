@@ -1,8 +1,8 @@
-"""The lines of a program: what their columns and operations are called, and runs of lines that repeat further on in memory.
+"""The instruction set of programs: fields, opcodes, and blocks of instructions that repeat at later addresses.
 
-A line is a row of whole numbers: operation, sizes, and for each operand an address and two strides in elements. Element-wise
-lines run over n0 x n1 runs of n2 elements that lie side by side; a product takes n0 groups of n1 rows, k deep, n2 wide. The last
-four numbers say how far each address moves when a run of lines is repeated.
+An instruction is a row of integers: opcode, sizes, and for each operand an address and two strides in elements. Element-wise
+instructions run over n0 x n1 runs of n2 contiguous elements; a product takes n0 groups of n1 rows, k deep, n2 wide. The last four
+fields are the distance by which each address moves at every repetition of a block.
 """
 
 from dataclasses import dataclass
@@ -10,31 +10,35 @@ from dataclasses import dataclass
 import numpy as np
 
 OPERANDS = ("out", "a", "b", "c")
-COLUMNS = (
-    *("operation", "n0", "n1", "n2", "k"),
-    *(f"{name}{part}" for name in OPERANDS for part in ("", "_0", "_1")),
+FIELDS = (
+    *("opcode", "n0", "n1", "n2", "k"),
+    *(f"{name}{suffix}" for name in OPERANDS for suffix in ("", "_0", "_1")),
     *(f"{name}_jump" for name in OPERANDS),
 )
-AT = {name: column for column, name in enumerate(COLUMNS)}
-ADDRESSES = [AT[name] for name in OPERANDS]
-JUMPS = [AT[f"{name}_jump"] for name in OPERANDS]
+FIELD = {name: position for position, name in enumerate(FIELDS)}
+ADDRESSES = [FIELD[name] for name in OPERANDS]
+JUMPS = [FIELD[f"{name}_jump"] for name in OPERANDS]
 ELEMENTWISE = ("copy", "neg", "relu", "elu", "sigmoid", "tanh", "add", "mul", "gate", "addcmul")
 OTHERS = ("concat_elu", "product", "intensity", "embedding", "binary", "categorical", "mixture")
-OPERATIONS = {name: code for code, name in enumerate((*ELEMENTWISE, *OTHERS))}
+OPCODES = {name: code for code, name in enumerate((*ELEMENTWISE, *OTHERS))}
+
+
+class NotRecordableError(Exception):
+    """A call for which there is no instruction."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Lines of some columns of a row, once or several times, each time further on in memory.
+    """Instructions of some columns of a row, run once or several times, each time at later addresses.
 
     Args:
-        table: (lines, `COLUMNS`) int64.
+        table: (instructions, `FIELDS`) int64.
         times: how often they run.
         first: the first column.
-        bounds: lines bounds[k] to bounds[k + 1] are those of column first + k, and of each column `len(bounds) - 1` further on.
+        bounds: instructions bounds[k] to bounds[k + 1] belong to column first + k, and to every `len(bounds) - 1`-th after it.
 
     Example:
-        >>> block = Block(np.zeros((5, len(COLUMNS)), np.int64), times=3, first=4, bounds=(0, 2, 5))
+        >>> block = Block(np.zeros((5, len(FIELDS)), np.int64), times=3, first=4, bounds=(0, 2, 5))
         >>> block.columns, block.place(7), block.place(8)
         (range(4, 10), (2, 5, 1), (0, 2, 2))
     """
@@ -46,20 +50,20 @@ class Block:
 
     @property
     def columns(self) -> range:
-        """The columns whose lines they are."""
+        """The columns that the instructions belong to."""
         return range(self.first, self.first + self.times * (len(self.bounds) - 1))
 
     def place(self, j: int) -> tuple[int, int, int]:
-        """The lines of column j: from which to which, and in which repetition."""
+        """Column j's instructions: first, end, and repetition."""
         time, k = divmod(j - self.first, len(self.bounds) - 1)
         return self.bounds[k], self.bounds[k + 1], time
 
 
-def table_of(lines: list[list[int]]) -> np.ndarray:
-    """Lines as a table, with jumps of 0.
+def table_of(instructions: list[list[int]]) -> np.ndarray:
+    """Instructions as a table.
 
     Example:
-        >>> table_of([]).shape == (0, len(COLUMNS))
+        >>> table_of([]).shape == (0, len(FIELDS))
         True
     """
-    return np.array(lines, np.int64).reshape(-1, len(COLUMNS))
+    return np.array(instructions, np.int64).reshape(-1, len(FIELDS))

@@ -1,7 +1,4 @@
-"""The interpreter of a program: one compiled function that runs line after line of a table (`nextpixel.compiled.instructions`).
-
-A program on a processor: the blocks of lines that the interpreter runs.
-"""
+"""The interpreter: one compiled function that executes the instructions of a table; a program is the blocks that it executes."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,15 +8,15 @@ import torch
 from numba import njit
 
 from nextpixel.compiled.draw_kernels import draw_binary, draw_categorical, draw_mixture
-from nextpixel.compiled.instructions import ELEMENTWISE, OPERATIONS, OTHERS, Block
+from nextpixel.compiled.instructions import ELEMENTWISE, OPCODES, OTHERS, Block
 from nextpixel.compiled.jit import jit
 from nextpixel.compiled.memory import Memory, Relocation
 from nextpixel.compiled.simd import REGISTER, ROWS, any_elementwise, elementwise, peek, poke, size_of, tile, tiles
 from nextpixel.errors import InputError
 
-CONCAT_ELU, PRODUCT, INTENSITY, EMBEDDING, BINARY, CATEGORICAL, MIXTURE = (OPERATIONS[name] for name in OTHERS)
+CONCAT_ELU, PRODUCT, INTENSITY, EMBEDDING, BINARY, CATEGORICAL, MIXTURE = (OPCODES[name] for name in OTHERS)
 
-# So many rows of a panel stay in the nearest cache while the rows of the other factor pass by.
+# Rows of a panel that stay in the first-level cache while all rows of the other factor are multiplied with it.
 DEPTH = 384
 
 _tile, _tile_wide = tiles(tuple(dict.fromkeys((ROWS, 4, 2, 1))), (1, 2, 3)), tile(1, 4, 2)
@@ -29,67 +26,68 @@ _copy, _neg, _elu, _add = (elementwise(name) for name in ("copy", "neg", "elu", 
 
 @jit
 def run(table: Any, begin: int, end: int, first: int, stop: int, scratch: int, like: Any) -> int:
-    """Run the lines from `begin` to `end` of a table (lines, `COLUMNS`) of int64, in their repetitions from `first` to `stop`.
+    """Execute instructions `begin` to `end` of a table (instructions, `FIELDS`) of int64, in repetitions `first` to `stop`.
 
     Args:
         table: a block of a program.
-        begin, end, first, stop: what is run of it.
-        scratch: address of memory that belongs to this call, for a tile, and for the numbers of one law.
+        begin, end, first, stop: the instructions and repetitions to execute.
+        scratch: address of memory that belongs to this call, for a tile, or the numbers of one draw.
         like: a number of the type that the program computes with.
 
     Returns:
-        How many symbols were drawn from numbers that are none (NaN).
+        How many symbols had no distribution: their params are NaN.
     """
-    size, nothing = size_of(like), 0
+    size, failed = size_of(like), 0
     for time in range(first, stop):
-        for line in range(begin, end):
-            operation, n0, n1, n2 = table[line, 0], table[line, 1], table[line, 2], table[line, 3]
-            out, a = table[line, 5] + time * table[line, 17], table[line, 8] + time * table[line, 18]
-            b, c = table[line, 11] + time * table[line, 19], table[line, 14] + time * table[line, 20]
-            if operation == PRODUCT:
+        for at in range(begin, end):
+            instruction = table[at]
+            opcode, n0, n1, n2 = instruction[0], instruction[1], instruction[2], instruction[3]
+            out, a = instruction[5] + time * instruction[17], instruction[8] + time * instruction[18]
+            b, c = instruction[11] + time * instruction[19], instruction[14] + time * instruction[20]
+            if opcode == PRODUCT:
                 for i in range(n0):
                     _product(
-                        out + i * table[line, 6] * size,
-                        table[line, 7],
-                        c + i * table[line, 15] * size if c else 0,
-                        table[line, 16],
-                        a + i * table[line, 9] * size,
-                        table[line, 10],
+                        out + i * instruction[6] * size,
+                        instruction[7],
+                        c + i * instruction[15] * size if c else 0,
+                        instruction[16],
+                        a + i * instruction[9] * size,
+                        instruction[10],
                         b,
                         n1,
                         n2,
-                        table[line, 4],
+                        instruction[4],
                         scratch,
                         like,
                     )
-            elif operation == BINARY:
-                nothing += draw_binary(table[line], out, a, b, c, like)
-            elif operation == CATEGORICAL:
-                nothing += draw_categorical(table[line], out, a, b, c, scratch, like)
-            elif operation == MIXTURE:
-                nothing += draw_mixture(table[line], out, a, b, c, scratch, like)
+            elif opcode == BINARY:
+                failed += draw_binary(instruction, out, a, b, c, like)
+            elif opcode == CATEGORICAL:
+                failed += draw_categorical(instruction, out, a, b, c, scratch, like)
+            elif opcode == MIXTURE:
+                failed += draw_mixture(instruction, out, a, b, c, scratch, like)
             else:
                 for i in range(n0):
                     for j in range(n1):
-                        to = out + (i * table[line, 6] + j * table[line, 7]) * size
-                        x = a + (i * table[line, 9] + j * table[line, 10]) * size
-                        y = b + (i * table[line, 12] + j * table[line, 13]) * size
-                        z = c + (i * table[line, 15] + j * table[line, 16]) * size
-                        if operation < len(ELEMENTWISE):
-                            _elementwise(operation, to, x, y, z, n2, like)
-                        elif operation == CONCAT_ELU:  # two results; x may be the first of them
+                        to = out + (i * instruction[6] + j * instruction[7]) * size
+                        x = a + (i * instruction[9] + j * instruction[10]) * size
+                        y = b + (i * instruction[12] + j * instruction[13]) * size
+                        z = c + (i * instruction[15] + j * instruction[16]) * size
+                        if opcode < len(ELEMENTWISE):
+                            _elementwise(opcode, to, x, y, z, n2, like)
+                        elif opcode == CONCAT_ELU:  # two results; x may be the first of them
                             _neg(y, x, 0, 0, n2, like)
                             _elu(y, y, 0, 0, n2, like)
                             _elu(to, x, 0, 0, n2, like)
                         else:
-                            # Symbols are int64, whatever the type: their strides count eight bytes.
-                            symbol = peek(a + (i * table[line, 9] + j * table[line, 10]) * 8, np.int64(0))
-                            if operation == INTENSITY:
+                            # Symbols are int64 in every program: their strides count eight bytes.
+                            symbol = peek(a + (i * instruction[9] + j * instruction[10]) * 8, np.int64(0))
+                            if opcode == INTENSITY:
                                 poke(to, symbol * peek(b, like) - 1.0, like)
-                            else:  # the vector of a symbol, and of no symbol that is none
-                                symbol = min(max(symbol, 0), table[line, 4] - 1)
+                            else:  # an embedding; the clamp keeps the read inside the table
+                                symbol = min(max(symbol, 0), instruction[4] - 1)
                                 _copy(to, b + symbol * n2 * size, 0, 0, n2, like)
-    return nothing
+    return failed
 
 
 @njit(nogil=True)
@@ -108,7 +106,7 @@ def _product(
         x = a + begin * size
         pair = 0
         if m == 1:
-            while pair + 4 <= pairs and (pair + 4) * 2 * register <= n:  # all of its columns are there
+            while pair + 4 <= pairs and (pair + 4) * 2 * register <= n:  # the result has all columns of the tile
                 at = pair * 2 * register
                 weights = w + (at * k + begin * 2 * register) * size
                 _tile_wide(out + at * size, 0, add + at * size if add else 0, 0, x, 0, weights, 2 * register * k, depth, like)
@@ -120,7 +118,7 @@ def _product(
                 break
             weights = w + (at * k + begin * wide * register) * size
             target, start = out + at * size, add + at * size if add else 0
-            by_scratch = at + wide * register > n  # its last columns are not there: by way of the scratch memory
+            by_scratch = at + wide * register > n  # the result ends inside the tile: compute it in scratch memory
             row = 0
             while row < m:
                 rows = ROWS if row + ROWS <= m else 4 if row + 4 <= m else 2 if row + 2 <= m else 1
@@ -141,11 +139,11 @@ def _product(
 
 
 class Program:
-    """Lines, ready to run.
+    """Blocks of instructions, ready to run.
 
     Args:
-        blocks: the lines.
-        memory: what they point to.
+        blocks: in order.
+        memory: all that they address.
     """
 
     def __init__(self, blocks: list[Block], memory: Memory) -> None:
@@ -165,7 +163,7 @@ class Program:
                 raise InputError("the model gives no probabilities: it computes numbers that are infinite or none (NaN)")
 
     def column(self, j: int) -> None:
-        """Run the lines of one column."""
+        """Run the instructions of one column."""
         for stop, block in self._columns:
             if j < stop:
                 begin, end, time = block.place(j)
@@ -179,5 +177,5 @@ class Program:
 
     @property
     def nbytes(self) -> int:
-        """Of its lines."""
+        """Of its instructions."""
         return sum(block.table.nbytes for block in self.blocks)

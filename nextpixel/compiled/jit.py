@@ -1,4 +1,4 @@
-"""Functions compiled by numba are kept on the disk, where no other version of what they are made from finds them."""
+"""numba's cache of compiled functions on disk, in a folder named by the contents of all sources that they are compiled from."""
 
 import ast
 import hashlib
@@ -13,16 +13,16 @@ from typing import Any
 import numba
 
 PACKAGE = Path(__file__).parent.parent
-# Folders of a module that are kept: of so many versions, the newest.
+# Versions of a module's folder on disk: the newest stay.
 VERSIONS = 3
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`numba.njit` that releases Python's lock and keeps its result in the user's cache.
+    """`numba.njit` that releases Python's lock and stores its result in the user's cache.
 
-    numba looks at one file to tell whether what it has kept is still right. Ours call functions, and take up constants, of other
-    files, so that the contents of all that their module imports of this package name the folder. Where none can be written, every
-    process compiles anew.
+    numba checks one file to tell whether a stored result is current. Ours use functions and constants of other files, so
+    the folder is named by the contents of all files of this package that their module imports. Where no folder can be written,
+    every process compiles anew.
 
     Example:
         >>> @jit

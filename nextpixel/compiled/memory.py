@@ -1,14 +1,14 @@
-"""The memory that programs of one scan work on: kept alive, told apart from what is only read, copied for other cores.
+"""The memory plan of programs: which storages they own, copies of what they read, and a proof that they reach nothing else.
 
-Programs own all that they read. What was not made for them, such as a model's weights, is copied when recording ends, for its
-owner may move or change it. There it is also proved that no instruction reaches beyond memory that the program knows.
+Programs own all that they read. Memory of others, such as a model's weights, is copied when recording ends, because its owner may
+move or change it. At that time every instruction is also proved to stay inside the storages of its program. The bytes that an
+operand touches, n0 x n1 runs at strides s0 and s1, lie between
 
-How far the instructions of a program reach: the bytes that each of its operands touches, from which to which.
+    begin = address + min(0, (n0 - 1) s0) + min(0, (n1 - 1) s1)     and     end = address + max(...) + max(...) + run
 
-    begin = address + min(0, (n0 - 1) s0) + min(0, (n1 - 1) s1)          end = address + max(...) + max(...) + run
-
-and, of a block that is repeated, both at the first and at the last time: addresses move in equal jumps, so the rest lies between.
-Numbers are taken in float64: exact for all that memory can hold, and never small again where they overflow.
+in the first and in the last repetition of a block; addresses move by equal jumps, so the other repetitions lie between these two.
+The bounds are computed in float64: exact for all addresses, and an overflow cannot wrap around to a small number.
+`digest` tells whether memory holds the same numbers as before.
 """
 
 import copy
@@ -16,26 +16,26 @@ import ctypes
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextpixel.compiled.instructions import ADDRESSES, AT, COLUMNS, OPERATIONS, Block
-from nextpixel.compiled.simd import REGISTER, ROWS, panel_registers, register_bytes
-from nextpixel.compiled.vector_math import OPERATIONS as FUNCTIONS
-from nextpixel.layers.recordable import NotRecordableError
+from nextpixel.compiled.instructions import ADDRESSES, FIELD, FIELDS, OPCODES, Block, NotRecordableError
+from nextpixel.compiled.jit import jit
+from nextpixel.compiled.simd import REGISTER, ROWS, panel_registers, peek, register_bytes
+from nextpixel.compiled.vector_math import FUNCTIONS
 
 
 class Memory:
-    """Everything that programs of one scan point to.
+    """Everything that the programs of one scan address.
 
     Args:
         dtype: of the numbers.
-        scratch: bytes that an operation needs for itself, besides a tile.
-        foreign: what belongs to others, and must not be written: the model's weights.
+        scratch: bytes of scratch memory that a draw needs; a tile's are always there.
+        foreign: memory of others, which no instruction may write: the model's weights.
     """
 
     def __init__(self, dtype: torch.dtype, scratch: int, foreign: Iterable[Tensor] = ()) -> None:
@@ -50,12 +50,12 @@ class Memory:
         self.scratch = torch.zeros(max(scratch, ROWS * 3 * REGISTER), dtype=torch.uint8)
 
     def read(self, tensor: Tensor) -> int:
-        """The address of a tensor, which stays where it is until recording ends."""
+        """The address of a tensor, which stays alive until recording ends."""
         self._seen.append(tensor)
         return tensor.data_ptr()
 
     def write(self, tensor: Tensor) -> int:
-        """The same of one that changes from one run to the next, by the program or by its user."""
+        """The same of a tensor that changes from one run to the next, by the program or by its caller."""
         storage = tensor.untyped_storage()
         self.written[storage.data_ptr()] = storage
         return self.read(tensor)
@@ -85,7 +85,7 @@ class Memory:
         if key not in self._packed:
             self._packed[key] = weight, self._own(_pack(weight))
         address = self._packed[key][1].data_ptr()
-        self._seen.append(weight)  # while recording lasts no other object gets its id, nor comes to lie at its address
+        self._seen.append(weight)  # alive until recording ends, so that neither its id nor its address is used again
         self._weights[id(weight)] = address
         return address
 
@@ -95,11 +95,11 @@ class Memory:
         return tensor
 
     def close(self, programs: list[list[Block]]) -> list[list[Block]]:
-        """After everything was recorded: the same programs, on memory that belongs to them alone.
+        """End recording: the same programs, on memory that belongs to them alone.
 
         Raises:
-            NotRecordableError: an instruction reaches beyond the memory that is known, writes what belongs to others or what is
-                only to be read, or a matrix of a product is written too.
+            NotRecordableError: an instruction reaches beyond its program's memory, writes memory that is foreign or only read, or
+                a matrix of a product is written too.
         """
         known = {storage.data_ptr(): storage for storage in (tensor.untyped_storage() for tensor in self._seen)}
         storages = _Storages({**known, **self.owned, **self.written}.values())
@@ -119,7 +119,7 @@ class Memory:
         return [[replace(block, table=moves.table(block.table)) for block in program] for program in programs]
 
     def _take_over(self, storages: "_Storages", reads: np.ndarray) -> "Relocation":
-        """Keep what is read: of memory that is owned already all, of other memory a copy of the part that is read."""
+        """Keep owned storages, and of other storages a copy of the part that is read."""
         owned, moves = {}, []
         for k in np.unique(reads[0]):
             storage, start = storages.storages[k], storages.storages[k].data_ptr()
@@ -128,15 +128,15 @@ class Memory:
                 continue
             (_, begins, ends) = reads[:, reads[0] == k]
             first = (begins.min() - start) // REGISTER * REGISTER  # aligned as it was
-            part = _bytes(storage)[first : ends.max() - start].clone()
-            moves.append((start, start + storage.nbytes(), part.data_ptr() - (start + first)))
-            owned[part.data_ptr()] = part.untyped_storage()
+            copied = _bytes(storage)[first : ends.max() - start].clone()
+            moves.append((start, start + storage.nbytes(), copied.data_ptr() - (start + first)))
+            owned[copied.data_ptr()] = copied.untyped_storage()
         self.owned = owned
         return Relocation(moves)
 
     @property
     def nbytes(self) -> int:
-        """Of everything that programs point to."""
+        """Of everything that programs address."""
         return sum(storage.nbytes() for storage in (*self.owned.values(), *self.written.values())) + len(self.scratch)
 
     def snapshot(self) -> list[tuple[Tensor, Tensor]]:
@@ -144,7 +144,7 @@ class Memory:
         return [(view, view.clone()) for view in map(_bytes, self.written.values())]
 
     def moved(self) -> tuple["Memory", "Relocation", Callable[[Tensor], Tensor]]:
-        """The same with written memory of its own, how to move programs there, and what views of the old memory are there."""
+        """The same with written memory of its own, the relocation of programs to it, and a function that moves views to it."""
         other = copy.copy(self)
         pairs = [(storage, _bytes(storage).clone().untyped_storage()) for storage in self.written.values()]
         other.written = {new.data_ptr(): new for _, new in pairs}
@@ -160,7 +160,7 @@ class Memory:
 
 
 def restore(snapshot: list[tuple[Tensor, Tensor]]) -> None:
-    """Bring back what `Memory.snapshot` has seen."""
+    """Bring back the contents of a `Memory.snapshot`."""
     for memory, contents in snapshot:
         memory.copy_(contents)
 
@@ -237,31 +237,31 @@ class Access(NamedTuple):
 
 
 def accesses(block: Block, dtype: torch.dtype, scratch: int) -> Iterator[Access]:
-    """All that the lines of a block touch. Take them one by one: settings are read once it is known where they are.
+    """All memory that the instructions of a block touch. Check each before the next: settings are read after their bounds.
 
     Args:
-        block: the lines.
+        block: the instructions.
         dtype: of the numbers.
-        scratch: bytes of memory that an operation has for itself.
+        scratch: bytes of scratch memory.
 
     Raises:
-        NotRecordableError: an operation that is none, sizes that are none, or a draw that needs more scratch memory.
+        NotRecordableError: an unknown opcode, invalid sizes, or a draw that needs more scratch memory.
     """
-    codes = block.table[:, AT["operation"]]
-    if block.times < 1 or not np.isin(codes, list(OPERATIONS.values())).all():
+    opcodes = block.table[:, FIELD["opcode"]]
+    if block.times < 1 or not np.isin(opcodes, list(OPCODES.values())).all():
         raise NotRecordableError("an instruction that is none")
-    for name, code in OPERATIONS.items():
-        if (codes == code).any():
-            yield from _Lines(block.table[codes == code], block.times, dtype.itemsize).accesses(name, scratch)
+    for name, opcode in OPCODES.items():
+        if (opcodes == opcode).any():
+            yield from _Operands(block.table[opcodes == opcode], block.times, dtype.itemsize).accesses(name, scratch)
 
 
-class _Lines:
-    """Lines of one operation."""
+class _Operands:
+    """The operands of all instructions with one opcode."""
 
     def __init__(self, table: np.ndarray, times: int, size: int) -> None:
-        self.column = dict(zip(COLUMNS, table.T.astype(np.float64), strict=True))
+        self.fields = dict(zip(FIELDS, table.T.astype(np.float64), strict=True))
         self.times, self.size = times, size
-        self.n0, self.n1, self.n2, self.k = (self.column[name] for name in ("n0", "n1", "n2", "k"))
+        self.n0, self.n1, self.n2, self.k = (self.fields[name] for name in ("n0", "n1", "n2", "k"))
 
     def accesses(self, name: str, scratch: int) -> Iterator[Access]:
         sizes = (self.n0, self.n1) if name in DRAWS else (self.n0, self.n1, self.n2)
@@ -288,7 +288,7 @@ class _Lines:
                 yield self._of(operand, both, self.n2, self.size, name == "concat_elu" and operand == "b")
 
     def _draw(self, name: str, scratch: int) -> Iterator[Access]:
-        at = self.column["b_1"]
+        at = self.fields["b_1"]
         yield Access(at, at + 2 * SETTING, False)
         first, second = np.array([(ctypes.c_double * 2).from_address(int(address)) for address in at]).T
         levels, channel, images = self.n1, self.n2, self.n0
@@ -311,11 +311,65 @@ class _Lines:
         self, operand: str, loops: tuple[tuple[np.ndarray, int], ...], run: object, size: int, writes: bool = False
     ) -> Access:
         """What an operand touches: runs of so many elements, in loops of so many turns along one of its strides; 0 is none."""
-        address, there = self.column[operand], np.ones(len(self.n0), bool)
+        address, there = self.fields[operand], np.ones(len(self.n0), bool)
         if operand == "c":
             there = address != 0
-        reaches = [(turns - 1) * self.column[f"{operand}_{stride}"] * size for turns, stride in loops]
-        reaches.append(self.column[f"{operand}_jump"] * (self.times - 1))
+        reaches = [(turns - 1) * self.fields[f"{operand}_{stride}"] * size for turns, stride in loops]
+        reaches.append(self.fields[f"{operand}_jump"] * (self.times - 1))
         begin = address + sum(np.minimum(reach, 0) for reach in reaches)
         end = address + sum(np.maximum(reach, 0) for reach in reaches) + np.asarray(run) * size
         return Access(begin[there], end[there], writes)
+
+
+# Odd numbers without a pattern: 2^64 / golden ratio, and two of xxHash's primes.
+PRIME_1, PRIME_2, PRIME_3 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9)
+SHIFT, ZERO = np.uint64(29), np.uint64(0)
+# The exponent bits of the numbers in a word of 64 bits: all ones where a number is infinite or NaN.
+EXPONENTS = {torch.float32: (0x7F800000, 0x7F800000 << 32), torch.float64: (0x7FF << 52, 0x7FF << 52)}
+
+
+def digest(tensors: list[Tensor]) -> tuple[int, int, bool]:
+    """128 bits of the values of tensors, in their order, and whether all that are float32 or float64 are finite.
+
+    Different values give different bits, but for one case in some 2^64.
+
+    Example:
+        >>> a, b = torch.zeros(5), torch.tensor([0.0, 0, 0, 0, 1e-30])
+        >>> digest([a]) == digest([a.clone()]), digest([a]) == digest([b]), digest([a / a])[2]
+        (True, False, False)
+    """
+    contiguous = [tensor.detach().contiguous() for tensor in tensors]
+    table = [(t.data_ptr(), t.numel() * t.element_size(), *EXPONENTS.get(t.dtype, (0, 0))) for t in contiguous]
+    first, second, infinite = _digest(np.array(table, np.uint64).reshape(-1, 4))
+    return int(first), int(second), not infinite
+
+
+@jit
+def _digest(table: Any) -> tuple[Any, Any, bool]:
+    """Four chains of words side by side; each step is a bijection of the chain's state."""
+    first, second, infinite = np.uint64(len(table)), ZERO, False
+    for row in range(len(table)):
+        address, size, low, high = np.int64(table[row, 0]), np.int64(table[row, 1]), table[row, 2], table[row, 3]
+        a, b, c, d = first ^ PRIME_1, second ^ PRIME_2, first ^ PRIME_3, second + np.uint64(size)
+        words, found = size // 32, ZERO
+        for k in range(words):
+            at = address + 32 * k
+            p, q, r, s = peek(at, ZERO), peek(at + 8, ZERO), peek(at + 16, ZERO), peek(at + 24, ZERO)
+            if low != ZERO:
+                found |= np.uint64((p & low == low) | (p & high == high) | (q & low == low) | (q & high == high))
+                found |= np.uint64((r & low == low) | (r & high == high) | (s & low == low) | (s & high == high))
+            a, b, c, d = (a ^ p) * PRIME_1, (b ^ q) * PRIME_1, (c ^ r) * PRIME_1, (d ^ s) * PRIME_1
+            a, b, c, d = a ^ (a >> SHIFT), b ^ (b >> SHIFT), c ^ (c >> SHIFT), d ^ (d >> SHIFT)
+        # The remainder is less than four words, and the last of them may be incomplete.
+        for k in range(32 * words, size, 8):
+            word = ZERO
+            for byte in range(min(8, size - k)):
+                word |= np.uint64(peek(address + k + byte, np.uint8(0))) << np.uint64(8 * byte)
+            if low != ZERO:
+                found |= np.uint64((word & low == low) | (word & high == high))
+            a = (a ^ word) * PRIME_1
+            a = a ^ (a >> SHIFT)
+        first = (a * PRIME_2 ^ b) * PRIME_3 ^ c
+        second = (c * PRIME_2 ^ d) * PRIME_3 ^ a
+        first, second, infinite = first ^ (first >> SHIFT), second ^ (second >> SHIFT), infinite or found != ZERO
+    return first, second, infinite

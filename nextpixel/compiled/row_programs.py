@@ -1,36 +1,32 @@
-"""One pass over some images as programs: the row clock and the places of every kind of row, recorded from a part's methods.
-
-The lines of a row's places: those of the steps, and those that draw, which hold the operands of a law's rule.
-"""
+"""One pass over some images as programs: the row clock of every kind of row, and its steps with their draws."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nextpixel.compiled.emitter import RowIndex
 from nextpixel.compiled.instructions import Block
 from nextpixel.compiled.interpreter import Program
 from nextpixel.compiled.memory import Memory, restore
-from nextpixel.compiled.recorder import Recorder, RowIndex
+from nextpixel.compiled.recorder import Recorder
 from nextpixel.likelihoods import Likelihood
-from nextpixel.scan.job import Request, Row
-from nextpixel.scan.raster import Steppable, chosen, visit
-
-if TYPE_CHECKING:
-    from nextpixel.models.base import AutoregressiveModel
+from nextpixel.scan.job import DrawJob, RowBuffer
+from nextpixel.scan.protocols import ModelScanner
+from nextpixel.scan.raster import chosen, visit
 
 
-def memory_for(part: "AutoregressiveModel", scratch: int = 0) -> Memory:
-    """Memory for the programs of a part, which owns its weights."""
-    weights = [*part.parameters(), *part.buffers()]
+def memory_for(scanner: ModelScanner, scratch: int = 0) -> Memory:
+    """Memory for the programs of a scanner, whose weights are foreign to them."""
+    weights = [*scanner.parameters(), *scanner.buffers()]
     return Memory(weights[0].dtype, scratch, weights)
 
 
 @dataclass
 class RowClocks:
-    """The row clock of every kind of row: its program, and the rows of a condition's maps that it reads, which are loaded first.
+    """The row clock of every kind of row: its program, and the rows of a condition's maps that are copied before it runs.
 
     Attributes:
         loads: (maps of all rows, memory of one, which) for each.
@@ -47,10 +43,10 @@ class RowClocks:
 
 
 class Recording:
-    """Blocks of lines that become programs together.
+    """Blocks of instructions that become programs together.
 
     Args:
-        memory: what they point to.
+        memory: all that they address.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -59,10 +55,10 @@ class Recording:
         self.loads: dict[tuple[bool, int], list[tuple[Tensor, Tensor, RowIndex]]] = {}
         self.steps: dict[tuple[bool, int], list[Block]] = {}
 
-    def clock(self, recorder: Recorder, part: "AutoregressiveModel", cache: Any, i: int, kind: tuple[bool, int]) -> None:
-        """Record the row clock of row i, unless rows of its kind have one."""
+    def clock(self, recorder: Recorder, scanner: ModelScanner, cache: Any, i: int, kind: tuple[bool, int]) -> None:
+        """Record the row clock of row i, unless its kind has one."""
         if kind not in self.clocks:
-            self.clocks[kind] = recorder.record(lambda: part.begin_row(cache, recorder.symbols, RowIndex(i)), row=i - 1)
+            self.clocks[kind] = recorder.record(lambda: scanner.begin_row(cache, recorder.symbols, RowIndex(i)), row=i - 1)
             self.loads[kind] = recorder.loads
 
     def close(self) -> tuple[RowClocks, dict[tuple[bool, int], Program]]:
@@ -76,41 +72,41 @@ class Recording:
         return RowClocks(clocks, self.loads), dict(zip(self.steps, closed[len(clocks) :], strict=True))
 
 
-class Rows:
+class RowPrograms:
     """One pass over some images, as programs.
 
     Args:
-        part: what scans the pass.
-        request: the images, on the grid of the pass.
+        scanner: of the pass.
+        job: the images, on the grid of the pass.
         coarser, stride: of the pass before and of this one.
 
     Raises:
-        NotRecordableError: the part asks torch for something that programs do not do.
+        NotRecordableError: the scanner makes a call of torch for which there is no instruction.
     """
 
-    def __init__(self, part: "AutoregressiveModel", request: Request, coarser: int | None = None, stride: int = 1) -> None:
-        batch, _, self.height, self.width = request.x.shape
-        self.coarser, self.stride, self.kinds = coarser, stride, [part.row_kind(i) for i in range(self.height)]
-        self.memory = memory_for(part, scratch_bytes(request.law))
-        self.row = Row.of(request)
+    def __init__(self, scanner: ModelScanner, job: DrawJob, coarser: int | None = None, stride: int = 1) -> None:
+        batch, _, self.height, self.width = job.x.shape
+        self.coarser, self.stride, self.kinds = coarser, stride, [scanner.row_kind(i) for i in range(self.height)]
+        self.memory = memory_for(scanner, scratch_bytes(job.distribution))
+        self.row = RowBuffer.of(job)
         for tensor in self.row.tensors:
             self.memory.write(tensor)
-        cache = part.start(batch, request.h, (self.height, self.width))
+        cache = scanner.start(batch, job.h, (self.height, self.width))
         recorder, recording = Recorder(self.memory, self.row.image), Recording(self.memory)
         for i in range(self.height):
             first, kind, mixed = self._kinds(i)
-            recording.clock(recorder, part, cache, i, (first, kind))
+            recording.clock(recorder, scanner, cache, i, (first, kind))
             if (mixed, kind) not in recording.steps:
-                kept = chosen(coarser, stride, i, self.width)
-                recording.steps[mixed, kind] = row_lines(recorder, part, cache, self.row, request, i, kept)
+                earlier = chosen(coarser, stride, i, self.width)
+                recording.steps[mixed, kind] = record_row(recorder, scanner, cache, self.row, job, i, earlier)
         self.clocks, self.steps = recording.close()
         self.fresh = self.memory.snapshot()
 
     def _kinds(self, i: int) -> tuple[bool, int, bool]:
         return i == 0, self.kinds[i], len(chosen(self.coarser, self.stride, i, self.width)) > 0
 
-    def run(self, request: Request, report: Callable[[], None]) -> None:
-        """Fill the images; tells when a row is finished.
+    def run(self, job: DrawJob, report: Callable[[], None]) -> None:
+        """Fill the images; `report` is called after each row.
 
         Raises:
             InputError: a symbol has no probabilities.
@@ -119,17 +115,17 @@ class Rows:
         for i in range(self.height):
             first, kind, mixed = self._kinds(i)
             self.clocks((first, kind), i)
-            self.row.read(request, i)
+            self.row.read(job, i)
             self.steps[mixed, kind]()
-            self.row.write(request, i)
+            self.row.write(job, i)
             report()
 
-    def copy(self) -> "Rows":
+    def copy(self) -> "RowPrograms":
         """The same programs on memory of their own, for another core."""
-        other = object.__new__(Rows)
+        other = object.__new__(RowPrograms)
         other.__dict__.update(self.__dict__)
         other.memory, moves, view = self.memory.moved()
-        other.row = Row(*map(view, self.row.tensors), *[None] * (self.row.known is None), self.height)
+        other.row = RowBuffer(*map(view, self.row.tensors), *[None] * (self.row.known is None), self.height)
 
         def moved(programs: dict[tuple[bool, int], Program]) -> dict[tuple[bool, int], Program]:
             return {key: program.moved(other.memory, moves) for key, program in programs.items()}
@@ -141,7 +137,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Of its memory, what it begins with, and its lines; what copies share is counted in each."""
+        """Of its memory, the contents that it begins with, and its instructions; what copies share is counted in each."""
         programs = (*self.clocks.programs.values(), *self.steps.values())
         return self.memory.nbytes + sum(contents.nbytes for _, contents in self.fresh) + sum(p.nbytes for p in programs)
 
@@ -151,7 +147,7 @@ def scratch_bytes(likelihood: Likelihood) -> int:
     return 8 * max(likelihood.draw_instruction(c).scratch for c in range(likelihood.channels))
 
 
-def draw_line(
+def record_draw(
     recorder: Recorder,
     likelihood: Likelihood,
     params: Tensor,
@@ -181,7 +177,7 @@ def draw_line(
             out = (memory.write(symbols), (symbols.stride(0), symbols.stride(1)))
         else:
             out = (memory.write(symbols[:, c]), (symbols.stride(0), 0))
-        recorder.line(
+        recorder.append(
             instruction.opcode,
             len(symbols) // instruction.copies,
             likelihood.levels,
@@ -194,25 +190,27 @@ def draw_line(
         )
 
 
-def row_lines(recorder: Recorder, part: Steppable, cache: Any, row: Row, request: Request, i: int, kept: range) -> list[Block]:
-    """The lines of all places of row i.
+def record_row(
+    recorder: Recorder, scanner: ModelScanner, cache: Any, row: RowBuffer, job: DrawJob, i: int, earlier: range
+) -> list[Block]:
+    """Record the steps and draws of all places of row i.
 
     Args:
         recorder: of the program.
-        part, cache: what scans, and its memory.
+        scanner, cache: of the pass.
         row: the images' row.
-        request: its law and temperature.
+        job: its distribution and temperature.
         i: the row.
-        kept: its columns whose symbols a coarser pass has chosen.
+        earlier: its columns whose symbols a coarser pass has chosen.
 
     Raises:
-        NotRecordableError: `step` asks for something that has no line.
+        NotRecordableError: `step` makes a call for which there is no instruction.
     """
 
     def place(j: int) -> None:
-        for c, params in visit(part, cache, row.image, i, j, j in kept, request.law):
+        for c, params in visit(scanner, cache, row.image, i, j, j in earlier, job.distribution):
             known = None if row.known is None else row.known[:, c, 0, j]
             noise = row.noise[:, c, 0, j]
-            draw_line(recorder, request.law, params, row.symbols[:, :, 0, j], c, noise, known, request.temperature)
+            record_draw(recorder, job.distribution, params, row.symbols[:, :, 0, j], c, noise, known, job.temperature)
 
     return recorder.record_columns(place, i, row.symbols.shape[3])

@@ -1,8 +1,8 @@
-"""Vector code for the processor at hand, by way of numba: a tile of a matrix product, and element-wise loops.
+"""SIMD code generated through numba's intrinsics: register tiles of a matrix product, and element-wise loops.
 
-numba compiles loops well, but a product needs its sums in registers, and the loops of a scan are too short and too often in
-place for a compiler to make vectors of them. So these two are written as vector code themselves, for vectors as long as the
-processor has; LLVM turns them into its instructions. Memory is given as addresses, strides as numbers of elements.
+numba compiles scalar loops well, but a product must keep its sums in registers, and the loops of a scan are too short, and too
+often in place, for LLVM to vectorise. So both are emitted as vector code, as wide as the processor's registers. Memory is given
+as addresses, strides as numbers of elements.
 """
 
 import itertools
@@ -134,7 +134,7 @@ class _Tile:
 
 @lru_cache
 def elementwise(name: str) -> Callable[..., None]:
-    """A loop over `n` elements: the function made takes (out, a, b, c, n, like) and writes `vector_math.OPERATIONS[name]` of the
+    """A loop over `n` elements: the function made takes (out, a, b, c, n, like) and writes `vector_math.FUNCTIONS[name]` of the
     inputs that it has; the others are not read. `out` may be one of the inputs."""
 
     @intrinsic
@@ -150,7 +150,7 @@ def elementwise(name: str) -> Callable[..., None]:
 
 @lru_cache
 def any_elementwise(names: tuple[str, ...]) -> Callable[..., None]:
-    """The same for any of some operations: the function made takes which of the names it is, before the rest."""
+    """The same for any of several functions: the function made takes the index of the name before the rest."""
 
     @intrinsic
     def loop(context: Any, which: Any, out: Any, a: Any, b: Any, c: Any, n: Any, like: Any) -> Any:
@@ -166,16 +166,16 @@ def any_elementwise(names: tuple[str, ...]) -> Callable[..., None]:
 
 
 def _emit_elementwise(builder: ir.IRBuilder, element: ir.Type, name: str, *operands: Any) -> None:
-    (operation, inputs), (*addresses, n) = vector_math.OPERATIONS[name], operands
+    (function, inputs), (*addresses, n) = vector_math.FUNCTIONS[name], operands
 
     def compute(kind: Any, first: Any) -> tuple[Any, Any]:
         offset = builder.mul(first, I64(_size(element)))
         places = [builder.inttoptr(builder.add(at, offset), kind.as_pointer()) for at in addresses[: 1 + inputs]]
-        return operation(builder, *(builder.load(place, align=_size(element)) for place in places[1:])), places[0]
+        return function(builder, *(builder.load(place, align=_size(element)) for place in places[1:])), places[0]
 
     def vectors(width: int) -> None:
-        # What whole vectors leave over is the end of one that reaches back into them. Its inputs are read first, for the others
-        # may be written in their place.
+        # The remainder is computed as the last whole vector, which overlaps the one before it. Its inputs are read first, because
+        # the results of the others may overwrite them.
         kind = ir.VectorType(element, width)
         last, place = compute(kind, builder.sub(n, I64(width)))
         with _loop(builder, builder.sdiv(n, I64(width)), []) as (index, _, _):
@@ -239,8 +239,8 @@ def _join(builder: ir.IRBuilder, *cases: tuple[Any, Any]) -> Any:
 
 @contextmanager
 def _loop(builder: ir.IRBuilder, times: Any, carried: list[Any]) -> Iterator[tuple[Any, list[Any], list[Any]]]:
-    """A loop from 0 to `times`: gives the index, the carried values as they are, and the list of what they become. After it the
-    list holds what they have become in the end."""
+    """A loop from 0 to `times`: yields the index, the carried values, and the list of their next values. After the loop the list
+    holds the last ones."""
     before = builder.block
     head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
     builder.branch(head)
@@ -269,7 +269,7 @@ ROWS = 8 if REGISTER == 64 else 4
 
 
 def panel_registers(registers: int) -> list[int]:
-    """How matrices so many registers wide are cut into panels: pairs, and at the end three if one is left over.
+    """The panels of a matrix so many registers wide: pairs, and three in the last one if the number is odd.
 
     Example:
         >>> panel_registers(1), panel_registers(4), panel_registers(5)

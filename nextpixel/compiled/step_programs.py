@@ -1,12 +1,11 @@
-"""The steps of a scan as programs, place by place: for choosers that stand outside of them, as those of the codec.
+"""The steps of a scan as programs, place by place, for choosers that are no instructions, such as those of the codec.
 
 `nextpixel.compiled.sample` runs whole rows, draws included. Here the raster loop (`scan.raster`) stays as it is, with any
-chooser, and what a part computes between two choices is a program. An image's numbers do not depend on those beside it.
+chooser, and a program computes the params of a place. An image's numbers do not depend on the other images in the batch.
 
-What a scan by programs will take, found before anything of its size is made.
-
-Programs are as long for a wide image as for a narrow one, and the memory that they work on grows evenly with the batch and with
-the width. So it is known from a few scans of small images, which are recorded and not run.
+`scan_bytes` bounds the memory of such a scan before it is allocated. Programs are as long for a wide image as for a narrow one,
+and their memory grows linearly with the batch and with the width, so a few scans of small images, recorded and not run,
+determine it.
 """
 
 import math
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import count, product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +21,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nextpixel.compiled.instructions import AT, Block
+from nextpixel.compiled.instructions import FIELD, Block, NotRecordableError
 from nextpixel.compiled.recorder import Recorder
 from nextpixel.compiled.row_programs import Recording, memory_for
 from nextpixel.layers.pointwise import without_autocast
-from nextpixel.layers.recordable import NotRecordableError
-
-if TYPE_CHECKING:
-    from nextpixel.models.base import AutoregressiveModel
+from nextpixel.scan.protocols import Model, ModelScanner, Scanner
 
 
 class Stepped:
-    """A model as `nextpixel.scan.raster.raster` sees it, whose steps are programs.
+    """The passes of a model, for `nextpixel.scan.raster.raster`, with programs as their steps.
 
     Args:
         model: on the processor, in float32 or float64.
@@ -48,22 +44,22 @@ class Stepped:
         True
     """
 
-    def __init__(self, model: "AutoregressiveModel") -> None:
+    def __init__(self, model: Model) -> None:
         self.model, self.likelihood, self.strides = model, model.likelihood, model.strides
 
-    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple["_Part", Tensor | None]]:
-        for part, part_h in self.model.parts(x, h):
-            yield _Part(part), part_h
+    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple["_Programmed", Tensor | None]]:
+        for scanner, of_pass in self.model.parts(x, h):
+            yield _Programmed(scanner), of_pass
 
 
-class _Part:
-    """What scans a pass."""
+class _Programmed(Scanner):
+    """A scanner whose steps are programs, recorded from another's."""
 
-    def __init__(self, part: "AutoregressiveModel") -> None:
-        self.part = part
+    def __init__(self, scanner: ModelScanner) -> None:
+        self.scanner = scanner
 
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> "_Steps":
-        return _Steps(self.part, batch, h, size or self.part.shape[1:])
+        return _Steps(self.scanner, batch, h, size or self.scanner.shape[1:])
 
     def begin_row(self, cache: "_Steps", x: Tensor, i: int) -> None:
         cache.begin_row(x, i)
@@ -76,37 +72,37 @@ class _Steps:
     """The programs of a pass: the row clock of each kind of row, and its steps, column by column and colour by colour.
 
     Raises:
-        NotRecordableError: the part asks for something that has no line.
+        NotRecordableError: the scanner makes a call for which there is no instruction.
     """
 
-    def __init__(self, part: "AutoregressiveModel", batch: int, h: Tensor | None, size: tuple[int, int]) -> None:
-        (height, width), colours = size, part.likelihood.colours
-        self.colours, self.kinds = colours, [part.row_kind(i) for i in range(height)]
-        memory = memory_for(part)
-        self.symbols = torch.zeros(batch, part.shape[0], 1, width, dtype=torch.long)
-        self.params = torch.zeros(batch, part.likelihood.params, dtype=memory.dtype)
+    def __init__(self, scanner: ModelScanner, batch: int, h: Tensor | None, size: tuple[int, int]) -> None:
+        (height, width), colours = size, scanner.likelihood.colours
+        self.colours, self.kinds = colours, [scanner.row_kind(i) for i in range(height)]
+        memory = memory_for(scanner)
+        self.symbols = torch.zeros(batch, scanner.shape[0], 1, width, dtype=torch.long)
+        self.params = torch.zeros(batch, scanner.likelihood.params, dtype=memory.dtype)
         memory.write(self.symbols)
-        cache = part.start(batch, h, size)
+        cache = scanner.start(batch, h, size)
         recorder, recording = Recorder(memory, self.symbols.expand(-1, -1, height, -1)), Recording(memory)
 
         def place(i: int, j: int) -> None:
             for c in range(colours):
-                params = part.step(cache, recorder.symbols, i, j, c)
+                params = scanner.step(cache, recorder.symbols, i, j, c)
                 with torch._C.DisableTorchFunction():
                     recorder.emit("copy", self.params, params)
 
         for i, kind in enumerate(self.kinds):
-            recording.clock(recorder, part, cache, i, (i == 0, kind))
+            recording.clock(recorder, scanner, cache, i, (i == 0, kind))
             if (False, kind) not in recording.steps:
                 blocks = recorder.record_columns(partial(place, i), i, width)
                 recording.steps[False, kind] = [self._by_step(block) for block in blocks]
         self.clocks, self.steps = recording.close()
 
     def _by_step(self, block: Block) -> Block:
-        """The lines of some columns, as those of their steps: each ends with that which writes the params."""
-        ends = np.flatnonzero(block.table[:, AT["out"]] == self.params.data_ptr()) + 1
+        """A block by columns as a block by steps: each step ends with the instruction that writes the params."""
+        ends = np.flatnonzero(block.table[:, FIELD["out"]] == self.params.data_ptr()) + 1
         if len(ends) != (len(block.bounds) - 1) * self.colours or not np.isin(block.bounds[1:], ends).all():
-            raise NotRecordableError("steps whose params are no line of their own")
+            raise NotRecordableError("steps whose params have no instruction of their own")
         return replace(block, first=block.first * self.colours, bounds=(0, *ends.tolist()))
 
     def begin_row(self, x: Tensor, i: int) -> None:
@@ -117,7 +113,7 @@ class _Steps:
         self.running = self.steps[False, self.kinds[i]]
 
     def step(self, x: Tensor, i: int, j: int, c: int) -> Tensor:
-        """The params of a place (B, P), in memory that the next step writes again."""
+        """The params of a place (B, P), in memory that the next step overwrites."""
         if c:
             self.symbols[:, c - 1, 0, j] = x[:, c - 1, i, j]
         elif j:
@@ -126,7 +122,7 @@ class _Steps:
         return self.params
 
 
-# Of the small images: rows of every kind, and columns at the edges and between them.
+# The side of the small images: they hold rows of every kind, and columns at the edges and between them.
 SIDE = 2**6
 
 
@@ -147,7 +143,7 @@ class _Allocated(TorchDispatchMode):
 
 
 @torch.inference_mode()
-def scan_bytes(model: "AutoregressiveModel", batch: int, size: tuple[int, int], places: bool = False) -> int:
+def scan_bytes(model: Model, batch: int, size: tuple[int, int], places: bool = False) -> int:
     r"""Bytes that `Stepped` takes at most for a scan of so many images of this size, besides the images, h and the chooser.
 
     Args:
@@ -156,7 +152,7 @@ def scan_bytes(model: "AutoregressiveModel", batch: int, size: tuple[int, int], 
         places: whether the encoded condition h has maps, (B, features, H, W), and not one vector for all places.
 
     Raises:
-        NotRecordableError: the model's scan is no program.
+        NotRecordableError: the model makes a call for which there is no instruction.
 
     Example:
         >>> import nextpixel
@@ -164,7 +160,7 @@ def scan_bytes(model: "AutoregressiveModel", batch: int, size: tuple[int, int], 
         >>> scan_bytes(model, 1, (8, 8)) < 2**22 < scan_bytes(model, 1, (8, 2**20))
         True
     """
-    # Widths below that of a small image are not worth to be told apart; the height counts where there are maps of all rows.
+    # Widths below that of a small image are not distinguished; the height counts where there are maps of all rows.
     unit = _unit(model)
     side = max(SIDE, unit) * model.strides[0]
     height, width = (size[0] + unit * model.strides[0]) / side, -(-size[1] // side)
@@ -172,21 +168,21 @@ def scan_bytes(model: "AutoregressiveModel", batch: int, size: tuple[int, int], 
     found = {corner: _small(model, side, *corner, places) for corner in corners}
     total = 0
     for corner in corners:
-        # The line through what is found at 1 and at 2, in each direction.
+        # Linear in each direction, through the values at 1 and at 2.
         weights = (n - 1 if at == 2 else 2 - n for at, n in zip(corner, (batch, width, height), strict=True))
         total += math.prod(weights if len(corners) == 8 else [*weights][:2]) * found[corner]
     return math.ceil(total)
 
 
-def _unit(model: "AutoregressiveModel") -> int:
-    """What the sides of a pass are rounded up to: the rows after which their kinds begin anew."""
+def _unit(model: Model) -> int:
+    """The multiple that the sides of a pass are rounded up to: the period of the kinds of rows."""
     x = torch.zeros(1, model.shape[0], 1, 1, dtype=torch.long)
     h = None if model.condition is None else model.condition.one.new_zeros(1, model.condition.features, 1, 1)
-    kinds = (part.row_kind for part, _ in model.parts(x, h))
+    kinds = (scanner.row_kind for scanner, _ in model.parts(x, h))
     return max(next(i for i in count(1) if kind(i) == kind(0)) for kind in kinds)
 
 
-def _small(model: "AutoregressiveModel", side: int, batch: int, width: int, height: int, places: bool) -> int:
+def _small(model: Model, side: int, batch: int, width: int, height: int, places: bool) -> int:
     """Bytes of all passes over small images, so many sides wide and high."""
     size = (height * side, width * side)
     x = torch.zeros(1, 1, 1, 1, dtype=torch.long).expand(batch, model.shape[0], *size)
@@ -195,8 +191,8 @@ def _small(model: "AutoregressiveModel", side: int, batch: int, width: int, heig
         h = model.condition.one.new_zeros(1, 1, 1, 1).expand(batch, model.condition.features, *(size if places else (1, 1)))
     taken = 0
     with without_autocast(x):
-        for stride, (part, part_h) in zip(model.strides, Stepped(model).parts(x, h), strict=True):
+        for stride, (scanner, of_pass) in zip(model.strides, Stepped(model).parts(x, h), strict=True):
             with _Allocated() as allocated:
-                part.start(batch, part_h, (size[0] // stride, size[1] // stride))
+                scanner.start(batch, of_pass, (size[0] // stride, size[1] // stride))
             taken += allocated.bytes
     return taken

@@ -1,4 +1,4 @@
-"""Functions of vectors, as LLVM instructions: what the layers of the family apply to each number.
+"""Element-wise functions of vectors as LLVM instructions.
 
     exp x = 2^n exp r,   n = round(x / log 2),   r = x - n log 2 in two parts, |r| <= log 2 / 2,   exp r by its Taylor series
 
@@ -93,8 +93,8 @@ def gate(builder: ir.IRBuilder, value: Any, gate: Any) -> Any:
     return builder.fmul(tanh(builder, value), sigmoid(builder, gate))
 
 
-# Each operation, and how many inputs it has.
-OPERATIONS = {
+# Each function, and how many inputs it has.
+FUNCTIONS = {
     "copy": (lambda builder, x: x, 1),
     "neg": (lambda builder, x: builder.fneg(x), 1),
     "relu": (relu, 1),

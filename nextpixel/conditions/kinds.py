@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nextpixel.conditions.base import Condition, as_tensor, make_condition, positive
 from nextpixel.errors import InputError
-from nextpixel.layers.upsampling import Upsampler
+from nextpixel.layers.conditioning import Upsampler
 
 DEFAULT_MAPS = 32  # of an upsampled map; the paper gives no sizes
 
@@ -76,7 +76,7 @@ class SpatialMap(Condition):
     .. math:: h = s \quad \text{or, of a smaller map,} \quad h = m(s)
 
     Without a factor the map s has the image's size and is used as it is. With one, each of its places covers `factor` rows
-    and columns of the image, and m is a network of transposed convolutions (`layers.upsampling.Upsampler`, trained with the
+    and columns of the image, and m is a network of transposed convolutions (`layers.conditioning.Upsampler`, trained with the
     model), one for each prime factor, the largest first: 28 is 7, 2, 2. The map's size follows the image's, rounded up, so any
     image size will do. A vector is the case of one place, factor = (H, W); at any size it may be given as a vector, which then
     is repeated at every place of the map.

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextpixel.layers.conditioning import ConditionBias, condition_row
 from nextpixel.layers.grid import Each, colour_groups, same
-from nextpixel.layers.heads import ConditionBias, condition_row
 from nextpixel.layers.lstm import Gates, open_forget_gates
 from nextpixel.layers.masked import MaskedConv2d
-from nextpixel.layers.recordable import repeat
+from nextpixel.layers.pointwise import repeat
 from nextpixel.layers.recurrence import batch_first, batch_last, diagonals, lstm, product
 
 

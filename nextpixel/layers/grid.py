@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nextpixel.errors import InputError
-from nextpixel.layers.recordable import recordable
+from nextpixel.layers.pointwise import recordable
 
 
 def colour_groups(features: int, colours: int) -> list[slice]:

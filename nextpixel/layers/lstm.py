@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextpixel.errors import InputError
+from nextpixel.layers.conditioning import ConditionBias, condition_row
 from nextpixel.layers.grid import Each, RowConvolution, colour_groups
-from nextpixel.layers.heads import ConditionBias, condition_row
 from nextpixel.layers.masked import ConvCache, MaskedConv2d
 from nextpixel.layers.recurrence import batch_first, batch_last, lstm, product, rows
 

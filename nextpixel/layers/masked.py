@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nextpixel.errors import InputError
 from nextpixel.layers.grid import CurrentRow, Each, RowConvolution, colour_groups, kernel_matrix
+from nextpixel.layers.pointwise import without_autocast
 
 Mask = Literal["A", "B"]
 
@@ -236,3 +237,53 @@ class VerticalConv2d(nn.Module):
         """
         cache.push(row)
         return cache()
+
+
+@dataclass
+class HeadCache:
+    """The two 1x1 layers' memories, and the parameters of the place whose channels are being found."""
+
+    hidden: ConvCache
+    out: ConvCache
+    params: Tensor  # (B, P)
+    slots: list[Tensor]  # its run of each colour group, (B, P of c)
+
+
+class Head(nn.Module):
+    """Twice (ReLU, 1x1 mask B), from maps to the likelihood's parameters (arXiv:1601.06759, Table 1).
+
+    Args:
+        features, hidden, params: maps in, between and out.
+        colours: colour groups.
+        precise: whether the last layer keeps the weights' precision where autocast would lower it.
+
+    Example:
+        >>> Head(16, 32, 256, colours=1)(torch.zeros(2, 16, 4, 5)).shape
+        torch.Size([2, 256, 4, 5])
+    """
+
+    def __init__(self, features: int, hidden: int, params: int, colours: int, precise: bool = False) -> None:
+        super().__init__()
+        self.precise = precise
+        self.hidden = MaskedConv2d(features, hidden, 1, "B", colours)
+        self.out = MaskedConv2d(hidden, params, 1, "B", colours)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.hidden(torch.relu(x)))
+        if not self.precise:
+            return self.out(x)
+        with without_autocast(x):
+            return self.out(x.to(self.out.weight.dtype))
+
+    def start(self, batch: int, width: int) -> HeadCache:
+        """Memory for one scan over images of this width."""
+        out = self.out.start(batch, width)
+        params = self.out.weight.new_zeros(batch, self.out.out_features)
+        slots = [params[:, group] for group in colour_groups(self.out.out_features, self.out.colours)]
+        return HeadCache(self.hidden.start(batch, width), out, params, slots)
+
+    def step(self, cache: HeadCache, x: Tensor, j: int, c: int = 0) -> Tensor:
+        """Colour group c of the maps at column j, (B, F of c), to params (B, P), exact up to group c."""
+        x = self.hidden.step(cache.hidden, torch.relu(x), j, c)
+        cache.slots[c].copy_(self.out.step(cache.out, torch.relu_(x), j, c))
+        return cache.params

@@ -1,4 +1,5 @@
-"""The gated ResNet block of PixelCNN++ (arXiv:1701.05517, Figure 2 and section 2.4), in its two streams.
+"""PixelCNN++ (arXiv:1701.05517, Figure 2, section 2.4, the authors' code): the beginning of its two streams, their gated ResNet
+block, and the head.
 
 x --- concat_elu -- conv --- + --- concat_elu -- dropout -- conv (2F maps) --- + --- a * sigmoid(b) --- + --- x
   |                          |                                                 |                        |
@@ -7,8 +8,6 @@ x --- concat_elu -- conv --- + --- concat_elu -- dropout -- conv (2F maps) --- +
 
 u   all rows above                down-shifted convolutions, all of it on the row clock
 ul  and the row's left part       down-right-shifted ones, on the row and the pixel clock; takes u through its short-cut
-
-Where the two streams of PixelCNN++ begin (arXiv:1701.05517, Figure 2; the authors' code).
 """
 
 from collections.abc import Mapping
@@ -18,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextpixel.layers.grid import Each, PatchRow, RowConvolution, kernel_matrix
-from nextpixel.layers.heads import ConditionBias, condition_row
-from nextpixel.layers.pointwise import concat_elu, concat_elu_to, dropout
+from nextpixel.layers.conditioning import ConditionBias, condition_row
+from nextpixel.layers.grid import Each, PatchRow, RowConvolution, colour_groups, kernel_matrix
+from nextpixel.layers.masked import ConvCache, MaskedConv2d
+from nextpixel.layers.pointwise import concat_elu, concat_elu_to, dropout, without_autocast
 from nextpixel.layers.shifted import DownRightCache, DownRightShiftedConv2d, DownShiftedConv2d, NetworkInNetwork
 
 
@@ -280,3 +280,80 @@ class FirstStreams(nn.Module):
             return cache.above.out[0]
         cache.pixel[:, :-1] = newest
         return torch.addmm(cache.above.out[j], cache.pixel, cache.weight)
+
+
+@dataclass
+class PlaceHeadCache:
+    """What a PlaceHead remembers during a scan: one place."""
+
+    weights: list[Tensor]  # of the layer that reads the maps, by colour group: (F, hidden of c), or (F, P)
+    biases: list[Tensor]
+    params: Tensor  # (B, P)
+    own: ConvCache | None
+    out: ConvCache | None
+    slots: list[Tensor]  # the run of each colour group in `params`
+
+
+class PlaceHead(nn.Module):
+    """ELU and a 1x1, as PixelCNN++ ends (arXiv:1701.05517); where the likelihood leaves the channels to the network, the chain
+    R -> G -> B stands here: a hidden 1x1 layer that also sees the place's earlier channels (mask A), ReLU, and 1x1 mask B.
+
+    Args:
+        features, hidden, params: maps in, between (only with several colours) and out.
+        colours: colour groups.
+        input_features: maps of the encoded image.
+        precise: whether the last layer keeps the weights' precision where autocast would lower it (one colour only).
+
+    Example:
+        >>> PlaceHead(16, 24, 30, colours=1, input_features=1)(torch.zeros(2, 16, 4, 5), torch.zeros(2, 1, 4, 5)).shape
+        torch.Size([2, 30, 4, 5])
+    """
+
+    def __init__(self, features: int, hidden: int, params: int, colours: int, input_features: int, precise: bool = False) -> None:
+        super().__init__()
+        self.params, self.colours, self.precise = params, colours, precise
+        self.maps = NetworkInNetwork(features, hidden if colours > 1 else params)
+        self.own = MaskedConv2d(input_features, hidden, 1, "A", colours, bias=False) if colours > 1 else None
+        self.out = MaskedConv2d(hidden, params, 1, "B", colours) if colours > 1 else None
+
+    def forward(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """Maps (B, F, H, W) and the encoded image (B, input_features, H, W) to params (B, P, H, W)."""
+        if self.out is not None:
+            return self.out(torch.relu(self.maps(F.elu(x)) + self.own(inputs)))
+        if not self.precise:
+            return self.maps(F.elu(x))
+        with without_autocast(x):
+            return self.maps(F.elu(x.to(self.maps.gain.dtype)))
+
+    def start(self, batch: int) -> PlaceHeadCache:
+        """Memory for one scan."""
+        weight, bias = kernel_matrix(self.maps.weight.detach()), self.maps.bias.detach()
+        params = weight.new_empty(batch, self.params)
+        if self.out is None:
+            return PlaceHeadCache([weight], [bias], params, None, None, [params])
+        groups = colour_groups(len(bias), self.colours)
+        return PlaceHeadCache(
+            weights=[weight[:, group].contiguous() for group in groups],
+            biases=[bias[group] for group in groups],
+            params=params.zero_(),
+            own=self.own.start(batch, 1),
+            out=self.out.start(batch, 1),
+            slots=[params[:, group] for group in colour_groups(self.params, self.colours)],
+        )
+
+    def step(self, cache: PlaceHeadCache, x: Tensor) -> Tensor:
+        """Pixel clock: the place's maps (B, F) to params (B, P); with several colours only those of the first are exact."""
+        y = F.elu(x)
+        if cache.own is None:
+            return torch.addmm(cache.biases[0], y, cache.weights[0], out=cache.params)
+        for part, bias, weight in zip(cache.own.row_parts, cache.biases, cache.weights, strict=True):
+            torch.addmm(bias, y, weight, out=part[:, 0])
+        return self.step_colour(cache, None, 0)
+
+    def step_colour(self, cache: PlaceHeadCache, inputs: Tensor | None, c: int) -> Tensor:
+        """Channel clock: the place's encoded channels (B, input_features), of which those before c count, to params (B, P)."""
+        if inputs is not None:
+            cache.own.row.columns[0].copy_(inputs)
+        y = torch.relu_(self.own.step_seen(cache.own, 0, c))
+        cache.slots[c].copy_(self.out.step(cache.out, y, 0, c))
+        return cache.params

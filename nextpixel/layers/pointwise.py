@@ -1,13 +1,55 @@
-"""Layers without neighbours: what they do to a map they do to one place of it, so one function serves both paths."""
+"""Layers without neighbours: what they do to a map they do to one place of it, so one function serves both paths.
 
+A recorder of torch's calls (`nextpixel.compiled.recorder`) takes a `recordable` function as one call, by torch's own dispatch
+(`torch.overrides`), whose state belongs to each thread.
+"""
+
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
-from nextpixel.layers.recordable import recordable
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def recordable(function: Function) -> Function:
+    """While a `TorchFunctionMode` is active, the call is dispatched to it as a call of torch's would be, and only to it.
+
+    Example:
+        >>> @recordable
+        ... def double(x: int) -> int:
+        ...     return 2 * x
+        >>> double(x=3)
+        6
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # A mode takes calls with arguments of any type, so one argument tells whether there is one.
+        one = args[-1:] or tuple(kwargs.values())[:1]
+        if has_torch_function(one):
+            return handle_torch_function(call, one, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+@recordable
+def repeat(function: Callable[[int], None], times: int) -> None:
+    """function(0), function(1), ... as one call, whose record may be shorter than its turns.
+
+    Example:
+        >>> repeat(print, 2)
+        0
+        1
+    """
+    for k in range(times):
+        function(k)
 
 
 def gated_activation(x: Tensor, dim: int = 1) -> Tensor:

@@ -3,7 +3,7 @@
     forward(x)[:, :, i, j] == step(..., i, j)    for every place, stepping over x in the model's order         (the contract)
 
 The left side is the parallel path (training, likelihood), the right side the scan (sampling, completion, coding), and a scan
-costs the arithmetic of one forward pass. The order is raster order, and `step` the model's own, unless it says otherwise in
+costs the arithmetic of one forward pass. A `RasterModel` scans itself in raster order; other models declare their passes in
 `strides` and `parts`. In float64 the two agree to 1e-10; tests/test_contract.py holds every model of
 `nextpixel.MODELS` to it.
 """
@@ -11,7 +11,7 @@ costs the arithmetic of one forward pass. The order is raster order, and `step` 
 import copy
 import inspect
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -24,18 +24,20 @@ from nextpixel.conditions import Condition, make_condition
 from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
-from nextpixel.sampling.draw import Sampling
-from nextpixel.sampling.guidance import Guidance
-from nextpixel.sampling.interpolate import Interpolation
+from nextpixel.progress import Progress
+from nextpixel.sampling import draw, interpolate
+from nextpixel.sampling.guidance import guided_log_prob
+from nextpixel.sampling.methods import Method
+from nextpixel.scan.protocols import ModelScanner, Scanner
 
 Inputs = Literal["intensity", "embedding"]
 
 
-class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
+class AutoregressiveModel(nn.Module, ABC):
     r"""An image model with an exact likelihood, :math:`p(x) = \prod_{i,j,c} p(x_{ijc} \mid x_{\text{earlier}})`.
 
-    A new architecture is one file with a subclass that defines `network`, `start`, `begin_row` and `step`, and keeps every
-    constructor argument as an attribute of the same name; the rest is inherited.
+    This is what users hold. A class that lacks `network` or `parts` cannot be constructed. Most architectures are a
+    `RasterModel`, which scans itself. A subclass keeps every constructor argument as an attribute of the same name.
 
     Attributes:
         strides: a scan makes one pass over the places of x[:, :, ::s, ::s] for each stride s, each dividing the one before, and
@@ -95,35 +97,8 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
         """Encoded images (B, F, H, W) and encoded condition h to params (B, P, H, W), causally."""
 
     @abstractmethod
-    def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> Any:
-        """A cache for one scan over `batch` images of `size` (H, W) under the encoded condition h.
-
-        It belongs to the caller and is never stored on a module. All work on h is done here, once per scan.
-        """
-
-    @abstractmethod
-    def begin_row(self, cache: Any, x: Tensor, i: int) -> None:
-        """Row clock: everything that row i takes from the finished rows of x, for all its columns at once."""
-
-    @abstractmethod
-    def step(self, cache: Any, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
-        """Pixel and channel clock: params (B, P) of place (i, j), exact for the channels up to c.
-
-        Rows are begun in order, places stepped in raster order, and colour groups 0, 1, ... of a place in order; a step may
-        be repeated. Where the likelihood couples the channels there is one colour group. Scans have no gradients: call the three
-        methods under `torch.no_grad()`. The result is the cache's own tensor, which the next step overwrites.
-        """
-
-    def row_kind(self, i: int) -> int:
-        """Rows i > 0 of one kind ask the same of torch, call by call, on the same memory of the cache: one program runs them."""
-        return 0
-
-    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple["AutoregressiveModel", Tensor | None]]:
-        """For each pass the model that scans it, and that model's encoded condition: here itself, and h.
-
-        Each is made when its pass begins, and may read what the passes before it have chosen in x.
-        """
-        yield self, h
+    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple[ModelScanner, Tensor | None]]:
+        """For each pass the model that scans it, and that model's encoded condition: `nextpixel.scan.protocols.Passes`."""
 
     def forward(self, x: Tensor, cond: Any = None, kept: Tensor | None = None) -> Tensor:
         """Integers x (B, C, H, W) to params (B, P, H, W): what stands at (i, j) depends on earlier places only.
@@ -156,7 +131,7 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
         Args:
             x: the images.
             cond: the condition, for one image or for all.
-            guidance: s, the exact law that `sample` draws from with this guidance; 1 is the model itself.
+            guidance: s, the exact distribution that `sample` draws from with this guidance; 1 is the model itself.
 
         Raises:
             InputError: x is not integer, has other channels, or symbols outside 0..levels-1; or `cond` or `guidance` do not fit.
@@ -169,8 +144,125 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
         """
         x = self.check_images(x)
         if guidance != 1:
-            return self._guided_log_prob(x, cond, guidance)
+            return guided_log_prob(self, x, cond, guidance)
         return self.likelihood.log_prob(self(x, cond), x).flatten(1).sum(1)
+
+    def sample(
+        self,
+        n: int,
+        cond: Any = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        method: Method | None = None,
+        size: tuple[int, int] | None = None,
+        progress: Progress | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """Draw n images: (n, C, H, W), uint8 up to 256 levels and int64 above.
+
+        Args:
+            n: how many.
+            cond: the condition, for one image or for all n.
+            seed: of the noise; equal seeds give equal images, whatever the method.
+            temperature: below 1 more likely images, above 1 more varied ones; 1 is the model itself.
+            method: "cached" scans at the arithmetic of one forward pass, step by step, and "compiled" does the same as a
+                program on all cores, or as graphs on a GPU (`nextpixel.compiled`); "naive" runs one forward pass for every
+                place, and "fixed-point" draws all places at once until nothing changes (`nextpixel.scan.fixed_point`). By default
+                "compiled" on a processor where `nextpixel.compiled.why_not` has no reason against it, and else "cached".
+            size: (H, W), by default that of the training images.
+            progress: called with (rows finished, rows) after each row, or after each sweep; `scan_rows` tells how many there are.
+            guidance: s, draws each symbol from p(. | earlier, h)^s p(. | earlier)^(1 - s), renormalised over the symbols
+                (`likelihoods.Guided`), before the temperature: 1 is the model, 0 the unconditional model, which needs no
+                `cond`; above 1 images are more typical of their condition. Other values scan every image twice, side by side.
+
+        Raises:
+            InputError: n, temperature, guidance, method or size make no sense, the condition is missing or superfluous, or the
+                model's weights are not finite, or the numbers that it computes from them.
+        """
+        return draw.sample(self, n, cond, seed, temperature, method, size, progress, guidance)
+
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        n: int = 1,
+        cond: Any = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        method: Method | None = None,
+        progress: Progress | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """Draw the unknown places of images given the earlier ones; known places stay as they are.
+
+        A place is drawn from everything *before* it in the model's `order`: what is known after it is kept, but cannot guide it.
+
+        Args:
+            x: (B, C, H, W) integers; what stands at unknown places is not read.
+            known: bool, broadcastable to x.
+            n: completions per image; those of image b are rows b * n ... b * n + n - 1 of the result.
+            cond, seed, temperature, method, progress, guidance: as for `sample`; `cond` is for the B images.
+
+        Returns:
+            (B * n, C, H, W), uint8 up to 256 levels and int64 above.
+
+        Raises:
+            InputError: as `sample` and `log_prob`, or `known` is not a bool mask that fits x.
+        """
+        return draw.complete(self, x, known, n, cond, seed, temperature, method, progress, guidance)
+
+    def scan_rows(self, n: int, size: tuple[int, int] | None = None) -> int:
+        """The rows of n images that `sample` counts in its progress: of each pass over every group scanned together."""
+        return draw.rows_of(self, n, self.check_size(size)[0])
+
+    def interpolate(
+        self,
+        a: Any,
+        b: Any,
+        steps: int = 8,
+        n: int = 4,
+        seed: int = 0,
+        path: interpolate.Path = "linear",
+        temperature: float = 1.0,
+        size: tuple[int, int] | None = None,
+        progress: Progress | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        r"""Draw n rows of images while the encoded condition h moves from that of `a` to that of `b`: (n, steps, C, H, W).
+
+        .. math:: h_t = (1 - t) h_a + t h_b
+            \qquad \text{or} \qquad
+            h_t = \big((1 - t) |h_a| + t |h_b|\big) \frac{\sin((1 - t) \theta) u_a + \sin(t \theta) u_b}{\sin \theta}
+
+        for t = 0 ... 1 in equal steps, with u = h / |h| and the angle θ between them. Noise is held fixed along a row, so a row
+        is one image that changes with its condition alone, and its ends are those of `sample` with the same seed and guidance.
+
+        Args:
+            a, b: conditions as `sample` takes them, each for one image or for all n rows.
+            steps: images per row with both ends, at least 2.
+            n: rows, each with noise of its own.
+            seed: of the noise.
+            path: "linear", or "spherical": on the great circle, the norm changing linearly. All of an image's h, its maps
+                included, is one vector. Parallel vectors span no circle, and only the norm changes between them.
+            temperature, size: as for `sample`.
+            progress: as for `sample`, of n * steps images.
+            guidance: as for `sample`: the distribution of each image lies between, or beyond, that under its own h and the
+                unconditional one. At 0, which depends on no condition, all images of a row are one.
+
+        Returns:
+            uint8 up to 256 levels and int64 above.
+
+        Raises:
+            InputError: as `sample`; steps below 2; an unknown path; or a spherical one from or to a zero vector, which has no
+                direction, or between opposite vectors, which lie on every great circle.
+
+        Example:
+            >>> import nextpixel
+            >>> model = nextpixel.GatedPixelCNN((1, 8, 8), levels=2, features=8, blocks=1, condition=nextpixel.Labels(10))
+            >>> model.interpolate(3, 8, steps=5, n=2, path="spherical").shape
+            torch.Size([2, 5, 1, 8, 8])
+        """
+        return interpolate.interpolate(self, a, b, steps, n, seed, path, temperature, size, progress, guidance)
 
     def bits_per_dim(self, x: Tensor, cond: Any = None, guidance: float = 1.0) -> Tensor:
         """-log2 p(x) divided by the image's C * H * W numbers, (B,)."""
@@ -258,6 +350,17 @@ class AutoregressiveModel(Interpolation, Sampling, Guidance, nn.Module):
         if height < 1 or width < 1:
             raise InputError(f"size must be (height, width), each at least 1, not {size}")
         return height, width
+
+
+class RasterModel(AutoregressiveModel, Scanner):
+    """A model that scans itself, in one pass in raster order.
+
+    A new architecture is one file with a subclass that defines `network`, and `start`, `begin_row` and `step` as
+    `nextpixel.scan.protocols.Scanner` states them; a class that lacks one of them cannot be constructed.
+    """
+
+    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple["RasterModel", Tensor | None]]:
+        yield self, h
 
 
 def require_positive(**sizes: int) -> None:

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from nextpixel.conditions import Condition
+from nextpixel.layers.conditioning import ConditionBias, condition_row
 from nextpixel.layers.grid import Each, RowConvolution, kernel_matrix, same
-from nextpixel.layers.heads import ConditionBias, Head, HeadCache, condition_row
-from nextpixel.layers.masked import ConvCache, MaskedConv2d, VerticalConv2d
+from nextpixel.layers.masked import ConvCache, Head, HeadCache, MaskedConv2d, VerticalConv2d
 from nextpixel.layers.pointwise import gated_activation, gated_activation_
-from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
+from nextpixel.models.base import Inputs, RasterModel, require_positive
 
 
 @dataclass
@@ -124,7 +124,7 @@ class _Cache:
     head: HeadCache
 
 
-class GatedPixelCNN(AutoregressiveModel):
+class GatedPixelCNN(RasterModel):
     """Two stacks of gated convolutions that together see the whole past (arXiv:1606.05328).
 
     Args:
@@ -135,7 +135,7 @@ class GatedPixelCNN(AutoregressiveModel):
         kernel_size: n of the layers (the paper's ImageNet models: 5).
         first_kernel_size: n of the first layer.
         head_features: maps of the 1x1 head.
-        likelihood: law of a place.
+        likelihood: distribution of a place.
         mixtures: components, where the likelihood is a mixture.
         inputs: "intensity" or "embedding" (codes without order).
         embedding_features: size of an embedding.

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from nextpixel.conditions import Condition, SpatialMap
 from nextpixel.errors import InputError
-from nextpixel.layers.upsampling import Upsampler
-from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
+from nextpixel.layers.conditioning import Upsampler
+from nextpixel.models.base import AutoregressiveModel, Inputs, RasterModel, require_positive
 
 # What all stages have in common: these belong to the whole model.
 SHARED = ("shape", "levels", "likelihood", "mixtures", "inputs", "embedding_features", "condition")
@@ -48,7 +48,7 @@ class MultiScale(AutoregressiveModel):
         stages: coarsest first; of each its stride, the name of its architecture, and further arguments of that. A stride divides
             the one before it, and the last is 1.
         upsampler_features: maps of each upsampling network, and of its result.
-        likelihood: law of a place.
+        likelihood: distribution of a place.
         mixtures: components, where the likelihood is a mixture.
         inputs: "intensity" or "embedding" (codes without order; one table serves all stages).
         embedding_features: size of an embedding.
@@ -119,7 +119,7 @@ class MultiScale(AutoregressiveModel):
             Upsampler(self.input_features, upsampler_features, coarse // fine) for coarse, fine in pairwise(self.strides)
         )
 
-    def _build(self, k: int) -> AutoregressiveModel:
+    def _build(self, k: int) -> RasterModel:
         """The model of stage k. All that it is told, by the coarser stages and by the user's condition, comes as maps."""
         settings = dict(self.stages[k])
         stride, architecture = settings.pop("stride"), _architecture(k, settings.pop("name"))
@@ -153,14 +153,11 @@ class MultiScale(AutoregressiveModel):
             params[:, :, ::stride, ::stride] = of_stage  # the coarser stage's word counts
         return params
 
-    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple[AutoregressiveModel, Tensor | None]]:
+    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple[RasterModel, Tensor | None]]:
         for k, (stage, stride) in enumerate(zip(self.networks, self.strides, strict=True)):
             coarser = self.strides[k - 1]
             coarse = self.encode(x[:, :, ::coarser, ::coarser]) if k else None
             yield stage, self._maps(k, coarse, h, x[:, :, ::stride, ::stride].shape[2:])
-
-    def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> Any:
-        raise TypeError("a multi-scale model has no cache of its own: scan it with raster(), or step over each of its parts()")
 
     def initialise(self, x: Tensor, cond: Any = None) -> None:
         x = self.check_images(x)
@@ -236,10 +233,10 @@ def _strides(stages: list[dict[str, Any]]) -> tuple[int, ...]:
     return strides
 
 
-def _architecture(k: int, name: str) -> type[AutoregressiveModel]:
+def _architecture(k: int, name: str) -> type[RasterModel]:
     from nextpixel.models import MODELS
 
-    names = [other for other in MODELS if other != MultiScale.name]
+    names = [other for other, model in MODELS.items() if issubclass(model, RasterModel)]
     if name not in names:
         raise InputError(f"stage {k} cannot be {name!r}: expected one of {', '.join(names)}")
     return MODELS[name]

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from nextpixel.conditions import Condition
-from nextpixel.layers.heads import ConditionBias, Head, HeadCache, condition_row
-from nextpixel.layers.masked import ConvCache, MaskedConv2d
-from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
+from nextpixel.layers.conditioning import ConditionBias, condition_row
+from nextpixel.layers.masked import ConvCache, Head, HeadCache, MaskedConv2d
+from nextpixel.models.base import Inputs, RasterModel, require_positive
 
 
 @dataclass
@@ -68,7 +68,7 @@ class _Cache:
     head: HeadCache
 
 
-class PixelCNN(AutoregressiveModel):
+class PixelCNN(RasterModel):
     """The first convolutional model of the family: every layer is a masked convolution (arXiv:1601.06759).
 
     Args:
@@ -79,7 +79,7 @@ class PixelCNN(AutoregressiveModel):
         kernel_size: of the blocks' mask B convolution.
         first_kernel_size: of the mask A convolution.
         head_features: maps of the 1x1 head (the paper: 1024 for colour images, 32 for MNIST).
-        likelihood: law of a place.
+        likelihood: distribution of a place.
         mixtures: components, where the likelihood is a mixture.
         inputs: "intensity" or "embedding" (codes without order).
         embedding_features: size of an embedding.

@@ -31,8 +31,16 @@ from torch import Tensor, nn
 from nextpixel.conditions import Condition
 from nextpixel.errors import InputError
 from nextpixel.layers.grid import Each, RowConvolution, same
-from nextpixel.layers.heads import PlaceHead, PlaceHeadCache
-from nextpixel.layers.pixelcnn_pp import FirstStreams, FirstStreamsCache, LeftCache, LeftResnet, UpperCache, UpperResnet
+from nextpixel.layers.pixelcnn_pp import (
+    FirstStreams,
+    FirstStreamsCache,
+    LeftCache,
+    LeftResnet,
+    PlaceHead,
+    PlaceHeadCache,
+    UpperCache,
+    UpperResnet,
+)
 from nextpixel.layers.pointwise import concat_elu_to
 from nextpixel.layers.shifted import (
     DeconvCache,
@@ -43,7 +51,7 @@ from nextpixel.layers.shifted import (
     DownShiftedDeconv2d,
     WeightNormConv2d,
 )
-from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
+from nextpixel.models.base import Inputs, RasterModel, require_positive
 
 
 class _Blocks(nn.Module):
@@ -79,7 +87,7 @@ class _Cache:
     head: PlaceHeadCache
 
 
-class PixelCNNpp(AutoregressiveModel):
+class PixelCNNpp(RasterModel):
     """PixelCNN++ (arXiv:1701.05517).
 
     Args:
@@ -91,7 +99,7 @@ class PixelCNNpp(AutoregressiveModel):
         dropout: probability that an element is dropped in training.
         short_cuts: whether the way down takes up what the way up has left. Without them (the paper's ablation) all passes through
             the coarsest resolution, and a place does not see its neighbours in the same coarse cell.
-        likelihood: law of a place.
+        likelihood: distribution of a place.
         mixtures: components, where the likelihood is a mixture.
         inputs: "intensity" or "embedding" (codes without order).
         embedding_features: size of an embedding.
@@ -148,8 +156,8 @@ class PixelCNNpp(AutoregressiveModel):
         self.grow_u = nn.ModuleList(DownShiftedDeconv2d(features, features) for _ in range(last))
         self.grow_ul = nn.ModuleList(DownRightShiftedDeconv2d(features, features) for _ in range(last))
         hidden = features * self.colours
-        law = self.likelihood
-        self.head = PlaceHead(features, hidden, law.params, law.colours, self.input_features, law.precise)
+        likelihood = self.likelihood
+        self.head = PlaceHead(features, hidden, likelihood.params, likelihood.colours, self.input_features, likelihood.precise)
 
     def network(self, inputs: Tensor, h: Tensor | None = None) -> Tensor:
         height, width = inputs.shape[2:]

@@ -27,11 +27,10 @@ from torch import Tensor, nn
 from nextpixel.conditions import Condition
 from nextpixel.layers.diagonal_lstm import DiagonalBiLSTMLayer, DiagonalCache
 from nextpixel.layers.grid import Each, same
-from nextpixel.layers.heads import Head, HeadCache
 from nextpixel.layers.lstm import RowLSTMCache, RowLSTMLayer
-from nextpixel.layers.masked import ConvCache, MaskedConv2d
+from nextpixel.layers.masked import ConvCache, Head, HeadCache, MaskedConv2d
 from nextpixel.layers.recurrence import batch_first, batch_last, product
-from nextpixel.models.base import AutoregressiveModel, Inputs, require_positive
+from nextpixel.models.base import Inputs, RasterModel, require_positive
 
 
 @dataclass
@@ -96,7 +95,7 @@ class _Cache:
     head: HeadCache
 
 
-class _PixelRNN(AutoregressiveModel):
+class _PixelRNN(RasterModel):
     """What both networks share: everything but the LSTM.
 
     Args:
@@ -108,7 +107,7 @@ class _PixelRNN(AutoregressiveModel):
         skip: whether every LSTM also goes to the head by a 1x1 of its own.
         first_kernel_size: of the mask A convolution.
         head_features: maps of the 1x1 head (the paper: 1024 for colour images, 32 for MNIST).
-        likelihood: law of a place.
+        likelihood: distribution of a place.
         mixtures: components, where the likelihood is a mixture.
         inputs: "intensity" or "embedding" (codes without order).
         embedding_features: size of an embedding.

@@ -1,1 +1,1 @@
-"""Drawing images from a model: samples, completions, interpolations, guidance."""
+"""Drawing images from a model: samples, completions, interpolations, guidance, as functions over a `DrawJob`."""

@@ -1,1 +1,1 @@
-"""One pass over an image, place by place: the loop, what it chooses by, and its slow references."""
+"""One pass over images, place by place: the raster loop, its choosers and jobs, and fixed-point iteration."""

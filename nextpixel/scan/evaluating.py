@@ -1,7 +1,7 @@
-"""What draws for a model: the same network on the same weights, in evaluation mode, while the model itself stays as it is.
+"""Evaluation mode: a twin of a model that shares its weights, so that drawing does not change the mode of the model itself.
 
-A model that is drawn from may be in training, in this thread or another, with some of its submodules frozen. To switch its mode
-and to switch it back would change what the others compute, and two draws at once would leave it switched.
+A model that is drawn from may be in training, in this thread or another, with some of its submodules frozen. Switching its mode
+and back would change what other threads compute, and two draws at once would leave it switched.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @contextmanager
 def drawing(model: Module) -> Iterator[Module]:
-    """Gives what draws for a model; inside there are no gradients, and a caller's autocast has no effect.
+    """A model's twin in evaluation mode; inside the context there are no gradients, and a caller's autocast has no effect.
 
     Raises:
         InputError: the device has no float64.
@@ -31,7 +31,7 @@ def drawing(model: Module) -> Iterator[Module]:
 
 
 def kind_of(model: nn.Module) -> str:
-    """Of the device that a model is on.
+    """The kind of device that a model is on.
 
     Example:
         >>> kind_of(nn.Linear(1, 1))
@@ -66,7 +66,7 @@ def _twin(module: Any, twins: dict[int, Any]) -> Any:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Refuse weights that are infinite or no numbers (NaN): what they draw would look like images.
+    """Refuse weights that are infinite or NaN: what they draw could look like images.
 
     Raises:
         InputError: the first such parameter or buffer, by name.
@@ -79,7 +79,7 @@ def check_weights(model: nn.Module) -> None:
         nextpixel.errors.InputError: the model's bias is not finite: it holds nan
     """
     named = [(name, t.detach()) for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_floating_point()]
-    # The largest magnitude of all is one number to look at, and NaN where there is one.
+    # The largest magnitude of all weights is one number to test; it is NaN if any of them is.
     if torch.nn.utils.get_total_norm([t for _, t in named], float("inf")).isfinite():
         return
     for name, t in named:

@@ -5,19 +5,18 @@
 
 With the noise of each place fixed, an image is a function of itself in which a place depends on earlier places only. After k
 sweeps the first k turns of the scan are right for good, so at most as many sweeps are needed as there are turns, and often far
-fewer: a place is right as soon as what it really depends on is. (Song et al. 2021, arXiv:2002.03629: Jacobi iteration.)
+fewer: a place is right as soon as the places that it depends on are. (Song et al. 2021, arXiv:2002.03629: Jacobi iteration.)
 
 A scan does the arithmetic of one forward pass in many small calls, this does that of `sweeps` passes in a few large ones. So it
 wins where calls cost more than arithmetic: on a GPU, for few images, for images whose places hardly depend on one another.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nextpixel.layers.pointwise import without_autocast
 from nextpixel.progress import Progress
+from nextpixel.scan.protocols import Model
 from nextpixel.scan.raster import Choose, scan_rows
 
 
@@ -32,11 +31,11 @@ def as_places(x: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def fixed_point(model: Any, x: Tensor, choose: Choose, h: Tensor | None = None, progress: Progress | None = None) -> int:
+def fixed_point(model: Model, x: Tensor, choose: Choose, h: Tensor | None = None, progress: Progress | None = None) -> int:
     """Fill x (B, C, H, W) int64 with the image that `raster` would give, and return the number of sweeps.
 
     Args:
-        model: an `AutoregressiveModel`.
+        model: whose network is swept.
         x: changed in place. What stands there is the first guess, and wherever it starts it ends at the same image.
         choose: what `raster` calls, for images of one place: its noise, and the places that it keeps, are `as_places`.
         h: the encoded condition.
@@ -44,8 +43,8 @@ def fixed_point(model: Any, x: Tensor, choose: Choose, h: Tensor | None = None, 
             counts when a sweep changes nothing.
 
     Raises:
-        RuntimeError: no end after as many sweeps as there are turns, which causality rules out but for rounding: some convolution
-            lets later places change the last digits of earlier ones.
+        RuntimeError: changes after as many sweeps as there are turns. Causality rules it out but for rounding: in some
+            convolution later places change the last digits of earlier ones.
 
     Example:
         >>> import nextpixel
@@ -68,8 +67,8 @@ def fixed_point(model: Any, x: Tensor, choose: Choose, h: Tensor | None = None, 
     raise RuntimeError(f"no fixed point after {sweeps} sweeps of {height}x{width} places: rounding is not causal")
 
 
-def _sweep(model: Any, x: Tensor, choose: Choose, h: Tensor | None) -> Tensor:
-    """Draw all places anew; says which have changed in any image, (C, H, W)."""
+def _sweep(model: Model, x: Tensor, choose: Choose, h: Tensor | None) -> Tensor:
+    """Draw all places anew; returns which have changed in any image, (C, H, W)."""
     params = model.network(model.encode(x), h).permute(0, 2, 3, 1)
     places = as_places(x)
     for c in range(x.shape[1]):

@@ -1,4 +1,4 @@
-"""What a scan is asked to draw, and parts of it."""
+"""What is drawn, and one row of it in memory that does not move."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,59 +6,75 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nextpixel.likelihoods import Likelihood
+from nextpixel.likelihoods import Guided, Likelihood
 from nextpixel.likelihoods.guided import twice, with_and_without
+from nextpixel.scan.protocols import Model
+from nextpixel.scan.raster import Choose, Draw, Keep
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is drawn.
+class DrawJob:
+    """Images to draw.
 
     Args:
         x: (B, C, H, W) int64, filled in place.
-        noise: (B, C, H, W) float64.
+        noise: (B, C, H, W) float64, uniform in [0, 1).
         known: (B, C, H, W) bool, the symbols to keep, or None.
         h: the encoded condition, or None.
-        law: of a place; a `Guided` one scans every image twice.
+        distribution: of a place.
         temperature: divides the logits.
+        owner: the model whose program cache serves the job, or None for the model that scans.
     """
 
     x: Tensor
     noise: Tensor
     known: Tensor | None
     h: Tensor | None
-    law: Likelihood
+    distribution: Likelihood
     temperature: float = 1.0
+    owner: Model | None = None
 
-    def lanes(self, images: slice) -> "Request":
+    def images(self, images: slice) -> "DrawJob":
         """The same for some of the images."""
         return self._each(lambda t: t[images])
 
-    def padded(self, images: int) -> "Request":
-        """The same for so many images: copies of the first fill it up."""
-        missing = images - len(self.x)
+    def padded(self, batch: int) -> "DrawJob":
+        """The same for `batch` images: copies of the first fill it up."""
+        missing = batch - len(self.x)
         return self._each(lambda t: torch.cat([t, t[:1].expand(missing, *t.shape[1:])])) if missing else self
 
-    def twice(self) -> "Request":
-        """The same, with every image once more without its condition."""
+    def scanned(self) -> "DrawJob":
+        """The job that a scan runs: under guidance, a copy with every image once more without its condition."""
+        if not isinstance(self.distribution, Guided):
+            return self
         return replace(self._each(twice), h=with_and_without(self.h))
 
-    def on_grid(self, stride: int, h: Tensor | None) -> "Request":
+    def finish(self, scanned: "DrawJob") -> None:
+        """Take the images of the job that was scanned."""
+        if scanned is not self:
+            self.x.copy_(scanned.x[: len(self.x)])
+
+    def on_grid(self, stride: int, h: Tensor | None) -> "DrawJob":
         """The same for the places of a pass, under its own condition."""
         return replace(replace(self, h=None)._each(lambda t: t[:, :, ::stride, ::stride]), h=h)
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> "Request":
-        parts = {name: getattr(self, name) for name in ("x", "noise", "known", "h")}
-        return replace(self, **{name: None if tensor is None else function(tensor) for name, tensor in parts.items()})
+    def chooser(self) -> Choose:
+        """Draws by the noise, and keeps what is known."""
+        draw = Draw(self.distribution, self.noise, self.temperature)
+        return draw if self.known is None else Keep(self.known, draw)
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> "DrawJob":
+        tensors = {name: getattr(self, name) for name in ("x", "noise", "known", "h")}
+        return replace(self, **{name: None if tensor is None else function(tensor) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of the images of a request, in memory that stays where it is, and for a scan stands for every row.
+class RowBuffer:
+    """One row of the images of a job, at fixed addresses: what a program or a CUDA graph reads and writes for every row.
 
     Attributes:
         symbols: (B, C, 1, W) int64.
-        noise: (B, C, 1, W) float64; each place and channel is one run of memory, as `Draw` wants it.
+        noise: (B, C, 1, W) float64; each place and channel is one run of memory, as `Draw` requires.
         known: (B, C, 1, W) bool, or None.
         height: rows of the images.
     """
@@ -69,12 +85,12 @@ class Row:
     height: int
 
     @classmethod
-    def of(cls, request: Request) -> "Row":
-        """Memory for the rows of a request."""
-        batch, channels, height, width = request.x.shape
-        known = None if request.known is None else torch.zeros_like(request.known[:, :, :1])
-        noise = request.noise.new_zeros(width, channels, batch).permute(2, 1, 0).unsqueeze(2)
-        return cls(torch.zeros_like(request.x[:, :, :1]), noise, known, height)
+    def of(cls, job: DrawJob) -> "RowBuffer":
+        """Memory for the rows of a job."""
+        batch, channels, height, width = job.x.shape
+        known = None if job.known is None else torch.zeros_like(job.known[:, :, :1])
+        noise = job.noise.new_zeros(width, channels, batch).permute(2, 1, 0).unsqueeze(2)
+        return cls(torch.zeros_like(job.x[:, :, :1]), noise, known, height)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -86,13 +102,13 @@ class Row:
         """(B, C, H, W), whose rows are all this one."""
         return self.symbols.expand(-1, -1, self.height, -1)
 
-    def read(self, request: Request, i: int) -> None:
-        """Take row i of a request."""
-        self.symbols.copy_(request.x[:, :, i : i + 1])
-        self.noise.copy_(request.noise[:, :, i : i + 1])
+    def read(self, job: DrawJob, i: int) -> None:
+        """Copy row i of a job into the buffer."""
+        self.symbols.copy_(job.x[:, :, i : i + 1])
+        self.noise.copy_(job.noise[:, :, i : i + 1])
         if self.known is not None:
-            self.known.copy_(request.known[:, :, i : i + 1])
+            self.known.copy_(job.known[:, :, i : i + 1])
 
-    def write(self, request: Request, i: int) -> None:
-        """Give its symbols to row i."""
-        request.x[:, :, i : i + 1] = self.symbols
+    def write(self, job: DrawJob, i: int) -> None:
+        """Copy the symbols back to row i."""
+        job.x[:, :, i : i + 1] = self.symbols

@@ -1,20 +1,19 @@
 """The one loop over passes, rows, pixels and channels. Sampling, completion and scoring differ only in how a symbol is chosen.
 
     raster(model, x, choose)
-        for stride, (part, h) in model.strides, model.parts:     one pass, over the places of x[:, :, ::stride, ::stride]
-            for row i:         part.begin_row
+        for stride, (scanner, h) in model.strides, model.parts:  one pass, over the places of x[:, :, ::stride, ::stride]
+            for row i:         scanner.begin_row
               for column j:
-                for channel c: params = part.step;  x[:, c, i, j] = choose(params, x, i, j, c)
+                for channel c: params = scanner.step;  x[:, c, i, j] = choose(params, x, i, j, c)
 
-Most models have one part, themselves, and one pass, in raster order. A multi-scale model has a part for each grid, from the
-coarsest; what a pass has chosen stays, and the later passes only take it up. Anything with `strides` and `parts` can be scanned:
-a model with its caches, or `Naive`, which runs a whole forward pass for every place and is the reference that the cached scan
-is tested against.
+Most models are their own scanner and make one pass, in raster order. A multi-scale model has a scanner for each grid, from the
+coarsest; what a pass has chosen stays, and the later passes only read it. `Naive`, which runs a whole forward pass for every
+place, is the reference that the cached scan is tested against.
 """
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,29 +21,13 @@ from torch import Tensor
 from nextpixel.layers.pointwise import without_autocast
 from nextpixel.likelihoods import Likelihood
 from nextpixel.progress import Count, Progress
+from nextpixel.scan.protocols import Model, Passes, Scanner
 
 Choose = Callable[[Tensor, Tensor, int, int, int], Tensor]
 
 
-class Steppable(Protocol):
-    """What one pass needs: see `nextpixel.models.base.AutoregressiveModel`."""
-
-    def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> Any: ...
-    def begin_row(self, cache: Any, x: Tensor, i: int) -> None: ...
-    def step(self, cache: Any, x: Tensor, i: int, j: int, c: int = 0) -> Tensor: ...
-
-
-class Scannable(Protocol):
-    """What the loop needs of a model: see `nextpixel.models.base.AutoregressiveModel`."""
-
-    likelihood: Likelihood
-    strides: tuple[int, ...]
-
-    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple[Steppable, Tensor | None]]: ...
-
-
 @torch.inference_mode()
-def raster(model: Scannable, x: Tensor, choose: Choose, h: Tensor | None = None, progress: Progress | None = None) -> Tensor:
+def raster(model: Passes, x: Tensor, choose: Choose, h: Tensor | None = None, progress: Progress | None = None) -> Tensor:
     """Visit every place of x (B, C, H, W) int64 in the model's order, fill it with what `choose` returns, and return x.
 
     Args:
@@ -68,17 +51,17 @@ def raster(model: Scannable, x: Tensor, choose: Choose, h: Tensor | None = None,
         return _raster(model, x, choose, h, Count(progress, scan_rows(model.strides, x.shape[2])))
 
 
-def _raster(model: Scannable, x: Tensor, choose: Choose, h: Tensor | None, report: Count) -> Tensor:
+def _raster(model: Passes, x: Tensor, choose: Choose, h: Tensor | None, report: Count) -> Tensor:
     batch = x.shape[0]
-    for (coarser, stride), (part, part_h) in zip(pairwise((None, *model.strides)), model.parts(x, h), strict=True):
+    for (coarser, stride), (scanner, of_pass) in zip(pairwise((None, *model.strides)), model.parts(x, h), strict=True):
         view = x[:, :, ::stride, ::stride]
         height, width = view.shape[2:]
-        cache = part.start(batch, part_h, (height, width))
+        cache = scanner.start(batch, of_pass, (height, width))
         for i in range(height):
-            part.begin_row(cache, view, i)
-            kept = chosen(coarser, stride, i, width)
+            scanner.begin_row(cache, view, i)
+            earlier = chosen(coarser, stride, i, width)
             for j in range(width):
-                for c, params in visit(part, cache, view, i, j, j in kept, model.likelihood):
+                for c, params in visit(scanner, cache, view, i, j, j in earlier, model.likelihood):
                     x[:, c, i * stride, j * stride] = choose(params, x, i * stride, j * stride, c)
             report()
     return x
@@ -105,18 +88,18 @@ def chosen(coarser: int | None, stride: int, i: int, width: int) -> range:
 
 
 def visit(
-    part: Steppable, cache: Any, x: Tensor, i: int, j: int, is_chosen: bool, likelihood: Likelihood
+    scanner: Scanner, cache: Any, x: Tensor, i: int, j: int, is_chosen: bool, likelihood: Likelihood
 ) -> Iterator[tuple[int, Tensor]]:
-    """The steps of one place: gives each channel c with its params, and expects the symbol in x before it goes on."""
-    params = part.step(cache, x, i, j)
+    """The steps of one place: yields each channel c with its params; the caller writes the symbol to x before the next one."""
+    params = scanner.step(cache, x, i, j)
     if is_chosen:
-        # By a coarser pass: the symbol stays, but this part's layers need the column for the places after it.
+        # By a coarser pass: the symbol stays, but the layers need the column for the places after it.
         for c in range(1, likelihood.colours):
-            part.step(cache, x, i, j, c)
+            scanner.step(cache, x, i, j, c)
         return
     for c in range(likelihood.channels):
         if likelihood.colours > 1 and c > 0:
-            params = part.step(cache, x, i, j, c)
+            params = scanner.step(cache, x, i, j, c)
         yield c, params
 
 
@@ -124,7 +107,7 @@ class Draw:
     """Choose by noise: one number uniform in [0, 1) per place and channel, so that equal noise gives equal images.
 
     Args:
-        likelihood: the law of a place.
+        likelihood: the distribution of a place.
         noise: (B, C, H, W).
         temperature: divides the logits; 1 is the model itself.
     """
@@ -174,8 +157,8 @@ class Score:
             self._nats = torch.full(x.shape, torch.nan, dtype=torch.float64, device=x.device)
         symbol = x[:, c, i, j]
         # In float64, where a probability may be as small as exp(-700) before its logarithm is lost.
-        law = self.likelihood.pmf(params.double(), x[:, :, i, j], c)
-        self._nats[:, c, i, j] = -law.log().gather(1, symbol[:, None]).squeeze(1)
+        pmf = self.likelihood.pmf(params.double(), x[:, :, i, j], c)
+        self._nats[:, c, i, j] = -pmf.log().gather(1, symbol[:, None]).squeeze(1)
         return symbol
 
     @property
@@ -188,18 +171,18 @@ class Score:
 class Naive:
     """A model scanned without a cache: one whole forward pass for every place. Slow, simple, and right by definition."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         self.model, self.likelihood, self.strides = model, model.likelihood, model.strides
 
-    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple[Steppable, Tensor | None]]:
+    def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple[Scanner, Tensor | None]]:
         for stride in self.strides:
             yield _WholePasses(self.model, x, stride), h
 
 
-class _WholePasses:
-    """A part of `Naive`: whatever the stride, the whole image goes through the whole network."""
+class _WholePasses(Scanner):
+    """A scanner of `Naive`: whatever the stride, the whole image goes through the whole network."""
 
-    def __init__(self, model: Any, x: Tensor, stride: int) -> None:
+    def __init__(self, model: Model, x: Tensor, stride: int) -> None:
         self.model, self.x, self.stride = model, x, stride
 
     def start(self, batch: int, h: Tensor | None = None, size: tuple[int, int] | None = None) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nextpixel.conditions import Encoded
 from nextpixel.data.images import Images
-from nextpixel.layers.upsampling import Upsampler
+from nextpixel.layers.conditioning import Upsampler
 from nextpixel.progress import track
 
 

@@ -18,7 +18,7 @@ from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.models.base import AutoregressiveModel
 from nextpixel.progress import rows_bar
-from nextpixel.sampling.draw import LANES
+from nextpixel.sampling.draw import SCAN_BATCH
 from nextpixel.scan.raster import Progress
 from nextpixel.scoring.evaluation import Evaluation, evaluate
 
@@ -208,7 +208,7 @@ def sampled(classes: int) -> int:
         >>> sampled(10), sampled(100)
         (250, 200)
     """
-    return LANES // classes * classes
+    return SCAN_BATCH // classes * classes
 
 
 def _require_classes(images: Images) -> None:

@@ -1,9 +1,11 @@
-"""From maps of a coarse grid to maps of a fine one: how a small map, all of it, becomes a condition at every place."""
+"""How a condition enters the layers: small maps are upsampled to the image's grid, and each layer adds V h to its own maps."""
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from nextpixel.layers.pointwise import recordable
 
 
 class Upsampler(nn.Module):
@@ -47,3 +49,31 @@ class Upsampler(nn.Module):
         for grow in (self.grow, *self.grow_further):
             x = torch.relu(grow(x))
         return self.out(x[:, :, : size[0], : size[1]])
+
+
+class ConditionBias(nn.Module):
+    """V h: an unmasked 1x1 convolution of the condition's maps, added to a layer's maps (arXiv:1606.05328, section 2.3).
+
+    Args:
+        condition_features, features: maps of h, maps of the layer.
+
+    Shapes:
+        (B, D, H or 1, W or 1) -> (B, features, H or 1, W or 1).
+    """
+
+    def __init__(self, condition_features: int, features: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(condition_features, features, 1, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.conv(h)
+
+    def start(self, h: Tensor) -> Tensor:
+        """V h for a whole scan, as (H or 1, B, W or 1, features): `condition_row` takes one row of it."""
+        return self.conv(h).permute(2, 0, 3, 1).contiguous()
+
+
+@recordable
+def condition_row(bias: Tensor, i: int) -> Tensor:
+    """Row i of what `ConditionBias.start` has made, (B, W or 1, features); one row serves all where h has no places."""
+    return bias[i if bias.shape[0] > 1 else 0]
