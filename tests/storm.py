@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -45,7 +46,9 @@ def start(processes, words, log):
     """A run as a process: (pid, function that waits for its status)."""
     if processes > 1:
         whole = [sys.executable, "-m", "nextpixel", *words, "--training.devices", str(processes)]
-        process = subprocess.Popen(whole, stdout=open(log, "ab"), stderr=subprocess.STDOUT)  # noqa: SIM115
+        # What a shell starts in the background ignores SIGINT, and its children would too.
+        heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        process = subprocess.Popen(whole, stdout=open(log, "ab"), stderr=subprocess.STDOUT, preexec_fn=heard)  # noqa: SIM115
         return process.pid, process.wait
     sys.stdout.flush()
     pid = os.fork()
@@ -130,6 +133,7 @@ def main():
         "late": 0,
         "before_saving": 0,
         "after_the_end": 0,
+        "odd_status": 0,
         "slowest": 0.0,
     }
     statuses = {}
@@ -161,6 +165,9 @@ def main():
                 os.kill(one, signal.SIGKILL)
         status = wait()
         statuses[status] = statuses.get(status, 0) + 1
+        if status not in (0, 128 + signum, -signum):
+            found["odd_status"] += 1
+            print("status", status, ":", log.read_text()[-2000:], file=sys.stderr)
         time.sleep(0.5 if args.processes > 1 else 0)
         found["orphans"] += not all(map(gone, family))
         done += 1

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from runs import column, experiment, interrupted, last, quiet, raised_at, same_bits
 
 import nextpixel
+from nextpixel.data.arrays import read_npy
 from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
@@ -235,6 +237,13 @@ def test_unwinding_raises_once(monkeypatch):
     with Unwind("here"), pytest.raises(Interrupted, match="here") as caught:
         signal.raise_signal(signal.SIGTERM)
     assert caught.value.status == 143
+
+
+def test_a_signal_while_a_file_is_read_is_no_damaged_file(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.zeros((2, 1, 4, 4), np.uint8))
+    monkeypatch.setattr(np, "load", lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM))
+    with Unwind("here"), pytest.raises(Interrupted, match="here"):
+        read_npy(str(tmp_path / "a.npy"))
 
 
 # --- what a folder in use, a full disk and older runs do -----------------------------------------------------------------------

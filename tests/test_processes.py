@@ -13,6 +13,7 @@ import torch
 from runs import experiment, last, same_bits
 
 import nextpixel
+from nextpixel.cli.train import endings
 from nextpixel.data.splits import load
 from nextpixel.errors import InputError
 from nextpixel.training.batches import Loader, Shuffled
@@ -20,6 +21,7 @@ from nextpixel.training.likelihood_run import build
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import plan
 from nextpixel.training.settings import TrainingSettings
+from nextpixel.training.signals import Interrupted
 
 OPTIONS = "--training.epochs 2 --training.sample_every 1 --training.samples 2 --model.features 8 --model.blocks 2 --report none"
 GRADIENT = """
@@ -169,6 +171,38 @@ def test_a_killed_process_ends_the_other_with_one_line(which, tmp_path):
     assert process.returncode == (-9 if which == 0 else 2)
     nextpixel.load(out / "model")
     assert last(out)["format"] == 1
+
+
+STARTS = """
+import os, sys
+if "NEXTPIXEL_PARENT" in os.environ:
+    sys.exit({status})
+from nextpixel.training.processes import make_fabric, plan
+from nextpixel.training.settings import TrainingSettings
+settings = TrainingSettings(devices="2")
+make_fabric(settings, plan(settings))
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "line"),
+    [(130, 130, "interrupted in another process of this run"), (1, 1, "another process of this run")],
+)
+def test_a_process_that_ends_before_it_connects_ends_the_run(status, expected, line, tmp_path):
+    """The first process must not wait for it: connecting has a patience of days."""
+    script = tmp_path / "starts.py"
+    script.write_text(STARTS.format(status=status), encoding="utf-8")
+    found = subprocess.run([sys.executable, script], env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stderr.count("\n")) == (expected, 1)
+    assert found.stderr.startswith(f"nextpixel: {line}")
+
+
+@pytest.mark.parametrize(("together", "status"), [(True, 0), (False, 130)])
+def test_a_further_process_tells_the_first_of_a_signal_that_is_its_own(together, status, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as ended, endings():
+        raise Interrupted("here", signal.SIGINT, together)
+    assert ended.value.code == status
 
 
 def test_a_run_of_two_processes_goes_on_in_one_and_says_what_changes(uninterrupted, tmp_path):

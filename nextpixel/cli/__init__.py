@@ -25,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     program, argv = argv is None, sys.argv[1:] if argv is None else argv
     if program:
         signals.handle(argv[0] if argv else "")
+        os.environ.setdefault(
+            "TORCH_CPP_LOG_LEVEL", "ERROR"
+        )  # read when torch is imported: no stack traces where a process is lost
     try:
         with _notices():
             return _main(argv)

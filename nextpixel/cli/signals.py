@@ -41,7 +41,8 @@ def _end(number: int, frame: FrameType | None) -> None:
     with suppress(Exception):
         if sys.stderr.isatty():
             os.write(2, b"\r\x1b[2K\x1b[?25h")  # over the progress bar, and the cursor that it hides is shown again
-        os.write(2, f"nextpixel: {'interrupted' if number == signal.SIGINT else 'terminated'}\n".encode())
+        if "NEXTPIXEL_PARENT" not in os.environ:  # the first process of a run prints its one line
+            os.write(2, f"nextpixel: {'interrupted' if number == signal.SIGINT else 'terminated'}\n".encode())
     os._exit(128 + number)
 
 

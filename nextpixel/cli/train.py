@@ -85,7 +85,8 @@ def endings() -> Iterator[None]:
         yield
     except Interrupted as interrupted:
         if not is_first():
-            raise SystemExit(0) from None  # the first process tells, when it has saved
+            # The first process prints the line, when it has saved; one that is not stopping learns it from the exit status.
+            raise SystemExit(0 if interrupted.together else interrupted.status) from None
         print(f"nextpixel: {interrupted}", file=sys.stderr)
         raise SystemExit(interrupted.status) from None
     except InputError:

@@ -289,7 +289,7 @@ class Loop:
         self._save(states)
         where = self.place.words(self.budget.epochs)
         again = f"nextpixel train --out {self.out} --resume"
-        raise Interrupted(f"interrupted after {where}; saved to {self.out / LAST}. Go on with: {again}", signum)
+        raise Interrupted(f"interrupted after {where}; saved to {self.out / LAST}. Go on with: {again}", signum, together=True)
 
     def _refuse(self, loss: Tensor) -> NoReturn:
         """End a run whose loss is infinite, before the step that would spoil the weights.

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -22,10 +23,11 @@ from torch import Tensor
 
 from nextpixel.errors import InputError
 from nextpixel.training.settings import TrainingSettings
-from nextpixel.training.signals import leave
+from nextpixel.training.signals import SIGNALS, leave
 
 PATIENCE = timedelta(days=7)  # other processes may wait while the first one draws or writes; a lost one is noticed otherwise
 LOST = "another process of this run has ended: training stopped, and the last checkpoint stands"
+STOPPED = "interrupted in another process of this run: training stopped, and the last checkpoint stands"
 
 
 class ProcessLost(RuntimeError):
@@ -113,6 +115,9 @@ def make_fabric(settings: TrainingSettings, found: Plan) -> Fabric:
         return Fabric(accelerator=found.accelerator, devices=1, precision=precision(settings))
     if not found.started:
         _start_others(found)
+    elif "NEXTPIXEL_READY" in os.environ:
+        with open(int(os.environ["NEXTPIXEL_READY"]), "wb", buffering=0) as ready:
+            ready.write(b"1")
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # of how it connects
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     strategy = DDPStrategy(timeout=PATIENCE, process_group_backend="nccl" if found.accelerator == "cuda" else "gloo")
@@ -138,11 +143,21 @@ def _start_others(found: Plan) -> None:
     spec = sys.modules["__main__"].__spec__
     command = [sys.executable, os.path.abspath(sys.argv[0])] if spec is None else [sys.executable, "-m", spec.name]
     command += sys.argv[1:]
+    ready, reports = os.pipe()
+    own = {"NEXTPIXEL_PARENT": str(os.getpid()), "NEXTPIXEL_READY": str(reports)}
     others = [
-        subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank), "NEXTPIXEL_PARENT": str(os.getpid())})
+        subprocess.Popen(command, env={**os.environ, **own, "LOCAL_RANK": str(rank)}, pass_fds=(reports,))
         for rank in range(1, found.devices)
     ]
     threading.Thread(target=_watch_children, args=(others,), daemon=True, name="watch-children").start()
+    os.close(reports)
+    # Connecting blocks, and Python handles no signal in a call that blocks: it begins when all processes have come so far.
+    for _ in others:
+        while not select.select([ready], [], [], 0.1)[0]:
+            pass
+        if not os.read(ready, 1):
+            time.sleep(60)  # all that were left have ended: so does this one, by `_watch_children`
+    os.close(ready)
 
 
 def watch_parent() -> None:
@@ -172,7 +187,10 @@ def _watch_children(others: list[subprocess.Popen]) -> None:
     time.sleep(2)
     for process in others:
         process.kill()
-    leave(LOST, 1)
+    # A signal that only one process has received, before they could agree on it.
+    signums = [code - 128 if code > 0 else -code for code in codes if code]
+    stopped = [signum for signum in signums if signum in SIGNALS]
+    leave(STOPPED if stopped else LOST, 128 + stopped[0] if stopped else 1)
 
 
 class Agreement:

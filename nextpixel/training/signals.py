@@ -17,17 +17,20 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 GRACE = 3.0  # seconds that unwinding may take where nothing has to be saved
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal has ended the run; what was learned is saved, and the message says how to go on.
+
+    It is no `Exception`: readers turn any exception of a library into one line about a damaged file, and a signal may come there.
 
     Args:
         message: one line.
         signum: which signal.
+        together: whether all processes of the run have agreed to stop, and end by themselves.
     """
 
-    def __init__(self, message: str, signum: int = signal.SIGINT) -> None:
+    def __init__(self, message: str, signum: int = signal.SIGINT, together: bool = False) -> None:
         super().__init__(message)
-        self.signum = signum
+        self.signum, self.together = signum, together
 
     @property
     def status(self) -> int:
