@@ -272,13 +272,13 @@ def test_the_default_method_of_a_device(kind, method, monkeypatch):
 
 def test_a_device_without_float64_is_told_in_one_line(monkeypatch):
     model = tiny_model("pixelcnn", condition="labels")
-    monkeypatch.setattr("nextpixel.scan.evaluating.kind_of", lambda model: "mps")
+    monkeypatch.setattr("nextpixel.scan.evaluating.WITHOUT_FLOAT64", ("cpu",))
     for draw in (
         lambda: model.sample(1, 0),
         lambda: model.complete(images(model), torch.tensor(False), cond=0),
         lambda: model.interpolate(0, 1, 2, 1),
     ):
-        with pytest.raises(InputError, match=r"drawn with float64 numbers, which a device mps has not: give model\.cpu\(\)"):
+        with pytest.raises(InputError, match=r"drawn with float64 numbers, which a device cpu has not: give model\.cpu\(\)"):
             draw()
 
 

@@ -30,7 +30,7 @@ class Tape(TorchDispatchMode):
     def __init__(self, function):
         super().__init__()
         self.calls, self.made = [], {}
-        function()  # as Replay does outside of the capture
+        function()  # as `captured` does outside of the capture
         with self:
             function()
         # A capture runs nothing: whatever it has made is empty until a replay.
@@ -66,7 +66,7 @@ def by_graphs(monkeypatch):
         return replays[-1]
 
     monkeypatch.setitem(METHODS, "compiled", graphs.scan)
-    monkeypatch.setattr(graphs, "Replay", replay)
+    monkeypatch.setattr(graphs, "captured", replay)
     return replays
 
 

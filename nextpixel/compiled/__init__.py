@@ -1,8 +1,10 @@
-"""The scan as a program: the calls of `step` and `begin_row` are recorded once, and then run row by row without Python.
+"""The scan as a program: the calls of torch that `begin_row` and `step` make are recorded once, and then run row by row.
 
-    on a processor   recorder (calls)   torch's calls to lines      columns, rows, scan   lines to programs, programs to images
-                     kernels            what runs lines, by numba   kept                  programs from one call to the next
-    on a GPU         graphs             a row of steps as a CUDA graph
+    recorder, operations, emitter, instructions     torch's calls to instructions
+    memory, program_cache                           the memory of programs; programs from one draw to the next
+    interpreter, simd, vector_math, draw_kernels    what executes instructions, compiled by numba (jit)
+    row_programs, sample; step_programs             whole rows on all cores; single steps, for the codec
+    cuda_graphs                                     on a GPU: the steps of a row as a CUDA graph
 
 The step-by-step scan (`nextpixel.scan.raster`) is the reference: all give the same images but for rounding.
 """

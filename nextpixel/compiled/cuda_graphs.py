@@ -8,7 +8,6 @@ of torch's setting (`torch.set_float32_matmul_precision`), or that of the weight
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
 
@@ -16,34 +15,28 @@ from nextpixel.layers.pointwise import without_autocast
 from nextpixel.progress import Count, Progress
 from nextpixel.scan.job import DrawJob, RowBuffer
 from nextpixel.scan.protocols import Model, Scanner
-from nextpixel.scan.raster import chosen, scan_rows, visit
+from nextpixel.scan.raster import chosen, passes, scan_rows, visit
 
 
-class Replay:
-    """A function without arguments, as a CUDA graph; on a processor the function itself.
+def captured(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """A function without arguments, captured as a CUDA graph; on a processor the function itself.
 
     Args:
         function: works on memory at fixed addresses, and may be run more than once.
         device: of that memory.
     """
-
-    def __init__(self, function: Callable[[], None], device: torch.device) -> None:
-        self._run = function
-        if device.type != "cuda":
-            return
-        # Once outside of the capture: what the first call allocates (tables, the libraries' workspaces) is no part of the graph.
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
-            function()
-        torch.cuda.current_stream(device).wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            function()
-        self._run = graph.replay
-
-    def __call__(self) -> None:
-        self._run()
+    if device.type != "cuda":
+        return function
+    # Once outside of the capture: what the first call allocates (tables, the libraries' workspaces) is no part of the graph.
+    aside = torch.cuda.Stream(device)
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        function()
+    torch.cuda.current_stream(device).wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
 
 
 class GraphRows:
@@ -84,7 +77,7 @@ class GraphRows:
                 for c, params in visit(self.scanner, self.cache, self.row.image, i, j, j in earlier, self.job.distribution):
                     self.row.symbols[:, c, 0, j] = choose(params, self.row.symbols, 0, j, c)
 
-        return Replay(places, self.job.x.device)
+        return captured(places, self.job.x.device)
 
 
 @torch.inference_mode()
@@ -98,8 +91,7 @@ def scan(model: Model, job: DrawJob, progress: Progress | None = None) -> None:
     """
     images = job.scanned()
     report = Count(progress, scan_rows(model.strides, images.x.shape[2]))
-    passes = pairwise((None, *model.strides))
     with without_autocast(job.x):
-        for (coarser, stride), (scanner, h) in zip(passes, model.parts(images.x, images.h), strict=True):
+        for coarser, stride, scanner, h in passes(model, images.x, images.h):
             GraphRows(scanner, images.on_grid(stride, h), coarser, stride).run(report)
     job.finish(images)

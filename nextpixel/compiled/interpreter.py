@@ -40,39 +40,38 @@ def run(table: Any, begin: int, end: int, first: int, stop: int, scratch: int, l
     size, failed = size_of(like), 0
     for time in range(first, stop):
         for at in range(begin, end):
-            instruction = table[at]
-            opcode, n0, n1, n2 = instruction[0], instruction[1], instruction[2], instruction[3]
-            out, a = instruction[5] + time * instruction[17], instruction[8] + time * instruction[18]
-            b, c = instruction[11] + time * instruction[19], instruction[14] + time * instruction[20]
+            opcode, n0, n1, n2 = table[at, 0], table[at, 1], table[at, 2], table[at, 3]
+            out, a = table[at, 5] + time * table[at, 17], table[at, 8] + time * table[at, 18]
+            b, c = table[at, 11] + time * table[at, 19], table[at, 14] + time * table[at, 20]
             if opcode == PRODUCT:
                 for i in range(n0):
                     _product(
-                        out + i * instruction[6] * size,
-                        instruction[7],
-                        c + i * instruction[15] * size if c else 0,
-                        instruction[16],
-                        a + i * instruction[9] * size,
-                        instruction[10],
+                        out + i * table[at, 6] * size,
+                        table[at, 7],
+                        c + i * table[at, 15] * size if c else 0,
+                        table[at, 16],
+                        a + i * table[at, 9] * size,
+                        table[at, 10],
                         b,
                         n1,
                         n2,
-                        instruction[4],
+                        table[at, 4],
                         scratch,
                         like,
                     )
             elif opcode == BINARY:
-                failed += draw_binary(instruction, out, a, b, c, like)
+                failed += draw_binary(table[at], out, a, b, c, like)
             elif opcode == CATEGORICAL:
-                failed += draw_categorical(instruction, out, a, b, c, scratch, like)
+                failed += draw_categorical(table[at], out, a, b, c, scratch, like)
             elif opcode == MIXTURE:
-                failed += draw_mixture(instruction, out, a, b, c, scratch, like)
+                failed += draw_mixture(table[at], out, a, b, c, scratch, like)
             else:
                 for i in range(n0):
                     for j in range(n1):
-                        to = out + (i * instruction[6] + j * instruction[7]) * size
-                        x = a + (i * instruction[9] + j * instruction[10]) * size
-                        y = b + (i * instruction[12] + j * instruction[13]) * size
-                        z = c + (i * instruction[15] + j * instruction[16]) * size
+                        to = out + (i * table[at, 6] + j * table[at, 7]) * size
+                        x = a + (i * table[at, 9] + j * table[at, 10]) * size
+                        y = b + (i * table[at, 12] + j * table[at, 13]) * size
+                        z = c + (i * table[at, 15] + j * table[at, 16]) * size
                         if opcode < len(ELEMENTWISE):
                             _elementwise(opcode, to, x, y, z, n2, like)
                         elif opcode == CONCAT_ELU:  # two results; x may be the first of them
@@ -81,11 +80,11 @@ def run(table: Any, begin: int, end: int, first: int, stop: int, scratch: int, l
                             _elu(to, x, 0, 0, n2, like)
                         else:
                             # Symbols are int64 in every program: their strides count eight bytes.
-                            symbol = peek(a + (i * instruction[9] + j * instruction[10]) * 8, np.int64(0))
+                            symbol = peek(a + (i * table[at, 9] + j * table[at, 10]) * 8, np.int64(0))
                             if opcode == INTENSITY:
                                 poke(to, symbol * peek(b, like) - 1.0, like)
                             else:  # an embedding; the clamp keeps the read inside the table
-                                symbol = min(max(symbol, 0), instruction[4] - 1)
+                                symbol = min(max(symbol, 0), table[at, 4] - 1)
                                 _copy(to, b + symbol * n2 * size, 0, 0, n2, like)
     return failed
 

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from nextpixel.progress import Count, Progress
 from nextpixel.scan.evaluating import check_weights
 from nextpixel.scan.job import DrawJob
 from nextpixel.scan.protocols import Model
-from nextpixel.scan.raster import Choose, raster, scan_rows
+from nextpixel.scan.raster import Choose, passes, raster, scan_rows
 
 
 def cut(batch: int, chunks: int) -> list[slice]:
@@ -157,8 +156,7 @@ def _scan_chunks(
             if programs is not None:
                 programs.run(images, count)
             else:
-                passes = pairwise((None, *model.strides))
-                for (coarser, stride), (scanner, h) in zip(passes, model.parts(images.x, images.h), strict=True):
+                for coarser, stride, scanner, h in passes(model, images.x, images.h):
                     places = images.on_grid(stride, h)
                     RowPrograms(scanner, places, coarser, stride).run(places, count)
             job.x[chunk] = images.x[: chunk.stop - chunk.start]

@@ -62,10 +62,18 @@ class _Programmed(Scanner):
         return _Steps(self.scanner, batch, h, size or self.scanner.shape[1:])
 
     def begin_row(self, cache: "_Steps", x: Tensor, i: int) -> None:
-        cache.begin_row(x, i)
+        if i:
+            cache.symbols.copy_(x[:, :, i - 1 : i])
+        cache.clocks((i == 0, cache.kinds[i]), i)
+        cache.running = cache.steps[False, cache.kinds[i]]
 
     def step(self, cache: "_Steps", x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
-        return cache.step(x, i, j, c)
+        if c:
+            cache.symbols[:, c - 1, 0, j] = x[:, c - 1, i, j]
+        elif j:
+            cache.symbols[:, :, 0, j - 1] = x[:, :, i, j - 1]
+        cache.running.column(j * cache.colours + c)
+        return cache.params
 
 
 class _Steps:
@@ -104,22 +112,6 @@ class _Steps:
         if len(ends) != (len(block.bounds) - 1) * self.colours or not np.isin(block.bounds[1:], ends).all():
             raise NotRecordableError("steps whose params have no instruction of their own")
         return replace(block, first=block.first * self.colours, bounds=(0, *ends.tolist()))
-
-    def begin_row(self, x: Tensor, i: int) -> None:
-        """Run the row clock, which reads the symbols of the row before."""
-        if i:
-            self.symbols.copy_(x[:, :, i - 1 : i])
-        self.clocks((i == 0, self.kinds[i]), i)
-        self.running = self.steps[False, self.kinds[i]]
-
-    def step(self, x: Tensor, i: int, j: int, c: int) -> Tensor:
-        """The params of a place (B, P), in memory that the next step overwrites."""
-        if c:
-            self.symbols[:, c - 1, 0, j] = x[:, c - 1, i, j]
-        elif j:
-            self.symbols[:, :, 0, j - 1] = x[:, :, i, j - 1]
-        self.running.column(j * self.colours + c)
-        return self.params
 
 
 # The side of the small images: they hold rows of every kind, and columns at the edges and between them.

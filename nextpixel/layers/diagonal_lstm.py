@@ -73,7 +73,7 @@ class DiagonalBiLSTMLayer(nn.Module):
         condition_features: maps of the encoded condition s, 0 for none.
         image_features: in the first layer, maps of the encoded image, which the right-to-left half also reads through a 1x1. Its
             map is shifted down by a row, so it may; without it the last pixel of the row above is seen only near the right edge,
-            because the maps at a pixel's own place know nothing of it.
+            because the maps at a pixel's own place do not depend on it.
 
     Shapes:
         forward: (B, in_features, H, W) -> (B, features, H, W).

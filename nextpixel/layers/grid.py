@@ -7,7 +7,7 @@ A scan visits places (i, j) row by row. Two memories are enough for every causal
 
 Both lie as (batch, column, ..., features): the window of a place is then one contiguous run of numbers per image, and a
 causal convolution at that place is one matrix product. The views of a place are made once per scan, because making a
-view costs as much time as a small matrix product; and only when they are asked for, because they take more memory than what they
+view costs as much time as a small matrix product; and only when they are first used, because they take more memory than what they
 show. Their addresses never change, so that a row can be captured and replayed.
 """
 
@@ -45,7 +45,7 @@ View = TypeVar("View")
 
 
 class Each(dict[int, View], Generic[View]):
-    """What belongs to each column, made when it is first asked for.
+    """What belongs to each column, made when it is first used.
 
     Example:
         >>> squares = Each(lambda j: j * j)
@@ -135,8 +135,8 @@ class RowConvolution:
     is turned instead of the rows: one copy per row, whatever the kernel's height.
 
     Args:
-        kernel: (out, F, r, k); its last row meets the newest row. Of its columns k // 2 lie left of the place, so that an even
-            kernel ends at it.
+        kernel: (out, F, r, k); its last row multiplies the newest row. Of its columns k // 2 lie left of the place, so that
+            an even kernel ends at it.
         bias: (out,).
         out: (B, W, out), where each call writes its result.
         stride: the rows are `stride` times as wide as the result, and every `stride`-th column has a window.

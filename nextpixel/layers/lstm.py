@@ -4,7 +4,7 @@ for one place of a scan; and the gates of one place of any LSTM.
     row above      h h h      state-to-state: 1xk over the finished row, read on the row clock; c comes from the middle
     current row    x x . .    input-to-state: 1xk with mask B, read on the pixel clock
 
-The states of a row are found side by side. What a place knows of the rows above widens by k // 2 columns a row: a triangle.
+The states of a row are found side by side. A place's context in the rows above widens by k // 2 columns a row: a triangle.
 """
 
 from dataclasses import dataclass

@@ -198,7 +198,7 @@ class MaskedConv2d(nn.Module):
 class VerticalConv2d(nn.Module):
     """The vertical stack's convolution: sees whole rows, all columns and colours, and belongs to the row clock alone.
 
-    The first one reads the image and excludes the current row; all later ones read maps that know only finished rows, and
+    The first one reads the image and excludes the current row; all later ones read maps that depend only on finished rows, and
     include it. So the current row is excluded exactly once.
 
     Args:

@@ -27,8 +27,8 @@ from nextpixel.layers.shifted import DownRightCache, DownRightShiftedConv2d, Dow
 class _ShortCut(NetworkInNetwork):
     """The 1x1 of concat_elu of all maps that a short-cut takes, side by side.
 
-    They are not put together: each meets its own part of the kernel, so that its concat_elu is the very one that the layer above
-    it reads as well, and compiled code computes and keeps it once.
+    They are not concatenated: each is multiplied by its own part of the kernel, so the layer above reads the same concat_elu,
+    and compiled code computes and keeps it once.
     """
 
     def forward(self, *maps: Tensor) -> Tensor:
@@ -226,10 +226,10 @@ class FirstStreamsCache:
 
 
 class FirstStreams(nn.Module):
-    """The image, with its map of ones, to u0, which knows the two rows above, and ul0, which also knows the place to the left.
+    """The image, with its map of ones, to u0, which reads the two rows above, and ul0, which also reads the place to the left.
 
     Args:
-        in_features: maps of the encoded image, and one for the ones that tell it from the zeros around it.
+        in_features: maps of the encoded image, and the map of ones, by which it differs from the padding.
         features: maps of a stream.
 
     Example:

@@ -98,7 +98,7 @@ class Diagonals(Lines):
             self.lines.append((start, min(t, height - 1) - top + 1, (left, left - 1), left))
             starts.append(start - top)
         self.size, self.before, self.shape = self.lines[-1][0] + self.lines[-1][1] + 1, (0, 1), (height, width)
-        # Ordinary tensors, whoever asks first: those made in inference mode could not be used outside it.
+        # Ordinary tensors, in every mode of the first call: those made in inference mode could not be used outside it.
         with torch.inference_mode(False), torch.device(device):
             i, j = torch.arange(height)[:, None], torch.arange(width)
             columns = j.flip(0) if mirrored else j

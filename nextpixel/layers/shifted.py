@@ -3,11 +3,11 @@ for all places at once and for one row or place of a scan, weight-normalised (Sa
 
     down-shifted, 2x3        a a a        down-right-shifted, 2x2     a a       a: row above        read on the row clock
                              b b b                                    c x       b: current row      read on the row clock: the u
-                               ^                                        ^          stream knows finished rows only
+                               ^                                        ^          stream reads finished rows only
                                                                                 c, x: current row   read on the pixel clock
 
 They include the current place; the streams' first layers shift their *outputs* by one row or column, which is not the same as
-shifting the input: a bias, and the map of ones, would otherwise reach places that know nothing.
+shifting the input: a bias, and the map of ones, would otherwise reach places without a past.
 """
 
 from dataclasses import dataclass
@@ -186,7 +186,7 @@ class DownRightShiftedConv2d(WeightNormConv2d):
 
 
 class DownShiftedDeconv2d(WeightNormConv2d):
-    """Twice the height and width, 2x3 transposed: row i of the result knows row i // 2, all columns (u stream).
+    """Twice the height and width, 2x3 transposed: row i of the result reads row i // 2, all columns (u stream).
 
     Example:
         >>> DownShiftedDeconv2d(16, 8)(torch.zeros(2, 16, 4, 5)).shape

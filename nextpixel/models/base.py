@@ -43,7 +43,7 @@ class AutoregressiveModel(nn.Module, ABC):
         strides: a scan makes one pass over the places of x[:, :, ::s, ::s] for each stride s, each dividing the one before, and
             chooses the symbols that no coarser pass has chosen. The last is 1; one pass is raster order.
         recompute: whether training computes the inside of each block again for its gradient instead of keeping it: less memory
-            for one more forward pass. False, until somebody sets it; it is no part of the model, and not saved.
+            for one more forward pass. False by default; it is no part of the model, and not saved.
 
     Args:
         shape: (C, H, W) of the training images. Fully convolutional models take any H and W at use time.
@@ -103,7 +103,7 @@ class AutoregressiveModel(nn.Module, ABC):
     def forward(self, x: Tensor, cond: Any = None, kept: Tensor | None = None) -> Tensor:
         """Integers x (B, C, H, W) to params (B, P, H, W): what stands at (i, j) depends on earlier places only.
 
-        `kept`, bool (B,), says which images keep their condition; the others are unconditional, by default none.
+        `kept`, bool (B,): which images keep their condition; the others are unconditional, by default none.
         """
         batch, _, height, width = x.shape
         return self.network(self.encode(x), self.encode_condition(cond, batch, height, width, kept))
@@ -170,7 +170,7 @@ class AutoregressiveModel(nn.Module, ABC):
                 place, and "fixed-point" draws all places at once until nothing changes (`nextpixel.scan.fixed_point`). By default
                 "compiled" on a processor where `nextpixel.compiled.why_not` has no reason against it, and else "cached".
             size: (H, W), by default that of the training images.
-            progress: called with (rows finished, rows) after each row, or after each sweep; `scan_rows` tells how many there are.
+            progress: called with (rows finished, rows) after each row, or after each sweep; `scan_rows` gives their number.
             guidance: s, draws each symbol from p(. | earlier, h)^s p(. | earlier)^(1 - s), renormalised over the symbols
                 (`likelihoods.Guided`), before the temperature: 1 is the model, 0 the unconditional model, which needs no
                 `cond`; above 1 images are more typical of their condition. Other values scan every image twice, side by side.
@@ -179,7 +179,8 @@ class AutoregressiveModel(nn.Module, ABC):
             InputError: n, temperature, guidance, method or size make no sense, the condition is missing or superfluous, or the
                 model's weights are not finite, or the numbers that it computes from them.
         """
-        return draw.sample(self, n, cond, seed, temperature, method, size, progress, guidance)
+        x = draw.blank(self, n, size)
+        return draw.fill(self, x, None, 1, cond, seed, temperature, method, progress, guidance)
 
     def complete(
         self,
@@ -195,10 +196,10 @@ class AutoregressiveModel(nn.Module, ABC):
     ) -> Tensor:
         """Draw the unknown places of images given the earlier ones; known places stay as they are.
 
-        A place is drawn from everything *before* it in the model's `order`: what is known after it is kept, but cannot guide it.
+        A place is drawn from everything *before* it in the model's `order`: known symbols after it are kept, but have no effect.
 
         Args:
-            x: (B, C, H, W) integers; what stands at unknown places is not read.
+            x: (B, C, H, W) integers; symbols at unknown places are not read.
             known: bool, broadcastable to x.
             n: completions per image; those of image b are rows b * n ... b * n + n - 1 of the result.
             cond, seed, temperature, method, progress, guidance: as for `sample`; `cond` is for the B images.
@@ -209,7 +210,8 @@ class AutoregressiveModel(nn.Module, ABC):
         Raises:
             InputError: as `sample` and `log_prob`, or `known` is not a bool mask that fits x.
         """
-        return draw.complete(self, x, known, n, cond, seed, temperature, method, progress, guidance)
+        x, known = draw.partly_known(self, x, known)
+        return draw.fill(self, x, known, n, cond, seed, temperature, method, progress, guidance)
 
     def scan_rows(self, n: int, size: tuple[int, int] | None = None) -> int:
         """The rows of n images that `sample` counts in its progress: of each pass over every group scanned together."""

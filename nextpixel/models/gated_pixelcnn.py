@@ -11,7 +11,7 @@ Decoders", 2016, arXiv:1606.05328: section 2.1 (gates), 2.2 (blind spot, Figure 
 
 Deviations: the head (twice ReLU and 1x1 mask B) is the first paper's, since this one gives none. With a categorical
 likelihood of several channels the horizontal stack keeps colour groups, in each half of a gate; the vertical stack needs none,
-because it knows only finished rows. The autoencoder of section 2.4 is a condition (`nextpixel.conditions.Encoded`).
+because it reads only finished rows. The autoencoder of section 2.4 is a condition (`nextpixel.conditions.Encoded`).
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class _GatedLayer(nn.Module):
         self.link = nn.Conv2d(2 * features, 2 * features, 1)
         self.horizontal = MaskedConv2d(in_features, 2 * features, (1, kernel_size), "A" if first else "B", colours, parts=2)
         self.out = MaskedConv2d(features, features, 1, "B", colours, bias=False)
-        # What the last layer hands up on v is read by nobody: a condition there would have no gradient.
+        # No layer reads the last layer's v: a condition there would have no gradient.
         self.condition_v = ConditionBias(condition.features, 2 * features) if condition and not last else None
         self.condition_h = ConditionBias(condition.features, 2 * features) if condition else None
 
@@ -217,7 +217,7 @@ class GatedPixelCNN(RasterModel):
             v = layer.begin_row(memory, v, i)
 
     def step(self, cache: _Cache, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
-        newest = j if c else j - 1  # what this step knows more than the one before it
+        newest = j if c else j - 1  # the symbol that was chosen after the step before
         if newest >= 0:
             cache.layers[0].horizontal.row.columns[newest].copy_(self.encode(x[:, :, i, newest]))
         for layer, memory in zip(self.layers, cache.layers, strict=True):

@@ -14,7 +14,7 @@ The small image is the large one on a sampled grid, as in the paper, so the chai
     p(x) = p(x[::4, ::4])  p(rest of x[::2, ::2] | x[::4, ::4])  p(rest of x | x[::2, ::2])
 
 Each stage is any architecture of the registry, unchanged: it runs over its whole grid with its own masks, and sees pixels that a
-coarser stage has drawn both in the upsampled map and, once passed, in its own inputs. What it says of these pixels is not used.
+coarser stage has drawn both in the upsampled map and, once passed, in its own inputs. Its params for these pixels are not used.
 
 Deviations: the pixels of a coarser grid are kept; drawn again, they would be counted twice. A stage still runs over them, so
 that its layers need no holes. The sizes of the upsampling network, which are not published, are ours. Not implemented: nothing
@@ -120,7 +120,7 @@ class MultiScale(AutoregressiveModel):
         )
 
     def _build(self, k: int) -> RasterModel:
-        """The model of stage k. All that it is told, by the coarser stages and by the user's condition, comes as maps."""
+        """The model of stage k. Its inputs from the coarser stages and from the user's condition are maps."""
         settings = dict(self.stages[k])
         stride, architecture = settings.pop("stride"), _architecture(k, settings.pop("name"))
         takes = [name for name in inspect.signature(architecture).parameters if name not in SHARED]
@@ -150,7 +150,7 @@ class MultiScale(AutoregressiveModel):
         found = [self._params(k, inputs[:, :, ::stride, ::stride], h) for k, stride in enumerate(self.strides)]
         params = torch.empty_like(found[-1])
         for stride, of_stage in reversed(list(zip(self.strides, found, strict=True))):
-            params[:, :, ::stride, ::stride] = of_stage  # the coarser stage's word counts
+            params[:, :, ::stride, ::stride] = of_stage  # the coarser stage's params count
         return params
 
     def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple[RasterModel, Tensor | None]]:
@@ -206,7 +206,7 @@ class MultiScale(AutoregressiveModel):
         small = x[:, :, ::stride, ::stride]
         params = self._params(k, self.encode(small), self.encode_condition(cond, x.shape[0], *x.shape[2:], kept))
         nats = self.likelihood.log_prob(params, small)
-        if k:  # what the coarser stages have drawn is theirs to pay for
+        if k:  # the coarser stages' pixels count in their own shares
             factor = self.strides[k - 1] // stride
             own = torch.ones(nats.shape[1:], dtype=torch.bool, device=nats.device)
             own[::factor, ::factor] = False

@@ -149,7 +149,7 @@ class PixelCNN(RasterModel):
             block.begin_row(memory, i)
 
     def step(self, cache: _Cache, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
-        newest = j if c else j - 1  # what this step knows more than the one before it
+        newest = j if c else j - 1  # the symbol that was chosen after the step before
         if newest >= 0:
             cache.first.row.columns[newest].copy_(self.encode(x[:, :, i, newest]))
         y = self.first.step_seen(cache.first, j, c)

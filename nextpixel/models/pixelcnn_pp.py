@@ -10,8 +10,8 @@ Other Modifications", 2017, arXiv:1701.05517: section 2.1 and 2.2 (likelihood), 
                                      | stride 2                           ^ transposed
     8x8                         [n resnets] --(short-cuts)-> [n resnets] -+
 
-    u    knows all rows above        row clock
-    ul   takes u, and knows the row's left part as well      row and pixel clock
+    u    reads all rows above        row clock
+    ul   takes u, and reads the row's left part as well      row and pixel clock
 
 A coarse row or column ticks at every second one of the finer resolution: a place (i, j) runs the resolutions s with i and j
 divisible by 2^s, and reads what the coarser ones have left at their last tick.

@@ -174,7 +174,7 @@ class _PixelRNN(RasterModel):
             block.lstm.begin_row(memory.lstm, i, *((image,) if k == 0 and self.first_reads_image else ()))
 
     def step(self, cache: _Cache, x: Tensor, i: int, j: int, c: int = 0) -> Tensor:
-        newest = j if c else j - 1  # what this step knows more than the one before it
+        newest = j if c else j - 1  # the symbol that was chosen after the step before
         if newest >= 0:
             cache.first.row.columns[newest].copy_(self.encode(x[:, :, i, newest]))
         self.first.step_seen(cache.first, j, c, to=cache.blocks[0].lstm.inputs[c][j])

@@ -106,7 +106,7 @@ def parts(model: Storable) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 def load(folder_or_hub_id: str | Path) -> AutoregressiveModel:
     """A saved model in eval mode, from a folder (that of the model, or of a whole run) or from the Hugging Face hub.
 
-    Of a run that is still training, or was stopped, these are the best weights so far; a `UserWarning` tells of which epoch.
+    Of a run that is still training, or was stopped, these are the best weights so far; a `UserWarning` names their epoch.
     Nothing of a folder is trusted: memory and time are bounded by the size of its weights, and no code of it runs.
 
     Raises:
@@ -144,7 +144,7 @@ def build(
     of_config: str | Path,
     of_weights: str | Path,
 ) -> Stored:
-    """The model of a configuration and weights, in eval mode and in the type of the weights; `of_...` tell where they are from.
+    """The model of a configuration and weights, in eval mode and in the type of the weights; `of_...` name their files in errors.
 
     Neither is trusted: the model is described first, without memory, and gets it where its weights are those that are given.
 
@@ -220,7 +220,7 @@ def _sum_of_counts(value: Any, name: str = "") -> float:
 
 
 class _AtMost(TorchFunctionMode):
-    """Where this thread, and no other, calls torch at most so many times: a configuration may ask for any number of modules."""
+    """Limits the calls of torch in this thread: a configuration may declare any number of modules."""
 
     def __init__(self, calls: int) -> None:
         super().__init__()
@@ -337,7 +337,7 @@ def read_json(path: Path) -> Any:
 
 
 def _unfinished(run: Path) -> str | None:
-    """What to know about the weights of a run that has not ended."""
+    """The warning about the weights of a run that has not ended."""
     path = run / PROGRESS
     if not os.path.lexists(path):
         return None

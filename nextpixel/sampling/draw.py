@@ -24,42 +24,23 @@ SCAN_BATCH = 256
 LOWEST_TEMPERATURE = 1e-6
 
 
-def sample(
-    model: Model,
-    n: int,
-    cond: Any,
-    seed: int,
-    temperature: float,
-    method: Method | None,
-    size: tuple[int, int] | None,
-    progress: Progress | None,
-    guidance: float,
-) -> Tensor:
-    """`AutoregressiveModel.sample`."""
+def blank(model: Model, n: int, size: tuple[int, int] | None) -> Tensor:
+    """n images to draw, (n, C, H, W).
+
+    Raises:
+        InputError: n or size below 1.
+    """
     if n < 1:
         raise InputError(f"n must be at least 1, not {n}")
-    height, width = model.check_size(size)
-    distribution = guided_likelihood(model, guidance)
-    with drawing(model) as twin:
-        x = torch.zeros(n, model.shape[0], height, width, dtype=torch.long, device=model.device)
-        h = guided_condition(twin, cond, guidance, n, height, width)
-        job = DrawJob(x, uniform_noise(x, seed), None, h, distribution, temperature, owner=model)
-        return draw(twin, job, method, progress)
+    return torch.zeros(n, model.shape[0], *model.check_size(size), dtype=torch.long, device=model.device)
 
 
-def complete(
-    model: Model,
-    x: Tensor,
-    known: Tensor,
-    n: int,
-    cond: Any,
-    seed: int,
-    temperature: float,
-    method: Method | None,
-    progress: Progress | None,
-    guidance: float,
-) -> Tensor:
-    """`AutoregressiveModel.complete`."""
+def partly_known(model: Model, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Images to complete, zero where they are unknown, and the mask, both (B, C, H, W).
+
+    Raises:
+        InputError: as `check_images`, or `known` is not a bool mask that fits x.
+    """
     known = torch.as_tensor(known, device=model.device)
     if known.dtype != torch.bool:
         raise InputError(f"known must be a bool mask, not {known.dtype}")
@@ -67,10 +48,25 @@ def complete(
         known = known.expand(x.shape)
     except RuntimeError:
         raise InputError(f"known {tuple(known.shape)} does not fit images {tuple(x.shape)}") from None
+    x = torch.where(known, torch.as_tensor(x, device=model.device), torch.zeros((), dtype=x.dtype, device=model.device))
+    return model.check_images(x), known
+
+
+def fill(
+    model: Model,
+    x: Tensor,
+    known: Tensor | None,
+    n: int,
+    cond: Any,
+    seed: int,
+    temperature: float,
+    method: Method | None,
+    progress: Progress | None,
+    guidance: float,
+) -> Tensor:
+    """Draw the unknown places of images x (B, C, H, W), n times each: (B * n, C, H, W). Arguments: as `complete` of a model."""
     if n < 1:
         raise InputError(f"n must be at least 1, not {n}")
-    x = torch.where(known, torch.as_tensor(x, device=model.device), torch.zeros((), dtype=x.dtype, device=model.device))
-    x = model.check_images(x)
     distribution = guided_likelihood(model, guidance)
     with drawing(model) as twin:
         h = guided_condition(twin, cond, guidance, x.shape[0], *x.shape[2:])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nextpixel.errors import InputError
 from nextpixel.progress import Progress
-from nextpixel.sampling.draw import draw, uniform_noise
+from nextpixel.sampling.draw import blank, draw, uniform_noise
 from nextpixel.sampling.guidance import guided_likelihood
 from nextpixel.scan.evaluating import drawing
 from nextpixel.scan.job import DrawJob
@@ -45,11 +45,10 @@ def interpolate(
         raise InputError(f"n must be at least 1, not {n}")
     if path not in PATHS:
         raise InputError(f"path must be 'linear' or 'spherical', not {path!r}")
-    height, width = model.check_size(size)
+    x = blank(model, n * steps, size)
     distribution = guided_likelihood(model, guidance)
     with drawing(model) as twin:
-        x = torch.zeros(n * steps, model.shape[0], height, width, dtype=torch.long, device=model.device)
-        ends = [twin.encode_condition(cond, n, height, width) for cond in (a, b)]
+        ends = [twin.encode_condition(cond, n, *x.shape[2:]) for cond in (a, b)]
         h = PATHS[path](*ends, steps).flatten(0, 1)
         h = torch.zeros_like(h) if guidance == 0 else h
         job = DrawJob(x, uniform_noise(x, seed, repeats=steps), None, h, distribution, temperature, owner=model)

@@ -15,6 +15,7 @@ from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import without_autocast
 
 Module = TypeVar("Module", bound=nn.Module)
+WITHOUT_FLOAT64 = ("mps",)
 
 
 @contextmanager
@@ -24,20 +25,11 @@ def drawing(model: Module) -> Iterator[Module]:
     Raises:
         InputError: the device has no float64.
     """
-    if kind_of(model) == "mps":
-        raise InputError("images are drawn with float64 numbers, which a device mps has not: give model.cpu()")
-    with torch.no_grad(), without_autocast(next(model.parameters())):
+    weight = next(model.parameters())
+    if weight.device.type in WITHOUT_FLOAT64:
+        raise InputError(f"images are drawn with float64 numbers, which a device {weight.device.type} has not: give model.cpu()")
+    with torch.no_grad(), without_autocast(weight):
         yield evaluating(model)
-
-
-def kind_of(model: nn.Module) -> str:
-    """The kind of device that a model is on.
-
-    Example:
-        >>> kind_of(nn.Linear(1, 1))
-        'cpu'
-    """
-    return next(model.parameters()).device.type
 
 
 def evaluating(module: Module) -> Module:

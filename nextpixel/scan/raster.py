@@ -53,7 +53,7 @@ def raster(model: Passes, x: Tensor, choose: Choose, h: Tensor | None = None, pr
 
 def _raster(model: Passes, x: Tensor, choose: Choose, h: Tensor | None, report: Count) -> Tensor:
     batch = x.shape[0]
-    for (coarser, stride), (scanner, of_pass) in zip(pairwise((None, *model.strides)), model.parts(x, h), strict=True):
+    for coarser, stride, scanner, of_pass in passes(model, x, h):
         view = x[:, :, ::stride, ::stride]
         height, width = view.shape[2:]
         cache = scanner.start(batch, of_pass, (height, width))
@@ -65,6 +65,12 @@ def _raster(model: Passes, x: Tensor, choose: Choose, h: Tensor | None, report: 
                     x[:, c, i * stride, j * stride] = choose(params, x, i * stride, j * stride, c)
             report()
     return x
+
+
+def passes(model: Passes, x: Tensor, h: Tensor | None) -> Iterator[tuple[int | None, int, Any, Tensor | None]]:
+    """The strides of the pass before, if any, and of each pass, its scanner, and the scanner's encoded condition."""
+    for (coarser, stride), scanner_and_h in zip(pairwise((None, *model.strides)), model.parts(x, h), strict=True):
+        yield coarser, stride, *scanner_and_h
 
 
 def scan_rows(strides: tuple[int, ...], height: int) -> int:
