@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 import nextpixel
-from nextpixel.coding.conditions import labels_of
 from nextpixel.coding.writer import Settings, Writer
-from nextpixel.conditions.registry import cond_of
+from nextpixel.conditions import cond_of
 from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load as load_data
@@ -75,7 +74,7 @@ def main() -> None:
         return Writer(model, list(x), [str(n) for n in range(len(x))], cond, settings_of)
 
     writer = written(x, cond)
-    labelled = labels_of(writer.coder, cond, len(x)) is not None
+    labelled = writer.conditions.labels is not None
 
     def opened(data: bytes, cond) -> nextpixel.Archive:
         return nextpixel.Archive(data, model, None if labelled else cond, limit=2**28)

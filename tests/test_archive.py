@@ -6,7 +6,9 @@ import itertools
 import json
 import re
 import struct
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,13 +22,11 @@ from tiny import images, random_cond, tiny_model
 import nextpixel
 from nextpixel import Archive, InputError, compress, decompress
 from nextpixel.coding import archive as archives
-from nextpixel.coding.conditions import Conditions
-from nextpixel.coding.format.container import join, split
+from nextpixel.coding.format.container import Header, join, split
 from nextpixel.coding.format.embedded import unpack_model
-from nextpixel.coding.format.header import Header
 from nextpixel.coding.format.index import check_name, pack_index
-from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.tiles import Part
+from nextpixel.coding.lanes import Conditions, LaneCoder
+from nextpixel.coding.tiles import Tile
 from nextpixel.coding.writer import Settings, Writer
 
 small = {"features": 4, "blocks": 1, "head_features": 4}
@@ -143,7 +143,7 @@ def test_labels_are_in_the_archive_and_other_conditions_are_not():
 def test_each_tile_gets_the_condition_of_its_image():
     model = tiny_model("pixelcnn", (1, 9, 10), condition="combination")
     cond, coder = random_cond(model, 3), LaneCoder(model)
-    group = [Part(2, 0, (0, 8), (0, 8)), Part(0, 1, (1, 9), (2, 10)), Part(1, 0, (0, 8), (1, 9))]
+    group = [Tile(2, 0, (0, 8), (0, 8)), Tile(0, 1, (1, 9), (2, 10)), Tile(1, 0, (0, 8), (1, 9))]
     h = coder.condition(cond, 3, 9, 10)
     expected = [h[part.image, :, slice(*part.rows), slice(*part.columns)] for part in group]
     assert torch.equal(Conditions(coder, cond, [(9, 10)] * 3).of(group), torch.stack(expected))
@@ -159,14 +159,14 @@ def test_conditions_are_encoded_image_by_image(monkeypatch):
     found = Conditions(coder, cond, sizes)
     assert sorted(asked) == [(1, 3, 3), (1, 4, 3)]  # one of each size, to see whether it fits
     expected = condition(cond, 20, 4, 3)
-    group = [Part(n, 0, (0, 4), (0, 3)) for n in range(0, 20, 2)]
+    group = [Tile(n, 0, (0, 4), (0, 3)) for n in range(0, 20, 2)]
     assert torch.allclose(found.of(group), expected[::2], rtol=1e-12)
     assert max(batch for batch, _, _ in asked) == 1
     assert len(asked) == 2 + len(group) - 1  # that of image 0 is still there
     # The tiles of one image are of one h, which nothing holds on to.
-    found.of([Part(5, 0, (0, 3), (0, 3))])
+    found.of([Tile(5, 0, (0, 3), (0, 3))])
     asked.clear()
-    tiles = found.of([Part(0, 0, (0, 2), (0, 3)), Part(0, 1, (2, 4), (0, 3))])
+    tiles = found.of([Tile(0, 0, (0, 2), (0, 3)), Tile(0, 1, (2, 4), (0, 3))])
     assert len(asked) == 1
     assert tiles.untyped_storage().nbytes() == tiles.numel() * 8
 
@@ -177,8 +177,8 @@ def test_labels_are_checked_in_pieces_and_encoded_by_image(monkeypatch):
     monkeypatch.setattr(coder, "condition", lambda *args: asked.append(args[1]) or condition(*args))
     labels, sizes = torch.arange(10_000) % 4, [(1 + n, 1) for n in range(10_000)]
     found = Conditions(coder, labels, sizes)
-    assert asked == [4096, 4096, 10_000 - 2 * 4096, 1]
-    assert found.of([Part(n, 0, (0, 1), (0, 1)) for n in (3, 6)]).argmax(1).flatten().tolist() == [3, 2]
+    assert asked == [4096, 4096, 10_000 - 2 * 4096]
+    assert found.of([Tile(n, 0, (0, 1), (0, 1)) for n in (3, 6)]).argmax(1).flatten().tolist() == [3, 2]
     for wrong, line in (([0] * 9_999 + [4], "labels must be from 0 to 3"), ([0] * 3, "one label or 10000 integer labels")):
         with pytest.raises(InputError, match=line):
             Conditions(coder, torch.tensor(wrong), sizes)
@@ -550,3 +550,23 @@ def test_public_names(model, whole):
     assert nextpixel.Archive is archives.Archive
     header = split(whole, "x").header
     assert Header.from_json(header.to_json(), "x") == header
+
+
+def test_the_walk_of_a_symbol_is_the_one_of_the_docs(model):
+    root, called = Path(nextpixel.__file__).parent, []
+    page = (Path(__file__).parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
+    walk = re.findall(r"^(\S+\.py: \S+)", page.split("### One encoded symbol")[1].split("```")[1], re.MULTILINE)
+
+    def note(frame, event, arg):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(root):
+            called.append(f"{path.relative_to(root).as_posix()}: {frame.f_code.co_qualname}")
+
+    sys.setprofile(note)
+    try:
+        nextpixel.compress(model, images(model), verify=False)
+    finally:
+        sys.setprofile(None)
+    assert len(walk) > 10
+    rest = iter(called)
+    assert [step for step in walk if step not in rest] == []  # each after the one before it

@@ -18,10 +18,9 @@ from tiny import images, random_cond, tiny_model
 from nextpixel import MODELS, Archive, InputError, compress, decompress
 from nextpixel.coding import limits as allowance
 from nextpixel.coding.entropy.tables import table_bits
-from nextpixel.coding.format.container import Contents, join, split
+from nextpixel.coding.format.container import Contents, Header, join, split
 from nextpixel.coding.format.embedded import fingerprint, pack_model, unpack_model
-from nextpixel.coding.format.header import Header
-from nextpixel.coding.format.index import Entry, Tile
+from nextpixel.coding.format.index import Entry, StoredTile
 from nextpixel.coding.lanes import LaneCoder
 from nextpixel.coding.limits import BUILD, Costs
 
@@ -42,7 +41,7 @@ def declaring(model, sizes, streams=b"", tile=None, lanes=64, mode="float64"):
     counts = [1 if tile is None else -(-h // tile[0]) * -(-w // tile[1]) for h, w in sizes]
     each, entries, at = len(streams) // sum(counts), [], 0
     for n, (size, count) in enumerate(zip(sizes, counts, strict=True)):
-        entries.append(Entry(f"{n}", size, None, tuple(Tile(0, at + k * each, 0, each) for k in range(count))))
+        entries.append(Entry(f"{n}", size, None, tuple(StoredTile(0, at + k * each, 0, each) for k in range(count))))
         at += count * each
     bits, epsilon = table_bits(model.levels), 2.0**-20 if mode == "float64" else None
     header = Header(model.name, fingerprint(model), model.shape[0], model.levels, mode, lanes, tile, bits, epsilon)
@@ -95,10 +94,10 @@ def test_one_long_stream_does_not_lengthen_the_others(models):
     """The payloads of a scan are brought to one length: 4096 of a megabyte would be gigabytes."""
     model = models["pixelcnn"]
     contents = split(declaring(model, [(1, 1)] * 4096, lanes=4096), "x")
-    entries = [replace(contents.entries[0], tiles=(Tile(0, 0, 0, 900_000),)), *contents.entries[1:]]
-    entries[1:] = [replace(entry, tiles=(Tile(0, 900_000, 0, 0),)) for entry in entries[1:]]
+    entries = [replace(contents.entries[0], tiles=(StoredTile(0, 0, 0, 900_000),)), *contents.entries[1:]]
+    entries[1:] = [replace(entry, tiles=(StoredTile(0, 900_000, 0, 0),)) for entry in entries[1:]]
     assert "did not decode" in outcome(join(replace(contents, entries=entries, streams=bytes(900_000))), model)
-    thresholds = [replace(entries[0], tiles=(Tile(0, 0, 900_000, 0),)), *entries[1:]]
+    thresholds = [replace(entries[0], tiles=(StoredTile(0, 0, 900_000, 0),)), *entries[1:]]
     assert "did not decode" in outcome(join(replace(contents, entries=thresholds, streams=bytes(900_000))), model)
 
 

@@ -12,15 +12,17 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from pairs import Some, pairs
-from tiny import CONDITIONS, images, random_cond, tiny_model
+from tiny import CONDITIONS, images, of_images, random_cond, tiny_condition, tiny_model
 
 import nextpixel
 from nextpixel import Combination, Labels, SpatialMap, Vector
-from nextpixel.conditions import make_condition
+from nextpixel.conditions import CONDITIONS as CONDITIONS_BY_NAME
+from nextpixel.conditions import default_cond, encoder_of, make_condition
 from nextpixel.errors import InputError
 from nextpixel.layers.conditioning import ConditionBias, Upsampler
 from nextpixel.layers.pixelcnn_pp import LeftResnet, UpperResnet
 from nextpixel.recipes.settings import TrainingSettings
+from nextpixel.sampling.methods import METHODS
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import Agreement
 
@@ -237,6 +239,38 @@ def test_conditions_survive_json():
 
 def test_configs_and_conditions_may_be_mixed():
     assert Combination({"name": "labels", "features": 3}, Vector(2)).features == 5
+
+
+# --- every kind --------------------------------------------------------------------------------------------------------------
+
+
+@each_kind
+def test_a_model_draws_codes_and_saves(kind, tmp_path):
+    model = tiny_model("gated-pixelcnn", (1, 3, 4), 5, condition=kind)
+    condition, cond = model.condition, random_cond(model, 5)
+    assert make_condition(condition.config).config == condition.config
+    x, *others = (model.sample(5, cond, seed=1, method=method) for method in METHODS)
+    assert all(torch.equal(x, other) for other in others)
+    # What it declares of the `cond` of many images, and of h.
+    of_all = condition.as_tensors(cond)
+    assert (condition.length(of_all), condition.length(condition.as_tensors(of_images(cond, lambda part: part[0])))) == (5, None)
+    h = model.encode_condition(cond, 5, 3, 4)
+    assert torch.equal(model.encode_condition(condition.select(of_all, slice(1, 3)), 2, 3, 4), h[1:3])
+    assert condition.places is (h.shape[2:] == (3, 4))
+    if encoder_of(condition) is None:
+        data = nextpixel.compress(model, x, cond)
+        assert torch.equal(nextpixel.decompress(model, data, None if condition.source == "label" else cond), x)
+    if condition.source == "label":
+        assert condition.default(6).tolist() == [k % condition.given for k in range(6)]
+    else:
+        with pytest.raises(InputError, match="in Python"):
+            default_cond(model, 6)
+    model.save(tmp_path / "model")
+    assert torch.equal(nextpixel.load(tmp_path / "model").log_prob(x, cond), model.log_prob(x, cond))
+
+
+def test_the_kinds_are_those_of_the_registry():
+    assert {tiny_condition(kind).name for kind in KINDS} == CONDITIONS_BY_NAME.keys()
 
 
 # --- unconditional: h = 0 --------------------------------------------------------------------------------------------------

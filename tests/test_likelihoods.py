@@ -8,10 +8,12 @@ import torch
 from pairs import pairs
 from tiny import all_images, images, tiny_model
 
+import nextpixel
 from nextpixel.errors import InputError
 from nextpixel.layers.masked import Head
 from nextpixel.likelihoods import LIKELIHOODS, Categorical, DiscretizedLogisticMixture, Likelihood, make_likelihood
 from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE
+from nextpixel.sampling.methods import METHODS
 from nextpixel.scan.raster import Naive, Score, raster
 
 each_law = pytest.mark.parametrize("name", LIKELIHOODS)
@@ -263,7 +265,7 @@ def test_mixture_has_as_many_params_as_the_paper(channels):
 @pytest.mark.parametrize("mixtures", [0, -1])
 def test_a_mixture_of_nothing_is_refused(mixtures):
     with pytest.raises(InputError, match=f"mixtures must be at least 1, not {mixtures}"):
-        make_likelihood("logistic-mixture", 1, 2, mixtures)
+        make_likelihood("logistic-mixture", 1, 2, mixtures=mixtures)
 
 
 @pairs(channels=CHANNELS, levels=[2, 3, 16], mixtures=[1, 3])
@@ -532,6 +534,29 @@ def test_tables_of_a_scan_serve_training_too():
     params.requires_grad_()
     law.pmf(params[:, :, 0, 0], x[:, :, 0, 0], 1).log().sum().backward()
     assert params.grad[:, :, 0, 0].any()
+
+
+# --- models of every likelihood ------------------------------------------------------------------------------------------
+
+
+@pairs(name=LIKELIHOODS, channels=[1, 3], levels=[2, 5])
+def test_a_model_draws_codes_and_saves(name, channels, levels, tmp_path):
+    draws_codes_and_saves(tiny_model("gated-pixelcnn", (channels, 3, 4), levels, likelihood=name), tmp_path)
+
+
+def draws_codes_and_saves(model, tmp_path):
+    x, *others = (model.sample(5, seed=1, method=method) for method in METHODS)
+    assert all(torch.equal(x, other) for other in others)
+    assert len(x.unique(dim=0)) > 1
+    score = Score(model.likelihood)
+    raster(model, x.long(), score)
+    torch.testing.assert_close(-score.nats.sum((1, 2, 3)), model.log_prob(x).detach(), rtol=0, atol=1e-10)
+    data = nextpixel.compress(model, x, embed=True)
+    assert torch.equal(nextpixel.decompress(None, data), x)
+    model.save(tmp_path / "model")
+    loaded = nextpixel.load(tmp_path / "model")
+    assert loaded.config == model.config
+    assert torch.equal(loaded.log_prob(x), model.log_prob(x))
 
 
 # --- models that end in a mixture ----------------------------------------------------------------------------------------

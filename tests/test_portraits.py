@@ -10,7 +10,7 @@ from rich.console import Console
 
 import nextpixel
 from nextpixel.cli import main
-from nextpixel.conditions.registry import default_cond
+from nextpixel.conditions import default_cond
 from nextpixel.data.images import Images
 from nextpixel.data.raw import RawImages
 from nextpixel.data.settings import DataSettings

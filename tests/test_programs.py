@@ -192,7 +192,7 @@ def test_an_instruction_that_reaches_beyond_its_memory_is_refused(change, times)
 
 
 def draw_block(law, change=(), scratch=4096, temperature=1.0):
-    from nextpixel.compiled.row_programs import draw_line
+    from nextpixel.compiled.row_programs import record_draw
 
     memory, params = Memory(torch.float64, scratch), torch.zeros(3, law.params, dtype=torch.float64)
     symbols, noise, known = (
@@ -202,7 +202,7 @@ def draw_block(law, change=(), scratch=4096, temperature=1.0):
     )
     memory.write(symbols)
     recorder = Recorder(memory, torch.zeros(1, 1, 1, 1))
-    (block,) = recorder.record(lambda: draw_line(recorder, law, params, symbols, 1, noise, known, temperature), row=0)
+    (block,) = recorder.record(lambda: record_draw(recorder, law, params, symbols, 1, noise, known, temperature), row=0)
     for column, by in change:
         block.table[0, FIELD[column]] += by
     return memory.close([[block]])

@@ -13,6 +13,7 @@ from tiny import CONDITIONS, images, random_cond, tiny_model
 import nextpixel
 from nextpixel.coding import lanes
 from nextpixel.coding.lanes import LaneCoder
+from nextpixel.compiled import sample
 from nextpixel.compiled.sample import SharedProgress, cut, on_cores
 from nextpixel.compiled.step_programs import Stepped
 from nextpixel.likelihoods import LIKELIHOODS
@@ -86,7 +87,8 @@ def scanned(monkeypatch):
         seen.append((type(scannable), len(x)))
         return raster(scannable, x, *rest)
 
-    monkeypatch.setattr(lanes, "raster", note)
+    for module in (lanes, sample):  # torch's steps, and programs
+        monkeypatch.setattr(module, "raster", note)
     return seen
 
 

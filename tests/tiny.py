@@ -8,10 +8,7 @@ import itertools
 import torch
 
 from nextpixel import MODELS, Combination, Encoded, Labels, SpatialMap, Vector
-from nextpixel.compiled import why_not
 from nextpixel.conditions import Condition
-from nextpixel.sampling.guidance import guided_likelihood
-from nextpixel.sampling.methods import METHODS
 
 CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded")
 # The kinds that differ to what runs an encoded condition: none, one without places, one with, and all at once.
@@ -61,22 +58,14 @@ def random_cond(model, batch=2, size=None, seed=3, kind=None):
         return tuple(random_cond(model, batch, size, seed + k, part) for k, part in enumerate(kind.parts))
     if isinstance(kind, Encoded):
         return torch.randint(kind.levels, (batch, *kind.shape), generator=generator)
-    if isinstance(kind, Labels):
-        return torch.randint(kind.features, (batch,), generator=generator)
+    if kind is not None and kind.source == "label":
+        return torch.randint(kind.given, (batch,), generator=generator)
     if isinstance(kind, Vector):
         return torch.randn(batch, kind.features, **normal)
     if isinstance(kind, SpatialMap):
         sides = zip(size or model.shape[1:], kind.factor, strict=True)
         return torch.randn(batch, kind.given, *(-(-side // factor) for side, factor in sides), **normal)
     return None
-
-
-def methods(model, guidance=1.0):
-    """The ways to draw from a model; there is no instruction for a guided mixture."""
-    law = guided_likelihood(model, guidance)
-    reason = why_not(model.device, torch.float64, law)
-    assert reason is None or "mixture" in reason
-    return [method for method in METHODS if method != "compiled" or reason is None]
 
 
 def of_images(cond, choose):

@@ -187,7 +187,7 @@ def measure_sampling(
             "forward": torch.inference_mode()(lambda x=x: model(x)),
             "cached": lambda batch=batch: model.sample(batch, method="cached"),
         }
-        if why_not(model.device, torch.float32, model.likelihood) is None:
+        if why_not(model.device, torch.float32) is None:
             work["compiled"] = lambda batch=batch: model.sample(batch, method="compiled")
         if naive:
             work["naive"] = lambda batch=batch: naive_places(model, batch, places)

@@ -33,7 +33,6 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
 def run(args: Any) -> None:
     """Complete, write, and print the path."""
     from nextpixel.cli.runs import RunConditions, write_images
-    from nextpixel.conditions import Labels
     from nextpixel.models.storage import load
     from nextpixel.pictures.grid import save_completions
     from nextpixel.pictures.read import load_mask
@@ -44,7 +43,7 @@ def run(args: Any) -> None:
     model = load(args.run).to(device)
     x, labels = _read(args.image, model)
     conditions, needed = RunConditions(model, args.run), args.guidance != 0
-    label = labels if args.label is None and needed and conditions.takes(Labels) else args.label
+    label = labels if args.label is None and needed and conditions.takes("label") else args.label
     cond = conditions.cond(label, args.like, needed=needed)
     height, width = x.shape[2:]
     known = load_mask(args.keep, height, width)

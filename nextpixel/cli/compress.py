@@ -84,7 +84,7 @@ def images(number: int) -> str:
 
 
 def _read(files: list[str], model: "AutoregressiveModel") -> tuple[list[str], list[Any]]:
-    from nextpixel.pictures.symbols import read_images
+    from nextpixel.coding.pictures import read_images
     from nextpixel.progress import track
 
     found = [image for path in track(files, len(files), "reading") for image in read_images(path, model)]
@@ -97,11 +97,9 @@ def _cond(labels: list[int] | None, number: int, model: "AutoregressiveModel", r
     Raises:
         InputError: as many as there are images, or one, are not given; or the model has no classes.
     """
-    from nextpixel.conditions import Labels
-
     if labels is None:
         return None
-    if not isinstance(model.condition, Labels):
+    if model.condition is None or model.condition.source != "label":
         raise InputError(f"--label {labels[0]}: the model in {run} is not class-conditional")
     if len(labels) not in (1, number):
         raise InputError(f"--label gives {len(labels)} classes for {images(number)}: expected one for all, or one for each")

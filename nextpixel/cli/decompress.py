@@ -25,9 +25,9 @@ def run(args: Any) -> None:
     """Decode to a folder, and print its path and how many images it holds."""
     from nextpixel.cli.compress import images
     from nextpixel.coding.archive import Archive
+    from nextpixel.coding.pictures import write_image
     from nextpixel.files import folder_aside
     from nextpixel.models.storage import load
-    from nextpixel.pictures.symbols import write_image
     from nextpixel.progress import rows_bar
 
     out = Path(args.archive).with_suffix("") if args.out is None else Path(args.out)

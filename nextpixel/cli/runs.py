@@ -1,7 +1,6 @@
 """What verbs take from a run folder: its model, a condition for it from the options of a verb, and the device of --device."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,8 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from nextpixel.conditions import Combination, Condition, Encoded, Labels, Vector
+from nextpixel.conditions import Condition
+from nextpixel.conditions.base import Source
 from nextpixel.data.arrays import save_symbols
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
@@ -64,7 +64,7 @@ def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: A
         save_grid(x, model.levels, out, columns, codes=model.codes)
     else:
         labels = None
-        if cond is not None and isinstance(model.condition, Labels):
+        if cond is not None and model.condition.source == "label":
             each = torch.as_tensor(cond).reshape(-1)
             labels = each.repeat_interleave(len(x) // len(each)).cpu().numpy()
         save_symbols(x.cpu().numpy(), out, model.levels, model.codes, labels)
@@ -107,10 +107,10 @@ LABEL, LIKE = "--label", "--like"
 
 
 class RunConditions:
-    """Makes a `cond` of a label and a picture, for the model of a run: each part of its condition gets what it takes.
+    """Makes a `cond` of a label and a picture, for the model of a run, part by part as each declares its `source`.
 
-    Labels take the label. A code takes the picture, and a vector what the network in RUN/embedding makes of it. Nothing else can
-    be given on the command line.
+    "label" takes the label, "picture" the picture, and "embedding" what the network in RUN/embedding makes of the picture.
+    Nothing else can be given on the command line.
 
     Args:
         model: the run's model.
@@ -119,7 +119,7 @@ class RunConditions:
 
     def __init__(self, model: AutoregressiveModel, run: str) -> None:
         self.model, self.run = model, run
-        self.parts = list(_parts(model.condition))
+        self.parts = [] if model.condition is None else list(model.condition.each())
 
     def cond(
         self, label: int | Tensor | None, picture: str | None, of_label: str = LABEL, of_picture: str = LIKE, needed: bool = True
@@ -135,40 +135,37 @@ class RunConditions:
         Raises:
             InputError: the model does not depend on what was given, or on more than that; or the picture cannot be used.
         """
-        if label is not None and not self.takes(Labels):
+        if label is not None and not self.takes("label"):
             raise InputError(f"{of_label} {label}: the model in {self.run} is not class-conditional")
-        if picture is not None and not self.takes(Encoded, Vector):
+        if picture is not None and not self.takes("picture", "embedding"):
             raise InputError(f"{of_picture} {picture}: the model in {self.run} is not conditioned on pictures")
         nothing = label is None and picture is None
-        if nothing and (not needed or all(isinstance(part, Labels) for part in self.parts)):
+        if nothing and (not needed or all(part.source == "label" for part in self.parts)):
             return None
         given = {LABEL: label, LIKE: picture}
         wanted = dict.fromkeys(self._wants(part) for part in self.parts)  # in order, each once
         missing = [what for what in wanted if given.get(what) is None]
         if missing:
             raise InputError(f"the model in {self.run} {'needs' if nothing else 'also needs'} {' and '.join(missing)}")
-        return self._of(self.model.condition, label, picture, of_picture)
+        return self.model.condition.build(lambda part: self._of(part, label, picture, of_picture))
 
-    def takes(self, *kinds: type[Condition]) -> bool:
-        """Whether the condition, or a part of it, is one of these kinds."""
-        return any(isinstance(part, kinds) for part in self.parts)
+    def takes(self, *sources: Source) -> bool:
+        """Whether the condition, or a part of it, is made of one of these."""
+        return any(part.source in sources for part in self.parts)
 
     def _wants(self, part: Condition) -> str:
         """What must be given for a part, in words."""
-        if isinstance(part, Labels):
-            return LABEL
-        if isinstance(part, Vector):
+        if part.source == "embedding":
             self._require_network(part)
-        return LIKE if isinstance(part, Encoded | Vector) else f"a {part.name}, which only Python can give"
+        options = {"label": LABEL, "picture": LIKE, "embedding": LIKE}
+        return options.get(part.source, f"a {part.name}, which only Python can give")
 
     def _of(self, part: Condition, label: int | Tensor | None, picture: str | None, of_picture: str) -> Any:
-        if isinstance(part, Combination):
-            return tuple(self._of(inner, label, picture, of_picture) for inner in part.parts)
-        if isinstance(part, Labels):
+        if part.source == "label":
             return label
-        if isinstance(part, Vector):
+        if part.source == "embedding":
             return self.network.embed(self._symbols(picture, of_picture, self.network.levels)[None])[0]
-        return self._symbols(picture, of_picture, part.levels)
+        return self._symbols(picture, of_picture, self.model.levels)
 
     def _symbols(self, picture: str, option: str, levels: int) -> Tensor:
         """A picture, prepared as the run's own are, at these levels: (C, H, W) of the model's images."""
@@ -192,17 +189,8 @@ class RunConditions:
     def network(self) -> EmbeddingNetwork:
         return kept_embedding(self.run)
 
-    def _require_network(self, part: Vector) -> None:
+    def _require_network(self, part: Condition) -> None:
         """Raise InputError unless the run keeps a network that makes such vectors."""
         if self.network.dim != part.features:
             kept = f"the network in {Path(self.run) / INSIDE} makes vectors of {self.network.dim} numbers"
             raise InputError(f"{kept}, but the model in {self.run} was trained on those of another, of {part.features} numbers")
-
-
-def _parts(condition: Condition | None) -> Iterator[Condition]:
-    """A condition itself, or the parts of a combination and of those in it."""
-    if isinstance(condition, Combination):
-        for part in condition.parts:
-            yield from _parts(part)
-    elif condition is not None:
-        yield condition

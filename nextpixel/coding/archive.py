@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextpixel.coding.conditions import Conditions
 from nextpixel.coding.entropy.choosers import Stream
 from nextpixel.coding.format.container import split
 from nextpixel.coding.format.embedded import count_weights, fingerprint, unpack_model
 from nextpixel.coding.format.index import Entry, checksum
-from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows, threads
+from nextpixel.coding.lanes import LANES, Conditions, LaneCoder, Mode, scan_rows, threads
 from nextpixel.coding.limits import Allowance
-from nextpixel.coding.tiles import Part, groups
+from nextpixel.coding.tiles import Tile, groups
 from nextpixel.coding.writer import Settings, Writer
-from nextpixel.conditions import Labels
 from nextpixel.errors import InputError
 from nextpixel.files import read_bytes
 from nextpixel.models import AutoregressiveModel
@@ -46,7 +44,7 @@ def compress(
         names: of the images, plain file names without ending; by default their numbers.
         mode: "float64" decodes on other machines too; "fast" (float32) only on this one, with the same versions.
         lanes: images coded side by side.
-        tile: (height, width): larger images are cut into tiles, which are coded side by side and know nothing of each other.
+        tile: (height, width): larger images are cut into tiles, which are coded side by side and do not depend on each other.
         embed: put the model into the archive.
         verify: decode everything again before it counts as done.
         progress: called with (rows finished, rows) after each row of each scan.
@@ -102,7 +100,7 @@ class Archive:
 
     Attributes:
         header: how it was made.
-        entries: of each image, what the index says.
+        entries: the index, an entry for each image.
         names: of the images.
 
     Raises:
@@ -205,20 +203,20 @@ class Archive:
         pieces: dict[int, Tensor] = {}
         for group in plan:
             with threads(self.header.made["threads"] if self.header.mode == "fast" else None):
-                streams = [self._stream(part) for part in group]
-                tiles = coder.decode(streams, group[0].size, conditions.of(group), progress).to("cpu", self._dtype)
-            for part, tile in zip(group, tiles, strict=True):
-                entry = self.entries[part.image]
+                streams = [self._stream(tile) for tile in group]
+                decoded = coder.decode(streams, group[0].size, conditions.of(group), progress).to("cpu", self._dtype)
+            for tile, pixels in zip(group, decoded, strict=True):
+                entry = self.entries[tile.image]
                 if entry.name not in wanted:
                     continue
-                self._check(entry, part, tile)
-                x = pieces.setdefault(part.image, torch.empty(self.header.channels, *entry.size, dtype=self._dtype))
-                x[:, slice(*part.rows), slice(*part.columns)] = tile
-                missing[part.image] -= 1
-                if not missing[part.image]:
-                    yield entry.name, pieces.pop(part.image)
+                self._check(entry, tile, pixels)
+                x = pieces.setdefault(tile.image, torch.empty(self.header.channels, *entry.size, dtype=self._dtype))
+                x[:, slice(*tile.rows), slice(*tile.columns)] = pixels
+                missing[tile.image] -= 1
+                if not missing[tile.image]:
+                    yield entry.name, pieces.pop(tile.image)
 
-    def _scans(self, names: Sequence[str] | None) -> list[list[Part]]:
+    def _scans(self, names: Sequence[str] | None) -> list[list[Tile]]:
         """What is decoded side by side, for these or for all images."""
         for name in names or ():
             if name not in self._numbers:
@@ -227,7 +225,7 @@ class Archive:
         fast, lanes = self.header.mode == "fast", self.header.lanes
         plan = []
         for group in groups([entry.size for entry in self.entries], self.header.tile, lanes):
-            mine = [part for part in group if part.image in wanted]
+            mine = [tile for tile in group if tile.image in wanted]
             if mine:
                 plan.append(group if fast else mine)  # in fast mode as they were encoded, and filled up
         sizes = [(group[0].size, lanes if fast else len(group)) for group in plan]
@@ -238,10 +236,10 @@ class Archive:
         results = pixels * self.header.channels * self._dtype.itemsize
         return self._allowance.scans(plan, coder, self._given is not None, symbols, results)
 
-    def _stream(self, part: Part) -> Stream:
-        tile = self.entries[part.image].tiles[part.tile]
-        middle = tile.offset + tile.thresholds
-        return Stream(bytes(self._streams[middle : middle + tile.payload]), bytes(self._streams[tile.offset : middle]))
+    def _stream(self, tile: Tile) -> Stream:
+        stored = self.entries[tile.image].tiles[tile.number]
+        middle = stored.offset + stored.thresholds
+        return Stream(bytes(self._streams[middle : middle + stored.payload]), bytes(self._streams[stored.offset : middle]))
 
     @property
     def _symbols(self) -> int:
@@ -251,8 +249,8 @@ class Archive:
     def _dtype(self) -> torch.dtype:
         return torch.uint8 if self.header.levels <= 256 else torch.int64
 
-    def _check(self, entry: Entry, part: Part, tile: Tensor) -> None:
-        if checksum(tile.numpy(), self.header.levels) != entry.tiles[part.tile].crc:
+    def _check(self, entry: Entry, tile: Tile, pixels: Tensor) -> None:
+        if checksum(pixels.numpy(), self.header.levels) != entry.tiles[tile.number].crc:
             raise InputError(
                 f"{self.where}: {entry.name} did not decode to the pixels that were encoded; it was made with "
                 f"{', '.join(f'{name} {value}' for name, value in self.header.made.items())}"
@@ -260,7 +258,7 @@ class Archive:
 
     def _cond(self) -> Any:
         coder = self._model_coder()
-        if not isinstance(coder.model.condition, Labels):
+        if coder.model.condition is None or coder.model.condition.source != "label":
             return self.cond
         if self.cond is not None:
             raise InputError(f"{self.where} holds the labels of its images: no condition must be given")

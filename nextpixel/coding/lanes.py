@@ -1,4 +1,4 @@
-"""A group of images of one size, coded side by side: lanes of one scan.
+"""A group of images of one size, coded side by side: lanes of one scan, and the encoded conditions of its tiles.
 
 Each lane has its own stream, so an image can be decoded without the others. In float64 with margins its code does not
 depend on its neighbours, nor on how many there are. In "fast" mode, float32 without margins, it may: groups are then always
@@ -8,9 +8,7 @@ of the same width, filled up with copies of the last image, and decoded as they 
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from itertools import repeat
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -19,12 +17,12 @@ from torch import Tensor
 from nextpixel.coding.entropy.choosers import Decode, Encode, Stream
 from nextpixel.coding.entropy.margins import measured_epsilon
 from nextpixel.coding.entropy.tables import table_bits
-from nextpixel.coding.tiles import Part
+from nextpixel.coding.tiles import Tile
 from nextpixel.compiled.instructions import NotRecordableError
-from nextpixel.compiled.sample import SharedProgress, cut, on_cores
-from nextpixel.compiled.step_programs import Stepped
+from nextpixel.compiled.sample import cut, scan_steps
 from nextpixel.conditions import encoder_of
 from nextpixel.errors import InputError
+from nextpixel.layers.pointwise import without_autocast
 from nextpixel.models.base import AutoregressiveModel
 from nextpixel.scan.raster import Choose, Progress, raster
 
@@ -34,6 +32,7 @@ LANES = 64
 MOST_LANES = 4096
 # Images, and rows and columns of each, that the error bound is measured on.
 MEASURED_IMAGES, MEASURED_SIDE = 4, 32
+CHECKED_AT_ONCE = 4096  # of a `cond`
 # What a core has at least: images, as many rows as a product does at once, and multiplications a step, for which it is worth to
 # wait for the other cores' Python.
 CORE_LANES, CORE_WORK = 8, 2**20
@@ -83,7 +82,7 @@ class LaneCoder:
         if self.mode != "float64":
             return
         corner = slice(MEASURED_IMAGES), slice(None), slice(MEASURED_SIDE), slice(MEASURED_SIDE)
-        with self._alone():
+        with without_autocast(next(self.model.parameters())):
             self.epsilon = measured_epsilon(self.model, x[corner].long(), None if h is None else h[corner], self.bits)
 
     @torch.no_grad()
@@ -93,7 +92,7 @@ class LaneCoder:
         Raises:
             InputError: as `model.encode_condition`.
         """
-        with self._alone():
+        with without_autocast(next(self.model.parameters())):
             return self.model.encode_condition(cond, batch, height, width)
 
     def encode(self, x: Tensor, h: Tensor | None = None, progress: Progress | None = None) -> list[Stream]:
@@ -132,28 +131,14 @@ class LaneCoder:
 
     def _scan(self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None) -> list[Chooser]:
         """Scan x in pieces, each with a chooser of its own: the steps are programs, where that can be, and else torch's."""
-        with self._alone():
-            return self._scan_alone(x, choose, h, progress)
-
-    def _alone(self) -> AbstractContextManager:
-        """Where a caller's autocast does not reach: it would lower the precision of float32, in this thread alone."""
-        return torch.autocast(self.model.device.type, enabled=False)
-
-    def _scan_alone(
-        self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None
-    ) -> list[Chooser]:
         if self.model.device.type == "cpu":
             pieces = self.pieces(len(x))
-            choosers, report = [choose(piece) for piece in pieces], SharedProgress(progress, len(pieces))
-
-            def scan(piece: slice, chooser: Chooser) -> None:
-                raster(Stepped(self.model), x[piece], chooser, None if h is None else h[piece], report)
-
+            choosers, hs = [choose(piece) for piece in pieces], [None if h is None else h[piece] for piece in pieces]
             try:
-                on_cores(map(partial, repeat(scan), pieces, choosers), len(pieces), report)
+                scan_steps(self.model, list(zip((x[piece] for piece in pieces), choosers, hs, strict=True)), progress)
                 return choosers
             except NotRecordableError as error:
-                warnings.warn(f"{self.model.name} is coded step by step, because its scan is no program: {error}", stacklevel=3)
+                warnings.warn(f"{self.model.name} is coded step by step, because its scan is no program: {error}", stacklevel=2)
         chooser = choose(slice(0, len(x)))
         raster(self.model, x, chooser, h, progress)
         return [chooser]
@@ -167,7 +152,64 @@ class LaneCoder:
         return None if t is None else torch.cat([t, t[-1:].expand(self.width(len(t)) - len(t), *t.shape[1:])])
 
 
-def scan_rows(coder: LaneCoder, groups: list[list[Part]]) -> int:
+class Conditions:
+    """The encoded condition of any tiles of some images, image by image: h of all of them at once may be large.
+
+    Args:
+        coder: whose model has the condition.
+        cond: for one image or for all, as `model.log_prob` takes it.
+        sizes: (H, W) of each image.
+
+    Raises:
+        InputError: as `model.encode_condition`: `cond` is missing, superfluous, or does not fit images of these sizes.
+    """
+
+    def __init__(self, coder: LaneCoder, cond: Any, sizes: list[tuple[int, int]]) -> None:
+        self.coder, self.sizes, self.condition = coder, sizes, coder.model.condition
+        self._newest: tuple[int, Tensor] | None = None  # an image and its h: its tiles follow one another
+        if self.condition is None:
+            coder.condition(cond, len(sizes), *sizes[0])  # refuses one that is given
+            return
+        self.cond = self.condition.as_tensors(cond)
+        if self.condition.length(self.cond) not in (None, len(sizes)):
+            coder.condition(cond, len(sizes), *sizes[0])  # refuses it, before anything is encoded
+        if self.condition.places:
+            for image in {size: image for image, size in reversed(list(enumerate(sizes)))}.values():
+                self._of_image(image)
+            return
+        for start in range(0, len(sizes), CHECKED_AT_ONCE):
+            images = slice(start, min(start + CHECKED_AT_ONCE, len(sizes)))
+            coder.condition(self.condition.select(self.cond, images), images.stop - images.start, 1, 1)
+
+    @property
+    def labels(self) -> list[int] | None:
+        """The class of each image, which an archive stores, if the model is class-conditional."""
+        if self.condition is None or self.condition.source != "label":
+            return None
+        return self.cond.expand(len(self.sizes)).tolist()
+
+    def of(self, group: list[Tile]) -> Tensor | None:
+        """h for the tiles of a group, (B, F, h, w), or None for an unconditional model."""
+        if self.condition is None:
+            return None
+        return torch.cat([self._of_tile(tile) for tile in group])
+
+    def _of_tile(self, tile: Tile) -> Tensor:
+        h = self._of_image(tile.image)
+        # What has no places is one number for all of them.
+        sides = zip((tile.rows, tile.columns), h.shape[2:], strict=True)
+        rows, columns = (slice(*side) if places > 1 else slice(None) for side, places in sides)
+        return h[:, :, rows, columns].clone()  # of h, which may be larger, nothing is kept
+
+    def _of_image(self, image: int) -> Tensor:
+        if self._newest is None or self._newest[0] != image:
+            self._newest = None
+            cond = self.condition.select(self.cond, slice(image, image + 1))
+            self._newest = image, self.coder.condition(cond, 1, *self.sizes[image])
+        return self._newest[1]
+
+
+def scan_rows(coder: LaneCoder, groups: list[list[Tile]]) -> int:
     """How many rows the scans of these groups have, over all passes."""
     return sum(-(-group[0].size[0] // stride) for group in groups for stride in coder.model.strides)
 

@@ -1,25 +1,23 @@
-"""What is decoded unasked: as much as a file's length justifies, in seconds and bytes, before any of it is spent.
+"""Limits of decoding: seconds and bytes that a file's length justifies, compared with a bound before any of them is spent.
 
-The length of a stream does not bound the symbols in it: an image whose symbols are all 0 is the number 0, of which no byte is
-written. So a declared size is compared with what it costs (`nextpixel.coding.limits`), scan by scan:
+Sizes declared in a file are never trusted, and the length of a stream does not bound the symbols in it: an image whose symbols
+are all 0 is the number 0, of which no byte is written. So what a scan costs is computed before it runs. A scan of B images of H
+x W places takes time for its recording, for each step, and for the arithmetic; and memory for each column, each column of a
+lane, and where a condition is a map for each place. All of it follows from the shapes of the weights:
+
+    seconds = tensors record + H W (C (place + B lane) + tensors instruction + B (parameters multiply + K level))
+    bytes   = pieces tensors (W views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
+
+The constants are rounded from measurements on two cores of an AMD EPYC; `benchmarks/cost.py` measures again. Seconds were right
+within a factor of 2, bytes are an upper bound. The bound, scan by scan:
 
     what a scan is charged with     its seconds, less 80 µs for each byte of its streams
     free                            3 s of charges and of the longest scan together, and 192 MB for any scan
 
-The checksums of a scan's tiles are compared before the next one begins: bytes that no encoder wrote end with the first scan. For
-a file of more than 1 MB both grow in proportion. A model that is given, not embedded, is trusted more, because its speed does not
-depend on the file: with what two groups of 64 images of its own size take, and a byte with the time for 8 of their symbols.
-
-What decoding costs, in seconds and bytes, before anything of it is done: sizes declared in a file are never trusted.
-
-A scan of B images of H x W places takes time for its recording, for each step, and for the arithmetic; and memory for each
-column, each column of a lane, and where a condition is a map for each place. All of it follows from the shapes of the weights:
-
-    seconds = tensors record + H W (C (place + B lane) + tensors line + B (parameters multiply + K level))
-    bytes   = pieces tensors (W views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
-
-The constants are rounded from measurements on two cores of an AMD EPYC; `benchmarks/cost.py` measures again. Seconds were right
-within a factor of 2, bytes are an upper bound.
+The checksums of a scan's tiles are compared before the next one begins: bytes that no encoder wrote end with the first scan.
+For a file of more than 1 MB both bounds grow in proportion. A model that is given, not embedded, has a higher one, because its
+speed does not depend on the file: what two groups of 64 images of its own size take, and for a byte the time for 8 of their
+symbols.
 """
 
 import math
@@ -29,9 +27,8 @@ from typing import NamedTuple
 
 from nextpixel.coding.format.index import Entry
 from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.tiles import Part
+from nextpixel.coding.tiles import Tile
 from nextpixel.compiled.recorder import PERIODS
-from nextpixel.conditions import SpatialMap
 from nextpixel.errors import InputError
 from nextpixel.layers.conditioning import ConditionBias, Upsampler
 from nextpixel.models import AutoregressiveModel, PixelCNNpp
@@ -43,13 +40,13 @@ TRUSTED_LANES = 64
 RESULTS = 2  # copies of what is decoded
 # Seconds. For a tensor of weights: to record a column of it, and to run what was recorded once. For a multiplication, and for a
 # level of a categorical distribution. For a weight of an embedded model, to build it.
-RECORD, LINE, MULTIPLY, LEVEL, BUILD = 100e-6, 1e-6, 0.08e-9, 12e-9, 1.5e-3
+RECORD, INSTRUCTION, MULTIPLY, LEVEL, BUILD = 100e-6, 1e-6, 0.08e-9, 12e-9, 1.5e-3
 # For a symbol of a group, and of a lane, whatever the network.
 PLACE, LANE = 50e-6, 0.7e-6
 # Columns that are recorded of a row, for each column after which they repeat; rows that repeat later are no programs, and torch's
-# calls take so many times as long as lines.
+# calls take so many times as long as instructions.
 RECORDED, LONGEST_PERIOD, CALL = 6, PERIODS[-1], 15
-# Bytes, for a tensor of weights: for a column the views of a scan's memory, and for one that is recorded its lines.
+# Bytes, for a tensor of weights: for a column the views of a scan's memory, and for one that is recorded its instructions.
 VIEWS, PROGRAM = 200, 1000
 OF_A_RUN, OF_A_BYTE, OF_A_SYMBOL = 64, 4, 32  # of thresholds; of the longest payload, in each lane; of a group
 
@@ -87,7 +84,7 @@ class Costs:
         )
         # Of a lane: the distribution of a place, several times over.
         self.of_lane = 2 * model.likelihood.params + 6 * model.levels
-        self.law = LEVEL * model.levels * self.channels if model.likelihood.name == "categorical" else 0.0
+        self.cdf = LEVEL * model.levels * self.channels if model.likelihood.coding == "cdf" else 0.0
 
     def scan(self, size: tuple[int, int], lanes: int, pieces: int = 1, payload: int = 0, runs: int = 0) -> Cost:
         """The cost of decoding a group.
@@ -107,11 +104,11 @@ class Costs:
             tensors, columns = stage.tensors * self.colours, width + 1  # and what does not grow with the width
             program = stage.period <= LONGEST_PERIOD
             recorded = min(width, RECORDED * stage.period) if program else 0
-            line = LINE if program else CALL * LINE
+            instruction = INSTRUCTION if program else CALL * INSTRUCTION
             of_symbols = self.channels * (PLACE + lanes * LANE)
-            arithmetic = lanes * (MULTIPLY * stage.parameters + self.law)
+            arithmetic = lanes * (MULTIPLY * stage.parameters + self.cdf)
             seconds += pieces * RECORD * tensors * recorded
-            seconds += height * width * (of_symbols + line * stage.lines * self.colours + arithmetic)
+            seconds += height * width * (of_symbols + instruction * stage.instructions * self.colours + arithmetic)
             memory += pieces * tensors * (columns * VIEWS + recorded * PROGRAM)
             memory += self.itemsize * lanes * (columns * stage.of_column + height * width * (stage.of_place + self.of_place))
         return Cost(seconds, memory)
@@ -125,7 +122,7 @@ class _Stage:
     stride: int
     period: int  # columns after which the calls repeat
     tensors: int
-    lines: float
+    instructions: float
     parameters: float
     of_column: int
     of_place: int
@@ -134,13 +131,13 @@ class _Stage:
 def _stage(network: AutoregressiveModel, stride: int) -> _Stage:
     weights = [(_share(network, name), weight) for name, weight in network.named_parameters()]
     kernels = [weight for name, weight in network.named_parameters() if weight.dim() > 1 and not name.startswith("encode.")]
-    maps = any(isinstance(module, SpatialMap) for module in network.modules())
+    maps = network.condition is not None and network.condition.places
     biases = [module.conv for module in network.modules() if isinstance(module, ConditionBias)]
     return _Stage(
         stride,
         period=2 ** (network.stages - 1) if isinstance(network, PixelCNNpp) else 1,
         tensors=len(weights),
-        lines=sum(share for share, _ in weights),
+        instructions=sum(share for share, _ in weights),
         parameters=sum(share * weight.numel() for share, weight in weights),
         of_column=sum(kernel[0].numel() // 2 + 2 * kernel.shape[0] for kernel in kernels),
         of_place=2 * sum(conv.out_channels + conv.in_channels for conv in biases) if maps else 0,
@@ -161,7 +158,7 @@ class Allowance:
 
     Args:
         entries: of the archive.
-        limit: symbols (pixels times channels) that are asked for, however long they take; None to compare costs.
+        limit: symbols (pixels times channels) that may be decoded, however long they take; None to compare costs.
         size: bytes of the file.
         where: what messages call it.
     """
@@ -182,7 +179,7 @@ class Allowance:
         self.charged += BUILD * weights
 
     def check_symbols(self, symbols: int) -> None:
-        """Refuse more symbols than were asked for.
+        """Refuse more symbols than the limit.
 
         Raises:
             InputError: too many.
@@ -190,7 +187,7 @@ class Allowance:
         if self.limit is not None and symbols > self.limit:
             raise self._too_much(symbols, f"beyond the limit of {self.limit}")
 
-    def scans(self, groups: Iterable[list[Part]], coder: LaneCoder, given: bool, symbols: int, results: int) -> list[list[Part]]:
+    def scans(self, groups: Iterable[list[Tile]], coder: LaneCoder, given: bool, symbols: int, results: int) -> list[list[Tile]]:
         """The groups in scans that fit into the memory that is free: in float64 an image does not depend on those beside it.
 
         Args:
@@ -217,7 +214,7 @@ class Allowance:
                 cost = self._cost(scan, coder, costs)
                 if self.limit is None and cost.memory > memory:
                     raise self._too_much(symbols, f"whose scan takes some {cost.memory / 1e6:.0f} MB")
-                stored = sum(self._stored(part) for part in scan)
+                stored = sum(self._stored(tile) for tile in scan)
                 charged += max(0.0, cost.seconds - for_a_byte * stored)
                 longest = max(longest, cost.seconds)
                 if self.limit is None and charged + longest > seconds:
@@ -225,7 +222,7 @@ class Allowance:
                 found.append(scan)
         return found
 
-    def _cut(self, group: list[Part], coder: LaneCoder, costs: Costs, free: Cost) -> list[list[Part]]:
+    def _cut(self, group: list[Tile], coder: LaneCoder, costs: Costs, free: Cost) -> list[list[Tile]]:
         """A group in equal scans of fewer lanes, where that makes them fit."""
         if coder.mode == "fast":
             return [group]  # which is decoded as it was encoded
@@ -239,14 +236,14 @@ class Allowance:
             lanes = fewer
         return [group[start : start + lanes] for start in range(0, len(group), lanes)]
 
-    def _cost(self, group: list[Part], coder: LaneCoder, costs: Costs, lanes: int | None = None) -> Cost:
+    def _cost(self, group: list[Tile], coder: LaneCoder, costs: Costs, lanes: int | None = None) -> Cost:
         lanes = coder.width(lanes or len(group))
-        tiles = [self.entries[part.image].tiles[part.tile] for part in group]
-        payload, runs = max(tile.payload for tile in tiles), sum(tile.thresholds for tile in tiles)
+        stored = [self.entries[tile.image].tiles[tile.number] for tile in group]
+        payload, runs = max(tile.payload for tile in stored), sum(tile.thresholds for tile in stored)
         return costs.scan(group[0].size, lanes, len(coder.pieces(lanes)), payload, runs)
 
-    def _stored(self, part: Part) -> int:
-        return self.entries[part.image].tiles[part.tile].stored
+    def _stored(self, tile: Tile) -> int:
+        return self.entries[tile.image].tiles[tile.number].stored
 
     def _too_much(self, symbols: int, what: str) -> InputError:
         return InputError(

@@ -10,15 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextpixel.coding.conditions import Conditions, labels_of
 from nextpixel.coding.entropy.choosers import Stream
-from nextpixel.coding.format.container import Contents, join
+from nextpixel.coding.format.container import Contents, Header, join
 from nextpixel.coding.format.embedded import fingerprint, pack_model
-from nextpixel.coding.format.header import Header
-from nextpixel.coding.format.index import Entry, Tile, check_name, check_size, checksum, pack_index
+from nextpixel.coding.format.index import Entry, StoredTile, check_name, check_size, checksum, pack_index
 from nextpixel.coding.format.journal import Journal
-from nextpixel.coding.lanes import LANES, LaneCoder, Mode, scan_rows
-from nextpixel.coding.tiles import Part, check_tile, groups, parts_of
+from nextpixel.coding.lanes import LANES, Conditions, LaneCoder, Mode, scan_rows
+from nextpixel.coding.tiles import Tile, check_tile, groups, tiles_of
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
 from nextpixel.progress import Parts, Progress
@@ -34,7 +32,7 @@ class Settings:
     Args:
         mode: "float64" decodes on other machines too; "fast" (float32) only where it was made.
         lanes: images coded side by side.
-        tile: (height, width): larger images are cut into tiles, which are coded side by side and know nothing of each other.
+        tile: (height, width): larger images are cut into tiles, which are coded side by side and do not depend on each other.
         embed: put the model into the archive.
         verify: decode everything again before it is written.
     """
@@ -50,7 +48,7 @@ class Writer:
     """Makes the archive of some images.
 
     Args:
-        model: whose law they are coded with; not changed.
+        model: whose distribution they are coded with; not changed.
         images: (C, H, W) integers each, of any sizes.
         names: of the images, plain and different.
         cond: their condition, for one or for all, as `model.log_prob` takes it.
@@ -79,12 +77,12 @@ class Writer:
         sizes = [tuple(x.shape[1:]) for x in self.images]
         self.groups = groups(sizes, settings.tile, settings.lanes)
         self.conditions = Conditions(self.coder, cond, sizes)
-        labels = labels_of(self.coder, cond, len(sizes)) or [None] * len(sizes)
+        labels = self.conditions.labels or [None] * len(sizes)
         self.entries = [Entry(name, size, label, ()) for name, size, label in zip(names, sizes, labels, strict=True)]
         for n, x in enumerate(self.images):
-            parts = parts_of(n, sizes[n], settings.tile)
-            crcs = [checksum(x[:, slice(*part.rows), slice(*part.columns)].numpy(), model.levels) for part in parts]
-            self.entries[n] = replace(self.entries[n], tiles=tuple(Tile(crc, 0, 0, 0) for crc in crcs))
+            tiles = tiles_of(n, sizes[n], settings.tile)
+            crcs = [checksum(x[:, slice(*tile.rows), slice(*tile.columns)].numpy(), model.levels) for tile in tiles]
+            self.entries[n] = replace(self.entries[n], tiles=tuple(StoredTile(crc, 0, 0, 0) for crc in crcs))
         self.model = pack_model(model) if settings.embed else b""
         self.header = Header(
             model=model.name,
@@ -122,10 +120,10 @@ class Writer:
         if self.coder.epsilon is None:
             self.measure()
         listed = len(journal.groups) if journal and journal.epsilon == self.coder.epsilon else 0
-        told = Parts(progress, self.rows(finished=listed))
-        done = self._sound(journal, told) if journal else []
-        if len(done) < listed:  # more is left than the journal has promised: the count begins anew
-            told = Parts(progress, self.rows())
+        report = Parts(progress, self.rows(finished=listed))
+        done = self._sound(journal, report) if journal else []
+        if len(done) < listed:  # more is left than the journal lists: the count begins anew
+            report = Parts(progress, self.rows())
         if journal:
             journal.begin(self.coder.epsilon, len(done))
         found: dict[tuple[int, int], Stream] = {}
@@ -133,10 +131,10 @@ class Writer:
             if number < len(done):
                 streams = done[number]
             else:
-                streams = self._code(group, told)
+                streams = self._code(group, report)
                 if journal:
                     journal.add(streams)
-            found |= {(part.image, part.tile): stream for part, stream in zip(group, streams, strict=True)}
+            found |= {(tile.image, tile.number): stream for tile, stream in zip(group, streams, strict=True)}
         return self._join([found[place] for place in sorted(found)], sorted(found))
 
     def _sound(self, journal: Journal, progress: Progress | None) -> list[list[Stream]]:
@@ -155,11 +153,11 @@ class Writer:
         return sound
 
     def measure(self) -> None:
-        """Find the error bound, as `write` does where nobody has done it."""
+        """Find the error bound, as `write` does if it is not known."""
         group = self.groups[0]
         self.coder.measure(self._batch(group), self.conditions.of(group))
 
-    def _code(self, group: list[Part], progress: Progress | None) -> list[Stream]:
+    def _code(self, group: list[Tile], progress: Progress | None) -> list[Stream]:
         x, h = self._batch(group), self.conditions.of(group)
         streams = self.coder.encode(x, h, progress)
         if self.settings.verify:
@@ -169,16 +167,16 @@ class Writer:
                 raise InputError(f"{name} was decoded to other pixels: this machine does not compute the same thing twice")
         return streams
 
-    def _batch(self, group: list[Part]) -> Tensor:
-        tiles = [self.images[part.image][:, slice(*part.rows), slice(*part.columns)] for part in group]
+    def _batch(self, group: list[Tile]) -> Tensor:
+        tiles = [self.images[tile.image][:, slice(*tile.rows), slice(*tile.columns)] for tile in group]
         return torch.stack(tiles).long().to(self.coder.model.device)
 
     def _join(self, streams: list[Stream], places: list[tuple[int, int]]) -> bytes:
         ends = accumulate((len(s.thresholds) + len(s.payload) for s in streams), initial=0)
-        tiles: list[list[Tile]] = [[] for _ in self.entries]
-        for (image, tile), stream, offset in zip(places, streams, ends, strict=False):
-            crc = self.entries[image].tiles[tile].crc
-            tiles[image].append(Tile(crc, offset, len(stream.thresholds), len(stream.payload)))
+        tiles: list[list[StoredTile]] = [[] for _ in self.entries]
+        for (image, number), stream, offset in zip(places, streams, ends, strict=False):
+            crc = self.entries[image].tiles[number].crc
+            tiles[image].append(StoredTile(crc, offset, len(stream.thresholds), len(stream.payload)))
         entries = [replace(entry, tiles=tuple(of_image)) for entry, of_image in zip(self.entries, tiles, strict=True)]
         joined = b"".join(part for stream in streams for part in (stream.thresholds, stream.payload))
         return join(Contents(replace(self.header, epsilon=self.coder.epsilon), self.model, entries, joined))

@@ -11,31 +11,19 @@ The step-by-step scan (`nextpixel.scan.raster`) is the reference: all give the s
 
 import torch
 
-from nextpixel.likelihoods import Categorical, DiscretizedLogisticMixture, Guided, Likelihood
 
-
-def why_not(device: torch.device, dtype: torch.dtype, law: Likelihood, temperature: float = 1.0) -> str | None:
-    """Why a model's scan can not be a program, or None if it can.
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a model's scan cannot be a program, or None if it can.
 
     Args:
         device, dtype: of the model's weights.
-        law: of a place.
-        temperature: divides the logits.
 
     Example:
-        >>> why_not(torch.device("cpu"), torch.bfloat16, Categorical(channels=1, levels=2))
+        >>> why_not(torch.device("cpu"), torch.bfloat16)
         'programs compute in float32 or float64, not torch.bfloat16'
     """
     if device.type == "cuda":
         return None  # a graph runs what torch runs
     if device.type != "cpu":
         return f"programs run on a processor or a CUDA device, not on {device.type}"
-    if dtype not in (torch.float32, torch.float64):
-        return f"programs compute in float32 or float64, not {dtype}"
-    inner = law.likelihood if isinstance(law, Guided) else law
-    if isinstance(inner, DiscretizedLogisticMixture):
-        if law is not inner or temperature != 1:
-            return "programs draw from a mixture without temperature or guidance"
-    elif not isinstance(inner, Categorical):
-        return f"programs do not draw from the law {law.name!r}"
-    return None
+    return None if dtype in (torch.float32, torch.float64) else f"programs compute in float32 or float64, not {dtype}"

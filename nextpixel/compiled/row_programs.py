@@ -12,7 +12,7 @@ from nextpixel.compiled.instructions import Block
 from nextpixel.compiled.interpreter import Program
 from nextpixel.compiled.memory import Memory, restore
 from nextpixel.compiled.recorder import Recorder
-from nextpixel.likelihoods import DiscretizedLogisticMixture, Guided, Likelihood
+from nextpixel.likelihoods import Likelihood
 from nextpixel.scan.job import DrawJob, RowBuffer
 from nextpixel.scan.protocols import ModelScanner
 from nextpixel.scan.raster import chosen, visit
@@ -143,12 +143,11 @@ class RowPrograms:
 
 
 def scratch_bytes(likelihood: Likelihood) -> int:
-    """Memory that a draw needs for itself: a law's numbers, or four runs of a mixture's components."""
-    mixtures = likelihood.mixtures if isinstance(likelihood, DiscretizedLogisticMixture) else 0
-    return 8 * max(likelihood.levels, 4 * mixtures)
+    """Memory that its draw instructions work on."""
+    return 8 * max(likelihood.draw_instruction(c).scratch for c in range(likelihood.channels))
 
 
-def draw_line(
+def record_draw(
     recorder: Recorder,
     likelihood: Likelihood,
     params: Tensor,
@@ -162,7 +161,7 @@ def draw_line(
 
     Args:
         recorder: of the program.
-        likelihood: a law that `nextpixel.compiled.why_not` has nothing against.
+        likelihood: which has a draw instruction for this temperature.
         params: (B, P).
         symbols: (B, C) int64 of the place; channel c is written.
         c: the channel.
@@ -171,25 +170,22 @@ def draw_line(
         temperature: divides the logits.
     """
     with torch._C.DisableTorchFunction():
-        memory, guidance, images = recorder.memory, 1.0, len(symbols)
-        if isinstance(likelihood, Guided):
-            likelihood, guidance, images = likelihood.likelihood, likelihood.guidance, images // 2
-        if isinstance(likelihood, DiscretizedLogisticMixture):
-            operation, k, settings = "mixture", likelihood.mixtures, (likelihood.channels, likelihood.lowest_log_scale)
+        memory, instruction = recorder.memory, likelihood.draw_instruction(c, temperature)
+        if instruction.params is not None:
+            params = params[:, instruction.params]
+        if instruction.coupled:
             out = (memory.write(symbols), (symbols.stride(0), symbols.stride(1)))
         else:
-            operation, k, settings = "binary" if likelihood.levels == 2 else "categorical", 0, (temperature, guidance)
-            params = params[:, c * likelihood.per_channel : (c + 1) * likelihood.per_channel]
             out = (memory.write(symbols[:, c]), (symbols.stride(0), 0))
         recorder.append(
-            operation,
-            images,
+            instruction.opcode,
+            len(symbols) // instruction.copies,
             likelihood.levels,
             c,
-            k,
+            instruction.mixtures,
             out,
             (memory.read(params), (params.stride(0), 0)),
-            (memory.read(noise), (noise.stride(0), memory.settings(*settings))),
+            (memory.read(noise), (noise.stride(0), memory.settings(*instruction.settings))),
             (0, (0, 0)) if known is None else (memory.read(known), (known.stride(0), 0)),
         )
 
@@ -215,6 +211,6 @@ def record_row(
         for c, params in visit(scanner, cache, row.image, i, j, j in earlier, job.distribution):
             known = None if row.known is None else row.known[:, c, 0, j]
             noise = row.noise[:, c, 0, j]
-            draw_line(recorder, job.distribution, params, row.symbols[:, :, 0, j], c, noise, known, job.temperature)
+            record_draw(recorder, job.distribution, params, row.symbols[:, :, 0, j], c, noise, known, job.temperature)
 
     return recorder.record_columns(place, i, row.symbols.shape[3])

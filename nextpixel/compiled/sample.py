@@ -4,22 +4,26 @@
                                         steps[kind of i]()      all its places and channels, draws included
 
 The batch is cut into chunks that fit a core's caches. Each core scans its own chunks; they share nothing but the progress.
+A distribution without a draw instruction is drawn from in torch, between steps that are programs.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from nextpixel.compiled import program_cache
 from nextpixel.compiled.row_programs import RowPrograms
+from nextpixel.compiled.step_programs import Stepped
 from nextpixel.layers.pointwise import without_autocast
 from nextpixel.progress import Count, Progress
+from nextpixel.scan.evaluating import check_weights
 from nextpixel.scan.job import DrawJob
 from nextpixel.scan.protocols import Model
-from nextpixel.scan.raster import passes, scan_rows
+from nextpixel.scan.raster import Choose, passes, raster, scan_rows
 
 
 def cut(batch: int, chunks: int) -> list[slice]:
@@ -80,6 +84,22 @@ def on_cores(work: Iterable[Callable[[], None]], cores: int, report: SharedProgr
         torch.set_num_threads(threads)  # the default of threads that start later
 
 
+def scan_steps(model: Model, chunks: Sequence[tuple[Tensor, Choose, Tensor | None]], progress: Progress | None = None) -> None:
+    """Fill images as `raster` does, by compiled steps, between which a chooser chooses the symbols.
+
+    Args:
+        model: on the processor, in float32 or float64.
+        chunks: of the batch, each scanned on a core of its own: images, their chooser, and their encoded condition.
+        progress: as of `scan`.
+
+    Raises:
+        NotRecordableError: the model makes a call of torch for which there is no instruction.
+    """
+    report = SharedProgress(progress, len(chunks))
+    work = [partial(raster, Stepped(model), x, choose, h, report) for x, choose, h in chunks]
+    on_cores(work, len(chunks), report)
+
+
 # Images of a chunk: as many rows as fill the tiles of a product, and no more than the caches hold.
 CHUNK = 16
 
@@ -100,6 +120,14 @@ def scan(model: Model, job: DrawJob, progress: Progress | None = None) -> None:
         NotRecordableError: the model makes a call of torch for which there is no instruction.
     """
     batch, threads = len(job.x), torch.get_num_threads()
+    if job.distribution.draw_instruction(0, job.temperature) is None:
+        check_weights(model)
+        jobs = [job.images(chunk) for chunk in cut(batch, threads)]
+        scanned = [part.scanned() for part in jobs]
+        scan_steps(model, [(part.x, part.chooser(), part.h) for part in scanned], progress)
+        for part, filled in zip(jobs, scanned, strict=True):
+            part.finish(filled)
+        return
     # As many chunks for one core as for another, and no smaller than needed.
     chunks = cut(batch, threads * -(-batch // (threads * CHUNK)))
     size, cores, report = chunks[0].stop, min(threads, len(chunks)), SharedProgress(progress, len(chunks))

@@ -6,10 +6,9 @@ A condition turns the user's `cond` into h, (B, features, H or 1, W or 1). Layer
 computes h and V h once. Where an image has lost its condition, in training or in the unconditional half of guidance, h is 0.
 """
 
-from nextpixel.conditions.base import Condition
+from nextpixel.conditions.base import CONDITIONS, Condition, cond_of, default_cond, encoder_of, make_condition
 from nextpixel.conditions.encoded import Encoded
-from nextpixel.conditions.kinds import Labels, SpatialMap, Vector
-from nextpixel.conditions.registry import CONDITIONS, Combination, cond_of, default_cond, encoder_of, make_condition
+from nextpixel.conditions.kinds import Combination, Labels, SpatialMap, Vector
 
 __all__ = [
     "CONDITIONS",
@@ -24,3 +23,5 @@ __all__ = [
     "encoder_of",
     "make_condition",
 ]
+
+CONDITIONS.update({kind.name: kind for kind in (Labels, Vector, SpatialMap, Encoded, Combination)})

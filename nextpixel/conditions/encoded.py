@@ -4,7 +4,7 @@
 
 Encoder and decoder are one model, trained end to end by the decoder's likelihood -log p(x | code(x)), which is not a likelihood
 of x: it leaves out what the code itself costs. A reconstruction is a *sample* given the code, and no two need be alike: what the
-code does not tell, the decoder makes up. The sizes of the encoder, which are not published, are ours.
+code leaves open, the decoder draws. The sizes of the encoder, which are not published, are ours.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ class Encoded(Condition):
 
     The first convolution has stride 1; each further one halves the sides that are longer than 4: 28x28 goes to 14x14, 7x7, 4x4.
     Symbols go in as intensities, whatever the decoder's inputs are. The encoder is for images of the model's own shape, which
-    the model tells it; images of any size can be drawn from a code.
+    the model passes to `prepare`; images of any size can be drawn from a code.
 
     Args:
         dim: numbers of a code.
@@ -50,7 +50,10 @@ class Encoded(Condition):
     """
 
     name = "encoded"
-    settings = ("maps",)
+    entries = ("features", "maps")
+    source = "picture"
+    batched = (2, 4)
+    sees_image = True
 
     def __init__(self, dim: int, maps: int = 64) -> None:
         super().__init__(dim)

@@ -1,13 +1,14 @@
-"""Conditions that are given as numbers: labels, vectors and maps."""
+"""Conditions that are given as numbers (labels, vectors, maps), and several conditions at once."""
 
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from nextpixel.conditions.base import Condition, as_tensor, positive
+from nextpixel.conditions.base import Condition, as_tensor, make_condition, positive
 from nextpixel.errors import InputError
 from nextpixel.layers.conditioning import Upsampler
 
@@ -26,6 +27,8 @@ class Labels(Condition):
     """
 
     name = "labels"
+    source = "label"
+    batched = (1,)
 
     def __init__(self, n: int) -> None:
         super().__init__(n)
@@ -54,6 +57,8 @@ class Vector(Condition):
     """
 
     name = "vector"
+    source = "embedding"
+    batched = (2,)
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
@@ -66,20 +71,20 @@ class Vector(Condition):
 
 
 class SpatialMap(Condition):
-    r"""A map of numbers per place: h says at each place of the image what stands there (arXiv:1606.05328, section 2.3).
+    r"""A map of numbers per place: h differs from place to place of the image (arXiv:1606.05328, section 2.3).
 
     .. math:: h = s \quad \text{or, of a smaller map,} \quad h = m(s)
 
-    Without a factor the map s has the image's size and is used as it is. With one, each of its places stands for `factor` rows
+    Without a factor the map s has the image's size and is used as it is. With one, each of its places covers `factor` rows
     and columns of the image, and m is a network of transposed convolutions (`layers.conditioning.Upsampler`, trained with the
     model), one for each prime factor, the largest first: 28 is 7, 2, 2. The map's size follows the image's, rounded up, so any
     image size will do. A vector is the case of one place, factor = (H, W); at any size it may be given as a vector, which then
-    stands at every place of the map.
+    is repeated at every place of the map.
 
     Args:
         channels: numbers per place of the map that is given.
         factor: rows and columns of the image for each place of the map; one number for both.
-        maps: maps that the network makes of it (default: 32). With a factor of 1 it asks for the network all the same.
+        maps: maps that the network makes of it (default: 32). With a factor of 1 it adds the network all the same.
 
     Shapes:
         (channels, H / factor, W / factor), or B of these, or with a network (channels,) or (B, channels) -> (B, features, H, W).
@@ -95,7 +100,9 @@ class SpatialMap(Condition):
     """
 
     name = "spatial-map"
-    settings = ("factor", "maps")
+    entries = ("features", "factor", "maps")
+    batched = (2, 4)
+    places = True
 
     def __init__(self, channels: int, factor: int | tuple[int, int] = 1, maps: int | None = None) -> None:
         super().__init__(channels)
@@ -125,6 +132,95 @@ class SpatialMap(Condition):
         if self.upsampler is not None:
             h = self.upsampler(h, (height, width))
         return h.expand(batch, -1, -1, -1)
+
+
+class Combination(Condition):
+    """Several conditions at once: h is the concatenation of theirs, and `cond` a tuple of theirs in the same order.
+
+    A part without places is repeated at every place where another part has places.
+
+    Args:
+        parts: conditions, or configs of them.
+
+    Raises:
+        InputError: no parts, or what `make_condition` refuses in one of them.
+
+    Example:
+        >>> condition = Combination(Labels(10), SpatialMap(2))
+        >>> condition((3, torch.zeros(5, 2, 8, 9)), batch=5, height=8, width=9).shape
+        torch.Size([5, 12, 8, 9])
+    """
+
+    name = "combination"
+    entries = ("parts",)
+
+    def __init__(self, *parts: "Condition | dict") -> None:
+        if not parts:
+            raise InputError("a combination needs at least one condition, but none was given")
+        made = []
+        for k, part in enumerate(parts):
+            try:
+                if part is None:
+                    raise InputError("a condition must be a Condition or its config, not None")
+                made.append(make_condition(part))
+            except InputError as error:
+                raise InputError(f"part {k} of the combination: {error}") from error
+        super().__init__(sum(part.features for part in made))
+        self.parts = nn.ModuleList(made)
+        self.places = any(part.places for part in made)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"name": self.name, "parts": [part.config for part in self.parts]}
+
+    @classmethod
+    def from_config(cls, parts: Any = None) -> "Combination":
+        if not isinstance(parts, list | tuple):
+            raise InputError(f"a combination needs a list of parts, not {parts!r}")
+        return cls(*parts)
+
+    def prepare(self, shape: tuple[int, int, int], levels: int) -> None:
+        for part in self.parts:
+            part.prepare(shape, levels)
+
+    def of_images(self, x: Tensor, labels: Tensor | tuple | None) -> tuple:
+        # Data may come with something for each part; else all parts get the same labels.
+        each = labels if isinstance(labels, tuple) else (labels,) * len(self.parts)
+        return tuple(part.of_images(x, of_part) for part, of_part in zip(self.parts, each, strict=True))
+
+    def forward(self, cond: Any, batch: int, height: int, width: int) -> Tensor:
+        if not self._fits(cond):
+            names = ", ".join(part.name for part in self.parts)
+            given = len(cond) if isinstance(cond, list | tuple) else type(cond).__name__
+            raise InputError(f"cond must be a tuple of {len(self.parts)} parts ({names}), not {given}")
+        hs = []
+        for k, (part, of_part) in enumerate(zip(self.parts, cond, strict=True)):
+            try:
+                hs.append(part(of_part, batch, height, width))
+            except InputError as error:
+                raise InputError(f"part {k} of cond ({part.name}): {error}") from error
+        size = torch.broadcast_shapes(*(h.shape[2:] for h in hs))
+        return torch.cat([h.expand(-1, -1, *size) for h in hs], 1)
+
+    def each(self) -> Iterator[Condition]:
+        for part in self.parts:
+            yield from part.each()
+
+    def build(self, cond_of_part: Callable[[Condition], Any]) -> tuple:
+        return tuple(part.build(cond_of_part) for part in self.parts)
+
+    def as_tensors(self, cond: Any) -> Any:
+        return tuple(part.as_tensors(c) for part, c in zip(self.parts, cond, strict=True)) if self._fits(cond) else cond
+
+    def length(self, cond: Any) -> int | None:
+        lengths = {part.length(c) for part, c in zip(self.parts, cond, strict=True)} - {None} if self._fits(cond) else ()
+        return next(iter(lengths), None) if len(lengths) < 2 else -1
+
+    def select(self, cond: Any, images: slice) -> Any:
+        return tuple(part.select(c, images) for part, c in zip(self.parts, cond, strict=True)) if self._fits(cond) else cond
+
+    def _fits(self, cond: Any) -> bool:
+        return isinstance(cond, list | tuple) and len(cond) == len(self.parts)
 
 
 def _prime_factors(n: int) -> list[int]:

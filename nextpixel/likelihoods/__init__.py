@@ -1,4 +1,6 @@
-"""Likelihoods: from a network's output at a place to a law over the symbols 0..levels-1 of its channels."""
+"""Likelihoods: from a network's output at a place to a distribution over the symbols 0..levels-1 of its channels."""
+
+from typing import Any
 
 from nextpixel.errors import InputError
 from nextpixel.likelihoods.base import Likelihood, Place
@@ -8,16 +10,16 @@ from nextpixel.likelihoods.logistic_mixture import DiscretizedLogisticMixture
 
 __all__ = ["LIKELIHOODS", "Categorical", "DiscretizedLogisticMixture", "Guided", "Likelihood", "Place", "make_likelihood"]
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {law.name: law for law in (Categorical, DiscretizedLogisticMixture)}
+LIKELIHOODS: dict[str, type[Likelihood]] = {cls.name: cls for cls in (Categorical, DiscretizedLogisticMixture)}
 
 
-def make_likelihood(name: str, channels: int, levels: int, mixtures: int = 10) -> Likelihood:
-    """The likelihood of this name for C channels of `levels` symbols; `mixtures` counts where it is a mixture.
+def make_likelihood(name: str, channels: int, levels: int, **settings: Any) -> Likelihood:
+    """The likelihood of this name for C channels of `levels` symbols, with those of the settings that it has.
 
     Raises:
         InputError: an unknown name, or sizes that the likelihood does not allow.
     """
     if name not in LIKELIHOODS:
         raise InputError(f"unknown likelihood {name!r}: expected one of {', '.join(LIKELIHOODS)}")
-    law = LIKELIHOODS[name]
-    return law(channels, levels, mixtures) if issubclass(law, DiscretizedLogisticMixture) else law(channels, levels)
+    cls = LIKELIHOODS[name]
+    return cls(channels, levels, **{key: value for key, value in settings.items() if key in cls.settings})

@@ -1,6 +1,8 @@
-"""What every likelihood offers: the law of a place's channels, and how a symbol is drawn from it."""
+"""What every likelihood offers: the distribution of a place's channels, and how symbols are drawn from it and coded by it."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,8 +12,31 @@ from nextpixel.errors import InputError
 MAX_LEVELS = 8192
 
 
+@dataclass(frozen=True)
+class DrawInstruction:
+    """How a row program draws a channel: by one instruction of `nextpixel.compiled.draw_kernels`.
+
+    Args:
+        opcode: "binary", "categorical" or "mixture".
+        params: which of the P numbers of a place it reads; None for all of them.
+        settings: numbers that the kernel reads.
+        mixtures: components, the size k of the instruction.
+        scratch: numbers that the kernel works on.
+        coupled: whether it reads the place's earlier symbols.
+        copies: how often the batch holds each image; all copies get the same symbol.
+    """
+
+    opcode: str
+    params: slice | None = None
+    settings: tuple[float, ...] = ()
+    mixtures: int = 0
+    scratch: int = 0
+    coupled: bool = False
+    copies: int = 1
+
+
 class Place:
-    """The law of one place, channel by channel, for as long as nobody overwrites its `params`."""
+    """The distribution of one place, channel by channel, for as long as its `params` are not overwritten."""
 
     def __init__(self, likelihood: "Likelihood", params: Tensor) -> None:
         self.likelihood, self.params = likelihood, params
@@ -27,30 +52,41 @@ class Place:
 
         Example:
             >>> from nextpixel.likelihoods import Categorical
-            >>> law = Categorical(channels=1, levels=4).at(torch.zeros(1, 4))
-            >>> law.cdf(torch.zeros(1, 1), c=0)
+            >>> place = Categorical(channels=1, levels=4).at(torch.zeros(1, 4))
+            >>> place.cdf(torch.zeros(1, 1), c=0)
             tensor([[0.2500, 0.5000, 0.7500, 1.0000]])
         """
         return self.likelihood.pmf(self.params, known, c).cumsum(-1)
 
 
 class Likelihood(ABC):
-    """The law of a place's channels, given what the network says of the place.
+    """The distribution of a place's channels, given the network's numbers for the place.
 
     .. math:: p(x_{ij}) = \\prod_c p(x_{ijc} \\mid x_{ij,<c}, \\theta_{ij})
 
+    A new likelihood is one file with a subclass that defines `params`, `colours`, `log_prob` and `log_pmf`, and a line in
+    `LIKELIHOODS` (`nextpixel.likelihoods`); all else has a default (CONTRIBUTING.md has an example).
+
     Attributes:
         channels, levels: C channels of symbols 0..levels-1.
-        params: P, how many numbers the network must give for each place.
-        colours: how many colour groups the network must keep apart: C if the law of channel c is to know the earlier
-            channels through the network, 1 if the likelihood couples the channels itself.
+        params: P, how many numbers the network computes for each place.
+        colours: how many colour groups the network keeps apart: C if channel c depends on the earlier channels through the
+            network, 1 if the likelihood couples the channels itself.
         precise: whether params rounded to bf16 would spoil it: a mean rounded to 8 bits is off by half a bin.
+        settings: further constructor arguments, which a model has under the same names.
+        coding: the frequency tables of the codec, by their name in `nextpixel.coding.entropy.choosers`; the default, "cdf",
+            computes all values of the distribution function and serves every likelihood.
+
+    Raises:
+        InputError: levels outside 2..8192 or no channels.
     """
 
-    name: str
+    name: ClassVar[str]
+    settings: ClassVar[tuple[str, ...]] = ()
+    coding: ClassVar[str] = "cdf"
+    precise: bool = False
     params: int
     colours: int
-    precise: bool = False
 
     def __init__(self, channels: int, levels: int) -> None:
         if channels < 1:
@@ -64,17 +100,22 @@ class Likelihood(ABC):
         """Nats per place: params (B, P, H, W) and x (B, C, H, W) give (B, H, W), in float32 or better."""
 
     @abstractmethod
-    def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
-        """The law of channel c: params (B, P) and the place's symbols `known` (B, C), of which those before c count, give
-        (B, levels), which sums to 1 over the symbols."""
-
-    @abstractmethod
     def log_pmf(self, params: Tensor, known: Tensor, c: int) -> Tensor:
         """The logarithm of `pmf`, which stays finite where a probability is too small for its type."""
+
+    def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
+        """The distribution of channel c: params (B, P) and the place's symbols `known` (B, C), of which those before c count,
+        give (B, levels), which sums to 1 over the symbols."""
+        log_pmf = self.log_pmf(params, known, c)
+        return log_pmf.exp() if temperature == 1 else (log_pmf / temperature).softmax(1)
 
     def at(self, params: Tensor) -> Place:
         """What draws the channels of a place one after the other: it computes once what they share."""
         return Place(self, params)
+
+    def draw_instruction(self, c: int, temperature: float = 1.0, guidance: float = 1.0) -> DrawInstruction | None:
+        """How a row program draws channel c; None where no instruction does: then `draw` chooses between compiled steps."""
+        return None
 
     def draw(self, params: Tensor, known: Tensor, c: int, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """A symbol of channel c, (B,), from noise uniform in [0, 1), (B,): the smallest x with noise < P(X <= x)."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextpixel.likelihoods.base import Likelihood, at_least_float32
+from nextpixel.likelihoods.base import DrawInstruction, Likelihood, at_least_float32
 
 
 class Categorical(Likelihood):
@@ -18,10 +18,10 @@ class Categorical(Likelihood):
         InputError: levels outside 2..8192 or no channels.
 
     Example:
-        >>> law = Categorical(channels=3, levels=256)
-        >>> law.params
+        >>> likelihood = Categorical(channels=3, levels=256)
+        >>> likelihood.params
         768
-        >>> law.log_prob(torch.zeros(1, 768, 2, 2), torch.zeros(1, 3, 2, 2, dtype=torch.long)).exp()[0, 0, 0] * 256**3
+        >>> likelihood.log_prob(torch.zeros(1, 768, 2, 2), torch.zeros(1, 3, 2, 2, dtype=torch.long)).exp()[0, 0, 0] * 256**3
         tensor(1.0000)
     """
 
@@ -41,13 +41,13 @@ class Categorical(Likelihood):
         return -F.cross_entropy(logits.transpose(1, 2), x.long(), reduction="none").sum(1)
 
     def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
-        logits = _tempered(params[:, c * self.per_channel : (c + 1) * self.per_channel], temperature)
+        logits = _tempered(params[:, self._of(c)], temperature)
         if self.levels == 2:
             return torch.sigmoid(torch.cat([-logits, logits], dim=1))
         return logits.softmax(1)
 
     def log_pmf(self, params: Tensor, known: Tensor, c: int) -> Tensor:
-        logits = at_least_float32(params[:, c * self.per_channel : (c + 1) * self.per_channel])
+        logits = at_least_float32(params[:, self._of(c)])
         if self.levels == 2:
             return F.logsigmoid(torch.cat([-logits, logits], dim=1))
         return logits.log_softmax(1)
@@ -58,6 +58,14 @@ class Categorical(Likelihood):
         # The same rule without a table of two entries: a one if P(X <= 0) does not exceed the noise.
         logit = _tempered(params[:, c], temperature)
         return (torch.sigmoid(-logit).to(noise.dtype) <= noise).long()
+
+    def draw_instruction(self, c: int, temperature: float = 1.0, guidance: float = 1.0) -> DrawInstruction:
+        opcode = "binary" if self.levels == 2 else "categorical"
+        return DrawInstruction(opcode, self._of(c), (temperature, guidance), scratch=self.levels)
+
+    def _of(self, c: int) -> slice:
+        """The parameters of channel c."""
+        return slice(c * self.per_channel, (c + 1) * self.per_channel)
 
 
 def _tempered(params: Tensor, temperature: float) -> Tensor:

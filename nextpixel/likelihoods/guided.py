@@ -1,24 +1,27 @@
-"""Guidance: the law between, or beyond, the conditional and the unconditional one, exact symbol by symbol."""
+"""Guidance: the distribution between, or beyond, the conditional and the unconditional one, exact symbol by symbol."""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from nextpixel.likelihoods.base import Likelihood
+from nextpixel.likelihoods.base import DrawInstruction, Likelihood
 
 CHUNK = 2**20  # probabilities computed at once
 
 
 class Guided(Likelihood):
-    r"""The law of a batch in which every image stands twice, first under its condition h and then without one.
+    r"""The distribution of a batch that holds every image twice, first under its condition h and then without one.
 
     .. math:: p_s(k) = \frac{q(k)}{\sum_l q(l)}, \qquad q(k) = p(k \mid \text{earlier}, h)^s \, p(k \mid \text{earlier})^{1-s}
 
-    normalised over the symbols of each channel given all earlier symbols: s = 1 is the conditional law, s = 0 the unconditional
-    one, s > 1 goes beyond the conditional one. (Classifier-free guidance, Ho and Salimans 2022, arXiv:2207.12598, section 3.2,
-    has scores in place of logarithms and w = s - 1.) Both halves of a batch have the same law and draw the same symbols.
+    normalised over the symbols of each channel given all earlier symbols: s = 1 is the conditional distribution, s = 0 the
+    unconditional one, s > 1 goes beyond the conditional one. (Classifier-free guidance, Ho and Salimans 2022, arXiv:2207.12598,
+    section 3.2, has scores in place of logarithms and w = s - 1.) Both halves of a batch have the same distribution and draw the
+    same symbols.
 
     Args:
-        likelihood: the law of both halves.
+        likelihood: of both halves.
         guidance: s.
 
     Shapes:
@@ -44,8 +47,8 @@ class Guided(Likelihood):
         nats = []
         for of_params, symbols in zip(*(t.split(at_once, 1) for t in flat), strict=True):
             of_params, symbols = of_params.flatten(0, 1), symbols.flatten(0, 1)
-            laws = (self.log_pmf(of_params, symbols, c) for c in range(self.channels))
-            both = sum(law.gather(1, symbols[:, c : c + 1].long()) for c, law in enumerate(laws))
+            channels = (self.log_pmf(of_params, symbols, c) for c in range(self.channels))
+            both = sum(log_pmf.gather(1, symbols[:, c : c + 1].long()) for c, log_pmf in enumerate(channels))
             nats.append(both.view(2, -1))
         return torch.cat(nats, 1).view(x.shape[0], *x.shape[2:])
 
@@ -54,6 +57,10 @@ class Guided(Likelihood):
 
     def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
         return (self._unnormalised(params, known, c) / temperature).softmax(1).repeat(2, 1)
+
+    def draw_instruction(self, c: int, temperature: float = 1.0, guidance: float = 1.0) -> DrawInstruction | None:
+        instruction = self.likelihood.draw_instruction(c, temperature, self.guidance)
+        return None if instruction is None else replace(instruction, copies=2)
 
     def _unnormalised(self, params: Tensor, known: Tensor, c: int) -> Tensor:
         """Logarithms (B, levels), in float64: a large s multiplies their rounding errors."""

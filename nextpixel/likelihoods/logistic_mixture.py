@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextpixel.errors import InputError
-from nextpixel.likelihoods.base import Likelihood, Place, at_least_float32
+from nextpixel.likelihoods.base import DrawInstruction, Likelihood, Place, at_least_float32
 
 # Log scales of the logistic mixture: the authors' lower limit at 256 levels, and an upper one under which the bins of 8192
 # levels still have a width in float32.
@@ -19,7 +19,7 @@ NEARLY_1 = 1 - 2**-44  # further from 1 than the rounding errors of a sum in flo
 
 
 class DiscretizedLogisticMixture(Likelihood):
-    """A mixture of K logistic laws over the intensities, each cut into `levels` bins; the channels share the component.
+    """A mixture of K logistic distributions over the intensities, each cut into `levels` bins; the channels share the component.
 
     .. math:: p(x) = \\sum_k \\pi_k \\prod_c [\\sigma((y_c + h - m_{kc}) / s_{kc}) - \\sigma((y_c - h - m_{kc}) / s_{kc})],
         \\quad m_{kc} = \\mu_{kc} + \\sum_{d<c} \\tanh(a_{kcd}) \\, y_d
@@ -32,14 +32,16 @@ class DiscretizedLogisticMixture(Likelihood):
         InputError: levels outside 2..8192, no channels or no components.
 
     Example:
-        >>> law = DiscretizedLogisticMixture(channels=3, levels=256, mixtures=10)
-        >>> law.params
+        >>> likelihood = DiscretizedLogisticMixture(channels=3, levels=256, mixtures=10)
+        >>> likelihood.params
         100
-        >>> law.pmf(torch.zeros(1, 100), torch.tensor([[255, 0, 0]]), c=1).shape
+        >>> likelihood.pmf(torch.zeros(1, 100), torch.tensor([[255, 0, 0]]), c=1).shape
         torch.Size([1, 256])
     """
 
     name = "logistic-mixture"
+    settings = ("mixtures",)
+    coding = "logistic-mixture"
     colours = 1
     precise = True
 
@@ -64,10 +66,6 @@ class DiscretizedLogisticMixture(Likelihood):
             joint = joint + _log_mass(mean, self._rate(log_scale), *(value[c] for value in bins))
         return joint.logsumexp(1)
 
-    def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
-        law = self.log_pmf(params, known, c)
-        return law.exp() if temperature == 1 else (law / temperature).softmax(1)
-
     def log_pmf(self, params: Tensor, known: Tensor, c: int) -> Tensor:
         logits, mean, rate = self.at(params).given(known, c)
         bins = _bins(torch.arange(self.levels, device=params.device, dtype=mean.dtype), self.levels)[1:]
@@ -79,6 +77,12 @@ class DiscretizedLogisticMixture(Likelihood):
 
     def draw(self, params: Tensor, known: Tensor, c: int, noise: Tensor, temperature: float = 1.0) -> Tensor:
         return self.at(params).draw(known, c, noise, temperature)
+
+    def draw_instruction(self, c: int, temperature: float = 1.0, guidance: float = 1.0) -> DrawInstruction | None:
+        if temperature != 1 or guidance != 1:
+            return None  # which have no closed form
+        settings = (self.channels, self.lowest_log_scale)
+        return DrawInstruction("mixture", None, settings, self.mixtures, scratch=4 * self.mixtures, coupled=True)
 
     def _rate(self, log_scale: Tensor) -> Tensor:
         """1 / s."""
@@ -107,7 +111,7 @@ class _MixturePlace(Place):
         logits, mean, rate = self.given(known, c)
         weights, ends, groups, zero = logits.softmax(0), *self.tables[3:]
         cumulative = torch.sub(ends, mean).mul_(rate).sigmoid_().mul_(weights).sum(0, dtype=torch.float64)
-        # The last end stands at infinity and gives the sum of the weights: measure the noise by it, as the base class does.
+        # The last end is at infinity and gives the sum of the weights: measure the noise by it, as the base class does.
         # Sums of the same numbers may differ by rounding errors: keep below, for beyond are symbols of probability zero.
         threshold = torch.addcmul(zero, cumulative.select(1, -1), noise, value=NEARLY_1).unsqueeze(1)
         group = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
@@ -167,7 +171,7 @@ def _tables(levels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tens
     (4, levels); the mean's signs beside the two sides; minus the width of a bin; for p = ceil(sqrt(levels)) groups of p symbols
     the upper sides of their last symbols (p,) and of all their symbols (p, p), which end at infinity; a zero in float64."""
     p = math.isqrt(levels - 1) + 1
-    # Ordinary tensors, whoever asks first: those made in inference mode could not be used outside it.
+    # Ordinary tensors, whatever mode the first call is in: those made in inference mode could not be used outside it.
     with torch.inference_mode(False), torch.device(device):
         y, lower, upper, minus_width = _bins(torch.arange(levels, dtype=dtype), levels)
         symbols = torch.stack([upper, -lower, y, (minus_width != -FAR).to(dtype)])

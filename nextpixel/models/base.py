@@ -79,7 +79,7 @@ class AutoregressiveModel(nn.Module, ABC):
         self.shape: tuple[int, int, int] = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.levels, self.inputs, self.embedding_features = levels, inputs, embedding_features
         self.mixtures = mixtures
-        self.likelihood: Likelihood = make_likelihood(likelihood, self.shape[0], levels, mixtures)
+        self.likelihood: Likelihood = make_likelihood(likelihood, self.shape[0], levels, mixtures=mixtures)
         self.condition = make_condition(condition)
         if self.condition is not None:
             self.condition.prepare(self.shape, levels)

@@ -10,7 +10,6 @@ from torch import Tensor
 from nextpixel.compiled import why_not
 from nextpixel.compiled.instructions import NotRecordableError
 from nextpixel.errors import InputError
-from nextpixel.likelihoods import Likelihood
 from nextpixel.progress import Parts, Progress
 from nextpixel.sampling.guidance import guided_condition, guided_likelihood
 from nextpixel.sampling.methods import METHODS, Method
@@ -100,7 +99,7 @@ def draw(model: Model, job: DrawJob, method: Method | None, progress: Progress |
     """
     if not (math.isfinite(job.temperature) and job.temperature >= LOWEST_TEMPERATURE):
         raise InputError(f"temperature must be at least {LOWEST_TEMPERATURE}, not {job.temperature}")
-    chosen = choose_method(model, method, job.distribution, job.temperature)
+    chosen = choose_method(model, method)
     if chosen != "compiled" or model.device.type != "cpu":  # the program cache checks them with its digest
         check_weights(model)
     report = Parts(progress, rows_of(model, len(job.x), job.x.shape[2]))
@@ -117,7 +116,7 @@ def draw(model: Model, job: DrawJob, method: Method | None, progress: Progress |
     return job.x.to(torch.uint8) if model.levels <= 256 else job.x
 
 
-def choose_method(model: Model, method: Method | None, distribution: Likelihood, temperature: float) -> Method:
+def choose_method(model: Model, method: Method | None) -> Method:
     """The given method, or the default of the model's device.
 
     Raises:
@@ -126,7 +125,7 @@ def choose_method(model: Model, method: Method | None, distribution: Likelihood,
     if method is not None and method not in METHODS:
         *others, last = map(repr, METHODS)
         raise InputError(f"method must be {', '.join(others)} or {last}, not {method!r}")
-    reason = why_not(model.device, next(model.parameters()).dtype, distribution, temperature)
+    reason = why_not(model.device, next(model.parameters()).dtype)
     if method is None:
         # No GPU has run the CUDA graphs yet: there they are drawn only on request.
         return "cached" if reason or model.device.type != "cpu" else "compiled"

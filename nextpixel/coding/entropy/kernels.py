@@ -1,8 +1,8 @@
-"""The loops over lanes, compiled: laws at single symbols, the search for a symbol, and the range decoder's arithmetic.
+"""Compiled loops over lanes: distribution functions at single symbols, the search for a symbol, the range decoder's arithmetic.
 
-A symbol is found by halving: of its law only some log2(levels) values are computed, and of its table as many boundaries. One
-function gives P(X <= k) of a lane, whoever asks and whatever the other lanes are, so that on one machine an encoder and a decoder
-compute the same bits. A law is a tuple of arrays over all lanes.
+A symbol is found by halving, with some log2(levels) values of the distribution function, and as many boundaries of the table.
+One function gives P(X <= k) of a lane, to the encoder as to the decoder, and whatever the other lanes are, so that on one
+machine both compute the same bits. A distribution is a tuple of arrays over all lanes.
 """
 
 import math
@@ -33,17 +33,17 @@ def boundary(p: float, k: int, levels: int, bits: int, digits: int, threshold: f
     return k + int(np.rint((1 - side if p > 0.5 else side) * ((1 << bits) - levels)))
 
 
-# --- laws at a symbol: P(X <= k) in one lane -----------------------------------------------------------------------------
+# --- P(X <= k) in one lane -----------------------------------------------------------------------------------------------
 
 
 @njit
-def _of_table(law: Any, lane: int, k: int) -> float:
-    return law[0][lane, k]
+def _of_table(distribution: Any, lane: int, k: int) -> float:
+    return distribution[0][lane, k]
 
 
 @njit
-def _of_mixture(law: Any, lane: int, k: int) -> float:
-    _, weights, means, rates, last = law
+def _of_mixture(distribution: Any, lane: int, k: int) -> float:
+    _, weights, means, rates, last = distribution
     if k >= last:
         return 1.0
     side, total = upper_side(k, last + 1), 0.0
@@ -53,18 +53,18 @@ def _of_mixture(law: Any, lane: int, k: int) -> float:
 
 
 @jit
-def condition_mixture(law: Any, params: Any, known: Any, c: int, channels: int, lowest: float) -> None:
-    """Make `law`, which was that of channel c - 1 of these places, that of channel c: see `DiscretizedLogisticMixture`.
+def condition_mixture(distribution: Any, params: Any, known: Any, c: int, channels: int, lowest: float) -> None:
+    """Turn `distribution`, that of channel c - 1 of these places, into that of channel c: see `DiscretizedLogisticMixture`.
 
     Args:
-        law: logits, weights, means and 1 / s of the components (B, K), and levels - 1.
+        distribution: logits, weights, means and 1 / s of the components (B, K), and levels - 1.
         params: (B, P).
         known: the symbols of these places (B, C), of which those before c count.
         c: the channel.
         channels: C.
         lowest: the least log-scale.
     """
-    logits, weights, means, rates, last = law
+    logits, weights, means, rates, last = distribution
     lanes, mixtures = logits.shape
     for lane in range(lanes):
         largest = -math.inf
@@ -88,25 +88,25 @@ def condition_mixture(law: Any, params: Any, known: Any, c: int, channels: int, 
             weights[lane, m] /= total
 
 
-# --- what is asked of a law ----------------------------------------------------------------------------------------------
+# --- both ends of a symbol's share, and the symbol at a quantile ---------------------------------------------------------
 
 
 @njit
-def _ends(at: Callable, law: Any, symbols: Any, out: Any) -> None:
+def _ends(at: Callable, distribution: Any, symbols: Any, out: Any) -> None:
     for lane in range(len(symbols)):
         k = symbols[lane]
-        out[lane, 0] = at(law, lane, k - 1) if k > 0 else 0.0
-        out[lane, 1] = at(law, lane, k)
+        out[lane, 0] = at(distribution, lane, k - 1) if k > 0 else 0.0
+        out[lane, 1] = at(distribution, lane, k)
 
 
 @njit
-def _find(at: Callable, law: Any, quantiles: Any, thresholds: Any, table: Any, symbols: Any, shares: Any) -> None:
+def _find(at: Callable, distribution: Any, quantiles: Any, thresholds: Any, table: Any, symbols: Any, shares: Any) -> None:
     levels, bits, digits = table
     for lane in range(len(quantiles)):
         low, high, lower, upper = 0, levels, 0, 1 << bits
         while high - low > 1:
             k = (low + high) // 2
-            found = boundary(at(law, lane, k - 1), k, levels, bits, digits, thresholds[lane])
+            found = boundary(at(distribution, lane, k - 1), k, levels, bits, digits, thresholds[lane])
             if found <= quantiles[lane]:
                 low, lower = k, found
             else:
@@ -115,27 +115,27 @@ def _find(at: Callable, law: Any, quantiles: Any, thresholds: Any, table: Any, s
 
 
 @njit  # which numba can not keep on the disk: it hands on a function
-def ends_in_table(law: Any, symbols: Any, out: Any) -> None:
+def ends_in_table(distribution: Any, symbols: Any, out: Any) -> None:
     """P(X < x) and P(X <= x), (B, 2), for the symbol of each lane."""
-    _ends(_of_table, law, symbols, out)
+    _ends(_of_table, distribution, symbols, out)
 
 
 @njit  # which numba can not keep on the disk: it hands on a function
-def ends_in_mixture(law: Any, symbols: Any, out: Any) -> None:
+def ends_in_mixture(distribution: Any, symbols: Any, out: Any) -> None:
     """As `ends_in_table`."""
-    _ends(_of_mixture, law, symbols, out)
+    _ends(_of_mixture, distribution, symbols, out)
 
 
 @njit  # which numba can not keep on the disk: it hands on a function
-def find_in_table(law: Any, quantiles: Any, thresholds: Any, table: Any, symbols: Any, shares: Any) -> None:
+def find_in_table(distribution: Any, quantiles: Any, thresholds: Any, table: Any, symbols: Any, shares: Any) -> None:
     """The symbols (B,) whose shares [F_k, F_k+1), (B, 2), hold the quantiles; `table` is levels, bits and digits."""
-    _find(_of_table, law, quantiles, thresholds, table, symbols, shares)
+    _find(_of_table, distribution, quantiles, thresholds, table, symbols, shares)
 
 
 @njit  # which numba can not keep on the disk: it hands on a function
-def find_in_mixture(law: Any, quantiles: Any, thresholds: Any, table: Any, symbols: Any, shares: Any) -> None:
+def find_in_mixture(distribution: Any, quantiles: Any, thresholds: Any, table: Any, symbols: Any, shares: Any) -> None:
     """As `find_in_table`."""
-    _find(_of_mixture, law, quantiles, thresholds, table, symbols, shares)
+    _find(_of_mixture, distribution, quantiles, thresholds, table, symbols, shares)
 
 
 # --- the range decoder ---------------------------------------------------------------------------------------------------

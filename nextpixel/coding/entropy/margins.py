@@ -3,7 +3,7 @@ r"""Margins: no coded boundary lies within the error bound of its rounding thres
 Two machines compute P(X <= k) with different last digits. The frequency table is the same as long as P is rounded to the same
 point of the grid (`coding.entropy.tables`), and near the threshold between two points it may not be. A range decoder needs only
 the two boundaries of the coded symbol: if these two are right it finds the symbol, because its table is monotonic however it
-rounds elsewhere. So the encoder checks these two boundaries, and uses no threshold with
+rounds elsewhere. So the encoder checks these two boundaries, and excludes every threshold with
 
 .. math:: |P - (\text{threshold between two points})| \le \epsilon \, P (1 - P) \, (1 - \ln P (1 - P))
 
@@ -15,7 +15,7 @@ noise. Ordinary errors are far below the bound: of a deep network on CIFAR-10, w
 hundredth of it, and 3 in 100,000 are above half of it.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,20 +25,16 @@ from torch.utils._pytree import tree_leaves
 
 from nextpixel.coding.entropy.tables import THRESHOLDS, on_grid, table_digits
 from nextpixel.errors import InputError
-
-if TYPE_CHECKING:
-    from nextpixel.models import AutoregressiveModel
+from nextpixel.models.base import AutoregressiveModel
 
 NOISE = 1e-10  # relative; the rounding errors of float64 are some 1e-16 for each operation, and some 1e-13 for a whole network
-
-
 SAFETY = 2
 # Places that are measured at least, in so many copies of few images, each with noise of its own; and most copies.
 MEASURED_PLACES, MOST_COPIES = 4096, 32
 LEAST_EPSILON = 2.0**-30
 # Of P, in spacings of the grid: two boundaries then block 10 of the 16 thresholds at most.
 MOST_ERROR = 1 / 16
-ABSOLUTE = 1e-13  # rounding errors of the law itself, which no noise is put on
+ABSOLUTE = 1e-13  # rounding errors of the distribution function, which gets no noise
 TINY = 1e-300
 CHUNK = 2**22  # probabilities computed at once
 
@@ -67,8 +63,8 @@ def free(cdf: np.ndarray, digits: int, bits: int, epsilon: float) -> np.ndarray:
 
 
 @torch.no_grad()
-def measured_epsilon(model: "AutoregressiveModel", x: Tensor, h: Tensor | None, bits: int, noise: float = NOISE) -> float:
-    """The error bound of a model in float64, from what noise on all arithmetic does to the laws of some images.
+def measured_epsilon(model: AutoregressiveModel, x: Tensor, h: Tensor | None, bits: int, noise: float = NOISE) -> float:
+    """The error bound of a model in float64, from what noise on all arithmetic does to the distributions of some images.
 
     Args:
         model: in float64 and eval mode.
@@ -88,9 +84,9 @@ def measured_epsilon(model: "AutoregressiveModel", x: Tensor, h: Tensor | None, 
     known, *params = (t.movedim(1, 3).flatten(0, 2) for t in (x, clean, noisy))
     largest = 0.0
     for known_part, *parts in zip(*(t.split(max(1, CHUNK // model.levels)) for t in (known, *params)), strict=True):
-        laws = [model.likelihood.at(part) for part in parts]
+        places = [model.likelihood.at(part) for part in parts]
         for c in range(model.shape[0]):
-            right, wrong = (law.cdf(known_part, c)[:, :-1].cpu().numpy() for law in laws)
+            right, wrong = (place.cdf(known_part, c)[:, :-1].cpu().numpy() for place in places)
             matters = np.minimum(right, 1 - right) > 2.0**-bits / 8
             largest = max(largest, (np.abs(right - wrong)[matters] / error_form(right[matters])).max(initial=0.0))
     # In steps of 19 percent, so that the last digits of a measurement are not in the file.

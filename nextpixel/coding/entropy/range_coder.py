@@ -9,7 +9,7 @@ bits, probabilities of 24 bits.
 
 Encoding is a call of constriction for some thousand symbols. Decoding one symbol at a time by it would cost a call
 for each lane and symbol, and building a model of 256 symbols each time: with the offset of the code point from `lower`, which
-is all that a decoder must know, the same arithmetic is a dozen vector operations for all lanes.
+is all that a decoder needs, the same arithmetic is a dozen vector operations for all lanes.
 
 A payload is the words, big-endian, without the zero bytes at its end, of the shortest number in the last interval: a decoder
 reads zeros beyond the end.
@@ -27,7 +27,7 @@ _model = constriction.stream.model.Categorical(perfect=False)
 
 
 class Encoder:
-    """Encodes the intervals of one image, in as many calls as may be.
+    """Encodes the intervals of one image, in any number of calls.
 
     Args:
         bits: of the tables.
@@ -68,7 +68,7 @@ class Encoder:
 
 
 def _three_symbols(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, object, np.ndarray]:
-    """The intervals as symbols of laws over three: what is below, the interval, what is above.
+    """The intervals as symbols of distributions over three: what is below, the interval, what is above.
 
     None may be empty. So an interval that begins at 0 is the first of the three and one that ends at the top the last, and
     one count is split off the rest, which has more than one, because a table's count is 2^(24 - bits) >= 16 of these.

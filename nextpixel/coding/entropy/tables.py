@@ -2,9 +2,9 @@ r"""Integer frequency tables: from the distribution function of a symbol to the 
 
 .. math:: F_k = k + \mathrm{round}((2^{bits} - K) \cdot \mathrm{grid}(P(X < k))), \qquad F_0 = 0, \quad F_K = 2^{bits}
 
-Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model says, and
-the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to 16
-binary digits of its distance from 0 or from 1, whichever is nearer, but no finer than 2^-bits:
+Symbol k of K has the interval [F_k, F_{k+1}) of 0 .. 2^bits - 1. Each is at least one count wide, whatever the model computes,
+and the widths sum to 2^bits without any correction, because a sum is never taken: neighbours share a boundary. grid(P) has 7 to
+16 binary digits of its distance from 0 or from 1, whichever is nearer, but no finer than 2^-bits:
 
     s = min(P, 1 - P),    2^(e-1) <= s < 2^e,    spacing = 2^max(e - digits, -bits),    n = s / spacing, rounded
 
@@ -24,9 +24,6 @@ thresholds, never all. A run is a byte: 16 times the number of its length, plus 
 the threshold is one half. A list of the ambiguous turns, as in the first version of the format, would cost three bytes for each.
 """
 
-import math
-from fractions import Fraction
-
 import numpy as np
 
 from nextpixel.errors import InputError
@@ -36,7 +33,7 @@ LEAST_DIGITS, MORE_DIGITS = 7, 3
 
 
 def table_bits(levels: int) -> int:
-    """How fine the tables for so many levels are: 12 bits below a uniform law over them, but from 16 to 20 bits.
+    """How fine the tables for so many levels are: 12 bits below a uniform distribution over them, but from 16 to 20 bits.
 
     Example:
         >>> [table_bits(levels) for levels in (2, 32, 256, 8192)]
@@ -50,7 +47,7 @@ def table_digits(levels: int, epsilon: float | None) -> int:
 
     Args:
         levels: K.
-        epsilon: the error bound (`nextpixel.coding.entropy.margins`); None where nobody rounds otherwise.
+        epsilon: the error bound (`nextpixel.coding.entropy.margins`); None where no other machine rounds.
 
     Example:
         >>> [table_digits(levels, 1e-6) for levels in (2, 32, 256, 8192)], table_digits(256, 2e-8), table_digits(256, None)
@@ -113,24 +110,6 @@ def boundaries(cdf: np.ndarray, bits: int, digits: int, threshold: float = 0.5) 
     return found
 
 
-def boundaries_ref(cdf: list[float], bits: int, digits: int, threshold: float = 0.5) -> list[int]:
-    """What `boundaries` computes, for one law, in fractions.
-
-    Example:
-        >>> boundaries_ref([0.25, 0.75, 1.0], bits=16, digits=8)
-        [0, 16384, 49152, 65536]
-    """
-    levels, found = len(cdf), [0]
-    for k, p in enumerate(cdf[:-1], start=1):
-        side = Fraction(min(p, 1 - p))
-        spacing = Fraction(1, 2**bits)
-        while side >= spacing * 2**digits:
-            spacing *= 2
-        near = math.floor(side / spacing + 1 - Fraction(threshold)) * spacing
-        found.append(k + round((1 - near if p > 0.5 else near) * (2**bits - levels)))
-    return [*found, 2**bits]
-
-
 THRESHOLDS = 1 / 4 + np.arange(16) / 32
 USUAL = 8  # one half
 # Turns of a run: finer where those of deep networks are.
@@ -159,7 +138,7 @@ class Runs:
 
         Args:
             free: which thresholds each of them may have, bool (turns, 16).
-            whole: these are all that are left. If not, thresholds are returned only for those that do not hang on what comes.
+            whole: these are all that are left. If not, thresholds are returned only for those that do not depend on later turns.
 
         Returns:
             The numbers of their thresholds, (turns or fewer,).
@@ -184,7 +163,7 @@ class Runs:
         return chosen[: min(t, turns)]
 
     def pack(self) -> bytes:
-        """A byte for each run, without those at the end that say what holds anyway."""
+        """A byte for each run, without those at the end that repeat the default."""
         end = len(self.packed)
         while end and self.packed[end - 1] & 15 == USUAL:
             end -= 1

@@ -1,10 +1,9 @@
-"""Which model an archive needs: its fingerprint, and the model itself as bytes, for archives that carry it.
+"""The model of an archive: its fingerprint, and the model itself as bytes, for archives that carry it.
 
-What of a model's configuration makes it another model: its name, and the arguments that differ from their defaults.
-
-An archive outlives the library that made it. So its fingerprint must not depend on which arguments a constructor happens to have:
-one that is added later, and left at its default, describes the same network as before. The defaults are those of format 3, frozen
-in `DEFAULTS`. A constructor's default may change later: the fingerprint of a model does not change with it.
+An archive outlives the library that made it. So its fingerprint must not depend on which arguments a constructor happens to
+have: it covers the name, the weights, and the arguments that differ from their defaults. An argument that is added later, and
+left at its default, describes the same network as before. The defaults are those of format 3, frozen in `DEFAULTS`: a
+constructor's default may change later, and the fingerprint of a model does not change with it.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from nextpixel.conditions.registry import CONDITIONS
+from nextpixel.conditions import CONDITIONS
 from nextpixel.errors import InputError
 from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.models.storage import build, parts

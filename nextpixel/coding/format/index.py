@@ -1,4 +1,7 @@
-"""The index of an archive: name, size, class, checksums and streams of every image, which makes each of them readable alone."""
+"""The index of an archive: name, size, class, checksums and streams of every image, so that each can be read alone.
+
+Its numbers are LEB128: few bytes for small ones.
+"""
 
 import zlib
 from dataclasses import dataclass
@@ -6,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nextpixel.coding.format.header import MOST_SIDE, Header
-from nextpixel.coding.tiles import count_parts
+from nextpixel.coding.tiles import count_tiles
 from nextpixel.errors import InputError
 
+MOST_SIDE = 2**24
 MOST_SYMBOLS = 2**28  # of one image
 MOST_LABELS = 2**31
 LEAST_BYTES = 6  # of a tile in the index
@@ -17,7 +20,7 @@ LONGEST_NUMBER = 10  # bytes
 LONGEST_NAME = 200  # bytes, so that an ending and a prefix fit into a file's name
 
 
-class Tile(NamedTuple):
+class StoredTile(NamedTuple):
     """A tile's `checksum`, and where its stream lies among all: `thresholds` bytes from `offset`, then `payload` bytes."""
 
     crc: int
@@ -33,7 +36,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the index says of an image.
+    """The index's entry of an image.
 
     Attributes:
         name: a plain file name without its ending.
@@ -45,7 +48,7 @@ class Entry:
     name: str
     size: tuple[int, int]
     label: int | None
-    tiles: tuple[Tile, ...]
+    tiles: tuple[StoredTile, ...]
 
     @property
     def stored(self) -> int:
@@ -102,8 +105,14 @@ def pack_index(entries: list[Entry]) -> bytes:
     return bytes(found)
 
 
-def unpack_index(header: Header, index: bytes, streams: int, where: str) -> list[Entry]:
-    """What `pack_index` packed, checked; `streams` is how many bytes of streams there are.
+def unpack_index(index: bytes, channels: int, tile: tuple[int, int] | None, streams: int, where: str) -> list[Entry]:
+    """What `pack_index` packed, checked.
+
+    Args:
+        index: its bytes.
+        channels, tile: of the header.
+        streams: how many bytes of streams there are.
+        where: what messages call the file.
 
     Raises:
         InputError: it does not fit its file, or declares what cannot be or is beyond the limits.
@@ -112,7 +121,7 @@ def unpack_index(header: Header, index: bytes, streams: int, where: str) -> list
         reader = Reader(index)
         number, entries, offset = reader.number(), [], 0
         for _ in range(number):
-            entry = _entry(reader, header, offset)
+            entry = _entry(reader, channels, tile, offset)
             offset += entry.stored
             entries.append(entry)
         if not reader.finished or offset != streams:
@@ -124,7 +133,7 @@ def unpack_index(header: Header, index: bytes, streams: int, where: str) -> list
     return entries
 
 
-def _entry(reader: "Reader", header: Header, offset: int) -> Entry:
+def _entry(reader: "Reader", channels: int, tile: tuple[int, int] | None, offset: int) -> Entry:
     try:
         name = reader.bytes(reader.number()).decode()
     except UnicodeDecodeError:
@@ -133,17 +142,17 @@ def _entry(reader: "Reader", header: Header, offset: int) -> Entry:
     size = reader.number(), reader.number()
     if min(size) < 1:
         raise InputError(f"{name} has no pixels")
-    check_size(size, header.channels)
+    check_size(size, channels)
     label, tiles = reader.number(), []
     if label > MOST_LABELS:
         raise InputError(f"{name} is of class {label - 1}")
-    number = count_parts(size, header.tile)
+    number = count_tiles(size, tile)
     if number > 1 and LEAST_BYTES * number > len(reader.data) - reader.at:
         raise InputError(f"{name} declares more tiles than there are")
     for _ in range(number):
-        tile = Tile(int.from_bytes(reader.bytes(4), "little"), offset, reader.number(), reader.number())
-        tiles.append(tile)
-        offset += tile.stored
+        stored = StoredTile(int.from_bytes(reader.bytes(4), "little"), offset, reader.number(), reader.number())
+        tiles.append(stored)
+        offset += stored.stored
     return Entry(name, size, label - 1 if label else None, tuple(tiles))
 
 

@@ -3,7 +3,7 @@
     magic 8 | SHA-256 of the work 32 | error bound 8 | records: size 4, CRC-32 4, a group's streams, each after its size
 
 The work is all that decides the result: model, images, names and settings. A journal of other work is begun anew. What it holds
-is not trusted: `nextpixel.coding.writer` decodes each group before it takes it, and measures the error bound again.
+is not trusted: `nextpixel.coding.writer` decodes each group before it uses it, and measures the error bound again.
 """
 
 import errno
@@ -31,15 +31,15 @@ class Journal:
     """The finished groups of a compression, in order.
 
     Args:
-        path: of the file that is to be made; the journal stands beside it.
+        path: of the file that is to be made; the journal lies beside it.
         work: SHA-256 of what is to be done.
 
     Attributes:
-        groups: what is finished, as far as the file says.
+        groups: what is finished, by the file.
         epsilon: the error bound that it was finished with; None where nothing is, or in fast mode.
 
     Raises:
-        InputError: what stands there is no regular file, or cannot be read.
+        InputError: the path is no regular file, or cannot be read.
     """
 
     def __init__(self, path: Path, work: bytes) -> None:

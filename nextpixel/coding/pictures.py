@@ -18,8 +18,8 @@ from nextpixel.pictures.read import read_picture
 def read_images(path: str, model: AutoregressiveModel) -> list[tuple[str, Tensor]]:
     """The images of a file with their names: (C, H, W) symbols of this model.
 
-    A picture (PNG, WebP, TIFF, PGM, PPM and what else Pillow reads, 8 bits, grey or RGB) is one image, turned as its EXIF data
-    say. Grey becomes RGB by repetition, RGB becomes grey only if it is grey already, and a palette becomes RGB: pixels keep their
+    A picture (PNG, WebP, TIFF, PGM, PPM and what else Pillow reads, 8 bits, grey or RGB) is one image, turned by its EXIF data.
+    Grey becomes RGB by repetition, RGB becomes grey only if it is grey already, and a palette becomes RGB: pixels keep their
     colours, the palette is not kept. A .npy array of integers is one image (H, W), or many, as in training: (N, H, W),
     (N, C, H, W) or (N, H, W, C).
 
