@@ -23,7 +23,7 @@ from nextpixel.models import MODELS, AutoregressiveModel
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights
 from nextpixel.pictures.grid import save_grid
-from nextpixel.recipes.experiment import Experiment, read_experiment
+from nextpixel.recipes import Experiment, read_experiment
 from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.reports.report import COUNTED, Result, finish
 from nextpixel.reports.sections import Section

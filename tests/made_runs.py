@@ -9,7 +9,7 @@ from nextpixel.data.arrays import load_digits
 from nextpixel.data.images import Images
 from nextpixel.data.settings import DataSettings
 from nextpixel.models.storage import PROGRESS
-from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes import Experiment
 from nextpixel.scoring.baselines import PixelMarginal
 
 LEVELS = 17

@@ -10,7 +10,7 @@ from rich.console import Console
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 from nextpixel.likelihood_run import train
-from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes import Experiment
 from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.signals import Interrupted
 

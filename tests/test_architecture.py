@@ -13,7 +13,7 @@ import torch
 import nextpixel
 from nextpixel.data.splits import load
 from nextpixel.models import PixelCNN
-from nextpixel.recipes.experiment import make_experiment, read_recipe
+from nextpixel.recipes import make_experiment, read_recipe
 from nextpixel.scoring.baselines import PixelMarginal
 
 ROOT = Path(nextpixel.__file__).parent

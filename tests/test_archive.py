@@ -25,8 +25,7 @@ from nextpixel.coding import archive as archives
 from nextpixel.coding.format.container import Header, join, split
 from nextpixel.coding.format.embedded import unpack_model
 from nextpixel.coding.format.index import check_name, pack_index
-from nextpixel.coding.lanes import Conditions, LaneCoder
-from nextpixel.coding.tiles import Tile
+from nextpixel.coding.lanes import Conditions, LaneCoder, Tile
 from nextpixel.coding.writer import Settings, Writer
 
 small = {"features": 4, "blocks": 1, "head_features": 4}

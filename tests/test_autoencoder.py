@@ -20,7 +20,7 @@ from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load
 from nextpixel.errors import InputError
 from nextpixel.likelihood_run import CODE, build, train
-from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes import Experiment
 from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.reports.sections import Reconstruction, reconstruct, reconstruction_section
 from nextpixel.scoring.autoencoder import ConvAutoencoder, _batches, squared_error

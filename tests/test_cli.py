@@ -17,7 +17,7 @@ import nextpixel
 from nextpixel.cli import main
 from nextpixel.cli.parser import VERBS, make_parser, spell_out_data
 from nextpixel.data.splits import load as load_data
-from nextpixel.recipes.experiment import read_experiment, recipe_names
+from nextpixel.recipes import read_experiment, recipe_names
 
 ROOT = Path(__file__).parent.parent
 TINY = "--model.features 8 --model.blocks 2 --model.head_features 8 --training.epochs 1 --training.eval_every 1"

@@ -13,7 +13,7 @@ from nextpixel import Combination, Encoded, Labels, SpatialMap, Vector
 from nextpixel.cli import main
 from nextpixel.data.settings import DataSettings
 from nextpixel.identities.network import INSIDE, EmbeddingNetwork, save_embedding
-from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes import Experiment
 
 CROP, SIZE = (12, 10), (8, 9)
 PREPARED = DataSettings(levels=3, crop=CROP, size=SIZE, grayscale=True)

@@ -111,13 +111,13 @@ def test_an_error_of_the_system_outside_of_any_file_is_one_line(refuse, monkeypa
     def fail():
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/some/recipe")
 
-    monkeypatch.setattr("nextpixel.recipes.experiment.recipe_names", fail)
+    monkeypatch.setattr("nextpixel.recipes.recipe_names", fail)
     assert refuse("recipes") == "nextpixel: error: /some/recipe: Input/output error\n"
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")])
 def test_too_little_memory_is_one_line(refuse, monkeypatch, error):
-    monkeypatch.setattr("nextpixel.recipes.experiment.recipe_names", lambda: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("nextpixel.recipes.recipe_names", lambda: (_ for _ in ()).throw(error))
     assert "out of memory" in refuse("recipes")
 
 
@@ -126,7 +126,7 @@ def test_more_memory_than_there_is_is_one_line(run, refuse):
 
 
 def test_a_mistake_of_the_library_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("nextpixel.recipes.experiment.recipe_names", lambda: 1 / 0)
+    monkeypatch.setattr("nextpixel.recipes.recipe_names", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["recipes"])
 

@@ -15,7 +15,7 @@ from nextpixel.data.raw import RawImages
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load_source
 from nextpixel.pictures.grid import LINE, SEPARATOR, code_colours, save_completions, save_grid
-from nextpixel.recipes.experiment import read_experiment
+from nextpixel.recipes import read_experiment
 from nextpixel.scoring.baselines import PixelMarginal, all_baselines
 from nextpixel.scoring.evaluation import evaluate
 

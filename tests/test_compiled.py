@@ -25,9 +25,7 @@ from nextpixel.compiled.simd import panel_registers
 from nextpixel.compiled.step_programs import Stepped
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import Categorical, DiscretizedLogisticMixture
-from nextpixel.sampling.draw import choose_method
-from nextpixel.sampling.guidance import guided_likelihood
-from nextpixel.sampling.methods import METHODS
+from nextpixel.sampling.draw import METHODS, choose_method, guided_likelihood
 from nextpixel.scan.job import DrawJob
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)

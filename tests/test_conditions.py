@@ -22,7 +22,7 @@ from nextpixel.errors import InputError
 from nextpixel.layers.conditioning import ConditionBias, Upsampler
 from nextpixel.layers.pixelcnn_pp import LeftResnet, UpperResnet
 from nextpixel.recipes.settings import TrainingSettings
-from nextpixel.sampling.methods import METHODS
+from nextpixel.sampling.draw import METHODS
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.processes import Agreement
 

@@ -19,7 +19,7 @@ import nextpixel
 from nextpixel.errors import InputError
 from nextpixel.layers.masked import MaskedConv2d
 from nextpixel.models.base import RasterModel
-from nextpixel.sampling.methods import METHODS
+from nextpixel.sampling.draw import METHODS
 from nextpixel.scan.raster import Draw, Keep, Naive, Score, raster
 
 MODELS = list(nextpixel.MODELS)

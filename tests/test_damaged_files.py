@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nextpixel.cli.interpolate import _array
+from nextpixel.cli.draw import _array
 from nextpixel.data.arrays import load_npz, read_npy
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError

@@ -23,11 +23,10 @@ from nextpixel.errors import InputError
 from nextpixel.identities.images import EmbeddedImages, describe_single, load_by_identity
 from nextpixel.identities.network import EmbeddingNetwork, embed_images, load_embedding, save_embedding
 from nextpixel.identities.report import RIGHT, WRONG, draw_neighbours
-from nextpixel.identities.settings import TripletSettings
 from nextpixel.identities.triplets import IdentityBatches, TripletLoss, Triplets, train_embedding
 from nextpixel.identities.verification import RESAMPLES, Pairs, Verification, make_pairs, nearest, verify
-from nextpixel.recipes.experiment import make_experiment, read_experiment, read_recipe
-from nextpixel.recipes.settings import TrainingSettings
+from nextpixel.recipes import make_experiment, read_experiment, read_recipe
+from nextpixel.recipes.settings import TrainingSettings, TripletSettings
 from nextpixel.training.objective import Likelihood
 from nextpixel.training.signals import Interrupted
 

@@ -10,8 +10,7 @@ from torch.utils._pytree import tree_leaves
 import nextpixel
 from nextpixel.compiled import cuda_graphs as graphs
 from nextpixel.likelihoods import LIKELIHOODS
-from nextpixel.sampling.guidance import guided_likelihood
-from nextpixel.sampling.methods import METHODS
+from nextpixel.sampling.draw import METHODS, guided_likelihood
 from nextpixel.scan.job import DrawJob
 
 each_model = pytest.mark.parametrize("name", nextpixel.MODELS)

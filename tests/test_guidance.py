@@ -11,7 +11,7 @@ from tiny import CONDITIONS, FEW, all_images, images, of_images, random_cond, ti
 import nextpixel
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import LIKELIHOODS, Guided, make_likelihood
-from nextpixel.sampling.methods import METHODS
+from nextpixel.sampling.draw import METHODS
 from nextpixel.scan.raster import Draw, Keep, Naive, Score, raster
 
 KINDS = CONDITIONS[1:]

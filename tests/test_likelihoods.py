@@ -13,7 +13,7 @@ from nextpixel.errors import InputError
 from nextpixel.layers.masked import Head
 from nextpixel.likelihoods import LIKELIHOODS, Categorical, DiscretizedLogisticMixture, Likelihood, make_likelihood
 from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE
-from nextpixel.sampling.methods import METHODS
+from nextpixel.sampling.draw import METHODS
 from nextpixel.scan.raster import Naive, Score, raster
 
 each_law = pytest.mark.parametrize("name", LIKELIHOODS)

@@ -14,7 +14,7 @@ from nextpixel import MODELS, Labels, MultiScale, SpatialMap
 from nextpixel.errors import InputError
 from nextpixel.layers.conditioning import Upsampler
 from nextpixel.models.base import RasterModel
-from nextpixel.sampling.methods import METHODS
+from nextpixel.sampling.draw import METHODS
 from nextpixel.scan.raster import Draw, raster
 
 NAME = MultiScale.name

@@ -19,7 +19,7 @@ from nextpixel.identities.images import EmbeddedImages, as_seen_by, embedding_ne
 from nextpixel.identities.likeness import Likeness, _shares, draw_portraits, to_levels
 from nextpixel.identities.network import EmbeddingNetwork, embed_images, kept_embedding, load_embedding, save_embedding
 from nextpixel.likelihood_run import train
-from nextpixel.recipes.experiment import Experiment, make_experiment, read_recipe
+from nextpixel.recipes import Experiment, make_experiment, read_recipe
 from nextpixel.scoring.evaluation import evaluate
 
 TINY = "--model.features 8 --model.blocks 2 --model.head_features 8 --training.epochs 1 --training.sample_every 1"

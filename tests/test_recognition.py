@@ -21,9 +21,9 @@ from nextpixel.data.splits import Splits, load
 from nextpixel.errors import InputError
 from nextpixel.likelihood_run import train
 from nextpixel.progress import Parts
-from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes import Experiment
 from nextpixel.recipes.settings import TrainingSettings
-from nextpixel.reports.classes import draw_guidance, judge_classes
+from nextpixel.reports.sections import draw_guidance, judge_classes
 from nextpixel.scoring import recognition as scoring_guidance
 from nextpixel.scoring.evaluation import evaluate
 from nextpixel.scoring.recognition import STRENGTHS, Classifier, Recognition, recognise_samples, sampled, sweep

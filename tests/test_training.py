@@ -26,8 +26,7 @@ from nextpixel.likelihood_run import INITIAL_IMAGES, begin_with, build, train
 from nextpixel.machine import count_flops
 from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
-from nextpixel.recipes.experiment import make_experiment, read_config, read_experiment, read_recipe, recipe_names
-from nextpixel.recipes.kinds import KINDS
+from nextpixel.recipes import KINDS, make_experiment, read_config, read_experiment, read_recipe, recipe_names
 from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.reports.report import draw_curve, read_curve
 from nextpixel.training import loop as loops

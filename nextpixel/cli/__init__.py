@@ -1,4 +1,4 @@
-"""The command line: one file per verb with `add_arguments(parser, argv)` and `run(args)`; here is what they share.
+"""The command line: each verb is `add_VERB(parser, argv)` and `run_VERB(args)`; here is what they share.
 
 Only the verb that is asked for is imported, and what it needs of torch only when it runs: `nextpixel --help` answers at once.
 Of the rest, nothing is imported before signals are handled.
@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from typing import Any
 
 from nextpixel.cli import signals
@@ -66,7 +65,9 @@ def _main(argv: list[str]) -> int:
 
 def run(args: Any) -> None:
     """Run the verb of parsed arguments."""
-    import_module(f"nextpixel.cli.{args.verb}").run(args[args.verb])
+    from nextpixel.cli.parser import function_of
+
+    function_of("run", args.verb)(args[args.verb])
 
 
 def _say(text: str, status: int) -> int:

@@ -5,12 +5,11 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.parser import pair
-from nextpixel.cli.runs import add_device, find_device
+from nextpixel.cli.parser import add_device, find_device, pair
 from nextpixel.errors import InputError
 
 
-def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
+def add_bench(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument("models", nargs="*", help="architectures (default: all)")
     parser.add_argument("--preset", help="a preset of each model, instead of sizes chosen to compare")
@@ -29,7 +28,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--out", default="bench", help="a folder for bench.json, bench.md and the plots")
 
 
-def run(args: Any) -> None:
+def run_bench(args: Any) -> None:
     """Measure, print, and write."""
     import torch
     from rich.console import Console

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.parser import GUIDANCE
-from nextpixel.cli.runs import add_device, find_device
+from nextpixel.cli.parser import GUIDANCE, add_device, find_device
 from nextpixel.errors import InputError
-from nextpixel.recipes.experiment import read_experiment
-from nextpixel.recipes.kinds import LIKELIHOOD
+from nextpixel.recipes import LIKELIHOOD, read_experiment
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
+def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument("run", help="a run folder")
     parser.add_argument("--data.source", help="other data (also: --data), brought to the run's levels by the run's settings")
@@ -27,7 +25,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=128, help="images per forward pass")
 
 
-def run(args: Any) -> None:
+def run_evaluate(args: Any) -> None:
     """Print the figures."""
     from rich.console import Console
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.parser import pair
-from nextpixel.cli.runs import add_device, find_device
+from nextpixel.cli.parser import add_device, find_device, pair
 from nextpixel.errors import InputError
 from nextpixel.files import require_writable
 
@@ -15,7 +14,7 @@ from nextpixel.files import require_writable
 OPTIONS = {"blocks": 4, "stages": None, "kernel_size": 3, "first_kernel_size": 3}
 
 
-def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
+def add_inspect(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument(
         "what", nargs="+", help="architectures (pixelcnn gated-pixelcnn), run folders, or masks: the experiment of masks A and B"
@@ -31,7 +30,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--out", default="receptive-field.png", help="the picture")
 
 
-def run(args: Any) -> None:
+def run_inspect(args: Any) -> None:
     """Measure, print one line per model, draw, and print the path."""
     from nextpixel.inspection import Context, colour_context, draw, mask_experiment, model_context
 

@@ -2,15 +2,19 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentParser
 
 from nextpixel.errors import InputError
 from nextpixel.files import require_writable
+
+if TYPE_CHECKING:
+    import torch
 
 VERBS = {
     "train": "train a model from a recipe or a config file",
@@ -25,6 +29,18 @@ VERBS = {
     "info": "what an archive holds and how it was made",
     "recipes": "list the recipes",
     "bench": "measure speed on this machine: sampling and training beside what the arithmetic would allow",
+}
+
+# Verbs that share a file; each other verb has one of its own.
+FILES = {
+    "sample": "draw",
+    "complete": "draw",
+    "interpolate": "draw",
+    "report": "train",
+    "recipes": "train",
+    "compress": "archives",
+    "decompress": "archives",
+    "info": "archives",
 }
 
 LIKE = "a picture file: draw what is like it, given its code or its embedding; it is prepared as the run's data are"
@@ -51,15 +67,55 @@ def make_parser(argv: list[str]) -> Parser:
     for name, about in VERBS.items():
         verb = Parser(description=about[0].upper() + about[1:] + ".")
         if argv[:1] == [name]:
-            import_module(f"nextpixel.cli.{name}").add_arguments(verb, argv[1:])
+            function_of("add", name)(verb, argv[1:])
         verbs.add_subcommand(name, verb, help=about)
     return parser
+
+
+def function_of(what: str, verb: str) -> Callable[..., None]:
+    """`add_VERB` adds a verb's arguments to a parser, `run_VERB` runs it; the file is imported now."""
+    return getattr(import_module(f"nextpixel.cli.{FILES.get(verb, verb)}"), f"{what}_{verb}")
 
 
 def add_condition(parser: ArgumentParser, label: str, like: str) -> None:
     """The options --label and --like, with these helps, which `cli.runs.RunConditions` reads."""
     parser.add_argument("--label", type=int, help=label)
     parser.add_argument("--like", help=like)
+
+
+DEVICE = "where to compute: auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU"
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """The option, which `find_device` reads."""
+    parser.add_argument("--device", default="auto", help=DEVICE)
+
+
+def find_device(text: str) -> "torch.device":
+    """The device of this name; of "auto" the first GPU, and the processor where there is none.
+
+    Raises:
+        InputError: an unknown device, or one that this machine does not have.
+
+    Example:
+        >>> find_device("cpu")
+        device(type='cpu')
+        >>> find_device("tpu")
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: --device tpu: expected auto, cpu, cuda or, to name one of several GPUs, cuda:0, cuda:1, ...
+    """
+    import torch
+
+    match = re.fullmatch(r"(auto|cpu|cuda)|cuda:(\d{1,4})", text, re.ASCII)
+    if match is None:
+        raise InputError(f"--device {text}: expected auto, cpu, cuda or, to name one of several GPUs, cuda:0, cuda:1, ...")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if text == "auto":
+        text = "cuda" if gpus else "cpu"
+    if text.startswith("cuda") and int(match[2] or 0) >= gpus:
+        found = "no GPU" if not gpus else "one GPU, cuda:0" if gpus == 1 else f"{gpus} GPUs, cuda:0 to cuda:{gpus - 1}"
+        raise InputError(f"--device {text}: torch finds {found} on this machine")
+    return torch.device(text)
 
 
 def add_settings(parser: ArgumentParser, group: str, kind: type, skip: tuple[str, ...] = ()) -> None:

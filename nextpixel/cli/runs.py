@@ -1,13 +1,11 @@
-"""What verbs take from a run folder: its model, a condition for it from the options of a verb, and the device of --device."""
+"""What verbs take from a run folder: its model, and a condition for it from the options of a verb."""
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from nextpixel.conditions import Condition
@@ -20,7 +18,7 @@ from nextpixel.models import AutoregressiveModel
 from nextpixel.models.storage import load
 from nextpixel.pictures.grid import save_grid
 from nextpixel.pictures.read import picture_symbols, read_picture
-from nextpixel.recipes.experiment import Experiment, read_experiment
+from nextpixel.recipes import Experiment, read_experiment
 from nextpixel.scoring.baselines import PixelMarginal
 
 
@@ -68,39 +66,6 @@ def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: A
             each = torch.as_tensor(cond).reshape(-1)
             labels = each.repeat_interleave(len(x) // len(each)).cpu().numpy()
         save_symbols(x.cpu().numpy(), out, model.levels, model.codes, labels)
-
-
-DEVICE = "where to compute: auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU"
-
-
-def add_device(parser: ArgumentParser) -> None:
-    """The option, which `find_device` reads."""
-    parser.add_argument("--device", default="auto", help=DEVICE)
-
-
-def find_device(text: str) -> torch.device:
-    """The device of this name; of "auto" the first GPU, and the processor where there is none.
-
-    Raises:
-        InputError: an unknown device, or one that this machine does not have.
-
-    Example:
-        >>> find_device("cpu")
-        device(type='cpu')
-        >>> find_device("tpu")
-        Traceback (most recent call last):
-        nextpixel.errors.InputError: --device tpu: expected auto, cpu, cuda or, to name one of several GPUs, cuda:0, cuda:1, ...
-    """
-    match = re.fullmatch(r"(auto|cpu|cuda)|cuda:(\d{1,4})", text, re.ASCII)
-    if match is None:
-        raise InputError(f"--device {text}: expected auto, cpu, cuda or, to name one of several GPUs, cuda:0, cuda:1, ...")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if text == "auto":
-        text = "cuda" if gpus else "cpu"
-    if text.startswith("cuda") and int(match[2] or 0) >= gpus:
-        found = "no GPU" if not gpus else "one GPU, cuda:0" if gpus == 1 else f"{gpus} GPUs, cuda:0 to cuda:{gpus - 1}"
-        raise InputError(f"--device {text}: torch finds {found} on this machine")
-    return torch.device(text)
 
 
 LABEL, LIKE = "--label", "--like"

@@ -1,6 +1,12 @@
-"""`nextpixel train RECIPE`: a recipe or config file, changed by options, to a run folder."""
+"""`nextpixel train RECIPE`: a recipe or config file, changed by options, to a run folder.
+
+`nextpixel report RUN`: evaluate a run's best weights so far and write its report, its pictures and its figures.
+
+`nextpixel recipes`: what can be trained by name.
+"""
 
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +17,7 @@ from jsonargparse import ArgumentParser
 from nextpixel.cli.parser import add_settings, set_defaults
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.recipes.experiment import Experiment, read_config, read_recipe
-from nextpixel.recipes.kinds import KINDS, kind_of
+from nextpixel.recipes import KINDS, Experiment, kind_of, read_config, read_recipe
 
 CONDITION = (
     "labels: images depend on their labels; encoded: on a code of themselves, an autoencoder's of 10 numbers; embedding: on the "
@@ -26,7 +31,7 @@ REPORT = (
 FROM_DATA = ("shape", "levels", "condition")
 
 
-def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
+def add_train(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments; those of the model are its constructor's, once the recipe or config tells which model."""
     parser.add_argument(
         "recipe", nargs="?", help="a recipe of `nextpixel recipes`; RECIPE --help also shows its model's settings"
@@ -46,7 +51,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
         set_defaults(parser, group, base.get(group) or {}, list(kind.__dataclass_fields__), base.get("where", ""))
 
 
-def run(args: Any) -> None:
+def run_train(args: Any) -> None:
     """Train, and print figures and paths."""
     words = [args.recipe] if args.recipe else []
     words += [f"--config={args.config}"] if args.config else []
@@ -162,3 +167,44 @@ def set_threads(threads: int) -> None:
     if threads < 1:
         raise InputError(f"--threads is {threads}: expected at least 1")
     torch.set_num_threads(threads)
+
+
+def add_report(parser: ArgumentParser, argv: list[str]) -> None:
+    """The arguments."""
+    parser.add_argument("run", help="a run folder, also of a run that was stopped")
+    parser.add_argument(
+        "--report",
+        type=Literal["short", "full"],
+        default="full",
+        help="short: likelihood and pictures; full: also baselines and the sections of classes, portraits and reconstructions",
+    )
+    parser.add_argument("--threads", type=int, help="processor threads (default: all cores)")
+
+
+def run_report(args: Any) -> None:
+    """Evaluate, write, and print figures and paths."""
+    from rich.console import Console
+
+    from nextpixel.cli.train import endings, set_threads
+    from nextpixel.recipes import read_experiment
+
+    if args.threads is not None:
+        set_threads(args.threads)
+    out = Path(args.run)
+    with endings():
+        read_experiment(out / "config.yaml").kind.load("report")(out, Console(), args.report, own_process=True)
+
+
+def add_recipes(parser: ArgumentParser, argv: list[str]) -> None:
+    """No arguments."""
+
+
+def run_recipes(args: Any) -> None:
+    """Print every recipe: name, model, data, and what it is."""
+    from nextpixel.recipes import read_recipe, recipe_names
+
+    for name in recipe_names():
+        recipe = read_recipe(name)
+        data = f"{recipe['data']['source']}, {recipe['data']['levels']} levels"
+        print(f"{name:24s}{recipe['model']['name']:18s}{data}")
+        print(textwrap.indent(textwrap.fill(" ".join(recipe["about"].split()), 96), "    "), end="\n\n")

@@ -12,9 +12,8 @@ from nextpixel.coding.entropy.choosers import Stream
 from nextpixel.coding.format.container import split
 from nextpixel.coding.format.embedded import count_weights, fingerprint, unpack_model
 from nextpixel.coding.format.index import Entry, checksum
-from nextpixel.coding.lanes import LANES, Conditions, LaneCoder, Mode, scan_rows, threads
+from nextpixel.coding.lanes import LANES, Conditions, LaneCoder, Mode, Tile, groups, scan_rows, threads
 from nextpixel.coding.limits import Allowance
-from nextpixel.coding.tiles import Tile, groups
 from nextpixel.coding.writer import Settings, Writer
 from nextpixel.errors import InputError
 from nextpixel.files import read_bytes

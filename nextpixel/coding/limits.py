@@ -26,8 +26,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from nextpixel.coding.format.index import Entry
-from nextpixel.coding.lanes import LaneCoder
-from nextpixel.coding.tiles import Tile
+from nextpixel.coding.lanes import LaneCoder, Tile
 from nextpixel.compiled.recorder import PERIODS
 from nextpixel.errors import InputError
 from nextpixel.layers.conditioning import ConditionBias, Upsampler

@@ -15,8 +15,7 @@ from nextpixel.coding.format.container import Contents, Header, join
 from nextpixel.coding.format.embedded import fingerprint, pack_model
 from nextpixel.coding.format.index import Entry, StoredTile, check_name, check_size, checksum, pack_index
 from nextpixel.coding.format.journal import Journal
-from nextpixel.coding.lanes import LANES, Conditions, LaneCoder, Mode, scan_rows
-from nextpixel.coding.tiles import Tile, check_tile, groups, tiles_of
+from nextpixel.coding.lanes import LANES, Conditions, LaneCoder, Mode, Tile, check_tile, groups, scan_rows, tiles_of
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
 from nextpixel.progress import Parts, Progress

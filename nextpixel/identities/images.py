@@ -18,7 +18,7 @@ from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import Splits, compare, limited, load, load_source, take_pool
 from nextpixel.errors import InputError
 from nextpixel.identities.network import EmbeddingNetwork, embed_images, kept_embedding, load_embedding
-from nextpixel.recipes.experiment import Experiment, read_experiment
+from nextpixel.recipes import Experiment, read_experiment
 
 CONDITION = "embedding"  # as `--model.condition` names it
 

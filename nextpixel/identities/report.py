@@ -19,7 +19,7 @@ from nextpixel.identities.verification import RESAMPLES, Verification, nearest, 
 from nextpixel.machine import machine_line
 from nextpixel.models.storage import load_weights
 from nextpixel.pictures.grid import brightness, save_grid
-from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes import Experiment
 from nextpixel.reports.report import data_line, describe_speed
 from nextpixel.training.checkpoint import BEST, Progress, read_best
 

@@ -17,9 +17,9 @@ from nextpixel.errors import InputError
 from nextpixel.identities.images import describe_single, load_by_identity
 from nextpixel.identities.network import EmbeddingNetwork, save_embedding
 from nextpixel.identities.report import finish_embedding
-from nextpixel.identities.settings import TripletSettings
 from nextpixel.identities.verification import Verification, make_pairs, score
-from nextpixel.recipes.experiment import Experiment, read_experiment
+from nextpixel.recipes import Experiment, read_experiment
+from nextpixel.recipes.settings import TripletSettings
 from nextpixel.training.batches import Batch, in_order, to_device
 from nextpixel.training.checkpoint import Progress
 from nextpixel.training.objective import Objective, Report

@@ -26,8 +26,7 @@ from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
 from nextpixel.progress import Progress
 from nextpixel.sampling import draw, interpolate
-from nextpixel.sampling.guidance import guided_log_prob
-from nextpixel.sampling.methods import Method
+from nextpixel.sampling.draw import Method, guided_log_prob
 from nextpixel.scan.protocols import ModelScanner, Scanner
 
 Inputs = Literal["intensity", "embedding"]

@@ -21,12 +21,13 @@ from nextpixel.models import AutoregressiveModel
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights, save
 from nextpixel.pictures.grid import save_completions, save_grid
-from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes import Experiment
 from nextpixel.recipes.settings import TrainingSettings
-from nextpixel.reports.classes import Classes, judge_classes
 from nextpixel.reports.sections import (
+    Classes,
     Reconstruction,
     Section,
+    judge_classes,
     reconstruct,
     reconstruction_section,
 )

@@ -1,8 +1,24 @@
-"""Sampling and completion: the checks, the noise, the batches of a scan and its progress; `methods` does the rest."""
+"""The ways to draw: each fills the images of a job, and all give the same images for the same noise.
+
+naive          a whole forward pass for every place: the reference
+cached         the raster loop, step by step
+compiled       the same as programs on all cores, or as CUDA graphs on a GPU
+fixed-point    forward passes until nothing changes
+
+Guidance: a distribution between, or beyond, the conditional and the unconditional one of a model.
+
+h of a scan with guidance s     [h, 0] for [x, x]: every image twice, side by side, and `likelihoods.Guided` for both
+                      s = 1     h for x: the model itself, without guidance
+                      s = 0     0 for x: the unconditional model
+
+Sampling and completion: the checks, the noise, the batches of a scan and its progress; `methods` does the rest.
+"""
 
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,13 +26,89 @@ from torch import Tensor
 from nextpixel.compiled import why_not
 from nextpixel.compiled.instructions import NotRecordableError
 from nextpixel.errors import InputError
+from nextpixel.likelihoods import Guided, Likelihood
+from nextpixel.likelihoods.guided import twice, with_and_without
 from nextpixel.progress import Parts, Progress
-from nextpixel.sampling.guidance import guided_condition, guided_likelihood
-from nextpixel.sampling.methods import METHODS, Method
 from nextpixel.scan.evaluating import check_weights, drawing
+from nextpixel.scan.fixed_point import as_places, fixed_point
 from nextpixel.scan.job import DrawJob
-from nextpixel.scan.protocols import Model
-from nextpixel.scan.raster import scan_rows
+from nextpixel.scan.protocols import Model, Passes
+from nextpixel.scan.raster import Naive, raster, scan_rows
+
+Method = Literal["cached", "compiled", "naive", "fixed-point"]
+
+
+def _cached(model: Passes, job: DrawJob, progress: Progress) -> None:
+    scanned = job.scanned()
+    raster(model, scanned.x, scanned.chooser(), scanned.h, progress)
+    job.finish(scanned)
+
+
+def _naive(model: Model, job: DrawJob, progress: Progress) -> None:
+    _cached(Naive(model), job, progress)
+
+
+def _compiled(model: Model, job: DrawJob, progress: Progress) -> None:
+    if model.device.type == "cuda":
+        from nextpixel.compiled.cuda_graphs import scan
+    else:
+        from nextpixel.compiled.sample import scan  # here, because numba takes a second to import
+    scan(model, job, progress)
+
+
+def _fixed_point(model: Model, job: DrawJob, progress: Progress) -> None:
+    scanned = job.scanned()
+    known = None if scanned.known is None else as_places(scanned.known)
+    choose = replace(scanned, noise=as_places(scanned.noise), known=known).chooser()
+    fixed_point(model, scanned.x, choose, scanned.h, progress)
+    job.finish(scanned)
+
+
+METHODS: dict[Method, Callable[[Model, DrawJob, Progress], None]] = {
+    "cached": _cached,
+    "compiled": _compiled,
+    "naive": _naive,
+    "fixed-point": _fixed_point,
+}
+
+
+# Beyond it the logarithms of a distribution lose their digits.
+HIGHEST_GUIDANCE = 1e6
+
+
+def guided_likelihood(model: Model, guidance: float) -> Likelihood:
+    """The distribution of a place under this guidance: the model's own, or a `Guided` one, which takes every image `twice`.
+
+    Raises:
+        InputError: guidance is not finite or far too large, or there is no condition to guide by.
+    """
+    if not abs(guidance) <= HIGHEST_GUIDANCE:
+        raise InputError(f"guidance must be from -{HIGHEST_GUIDANCE:g} to {HIGHEST_GUIDANCE:g}, not {guidance}")
+    if guidance != 1 and model.condition is None:
+        raise InputError(f"guidance {guidance} needs a model with a condition, but this one takes none")
+    return model.likelihood if guidance in (0, 1) else Guided(model.likelihood, guidance)
+
+
+def guided_condition(model: Model, cond: Any, guidance: float, batch: int, height: int, width: int) -> Tensor | None:
+    """The maps h under this guidance: 0 where it is 0, which needs no `cond`.
+
+    Raises:
+        InputError: as `encode_condition`.
+    """
+    if guidance == 0 and cond is None:
+        return model.condition.one.new_zeros(batch, model.condition.features, 1, 1)
+    h = model.encode_condition(cond, batch, height, width)
+    return torch.zeros_like(h) if guidance == 0 else h
+
+
+def guided_log_prob(model: Model, x: Tensor, cond: Any, guidance: float) -> Tensor:
+    """log p(x) under guidance, (B,), of checked images, by one forward pass over every image twice."""
+    distribution = guided_likelihood(model, guidance)
+    h, images = guided_condition(model, cond, guidance, x.shape[0], *x.shape[2:]), x
+    if isinstance(distribution, Guided):
+        images, h = twice(x), with_and_without(h)
+    return distribution.log_prob(model.network(model.encode(images), h), images)[: len(x)].flatten(1).sum(1)
+
 
 # Images of one scan: more would only make the caches larger than the processor's.
 SCAN_BATCH = 256

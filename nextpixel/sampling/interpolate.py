@@ -12,8 +12,7 @@ from torch import Tensor
 
 from nextpixel.errors import InputError
 from nextpixel.progress import Progress
-from nextpixel.sampling.draw import blank, draw, uniform_noise
-from nextpixel.sampling.guidance import guided_likelihood
+from nextpixel.sampling.draw import blank, draw, guided_likelihood, uniform_noise
 from nextpixel.scan.evaluating import drawing
 from nextpixel.scan.job import DrawJob
 from nextpixel.scan.protocols import Model

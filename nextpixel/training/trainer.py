@@ -17,7 +17,7 @@ from nextpixel.data.images import Images
 from nextpixel.errors import InputError
 from nextpixel.locks import LOCK, lock_folder
 from nextpixel.models.storage import Storable, load_weights
-from nextpixel.recipes.experiment import Experiment
+from nextpixel.recipes import Experiment
 from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.batches import Loader, Order
 from nextpixel.training.checkpoint import LAST, Place, Progress, read_checkpoint

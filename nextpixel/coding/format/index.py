@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nextpixel.coding.tiles import count_tiles
+from nextpixel.coding.lanes import count_tiles
 from nextpixel.errors import InputError
 
 MOST_SIDE = 2**24

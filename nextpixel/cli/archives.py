@@ -1,4 +1,4 @@
-"""`nextpixel compress RUN IMAGES... -o FILE`: images to a lossless archive."""
+"""Archives: `nextpixel compress RUN IMAGES... -o FILE`, `nextpixel decompress FILE` and `nextpixel info FILE`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nextpixel.models import AutoregressiveModel
 
 
-def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
+def add_compress(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
     parser.add_argument("images", nargs="+", help="pictures of 8 bits, grey or RGB, or .npy files of integers")
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--no-verify", action="store_true", help="do not decode everything again before it counts as done")
 
 
-def run(args: Any) -> None:
+def run_compress(args: Any) -> None:
     """Compress, write, and print the path and the sizes."""
     from nextpixel.coding.archive import Archive
     from nextpixel.coding.format.journal import Journal
@@ -104,3 +104,64 @@ def _cond(labels: list[int] | None, number: int, model: "AutoregressiveModel", r
     if len(labels) not in (1, number):
         raise InputError(f"--label gives {len(labels)} classes for {images(number)}: expected one for all, or one for each")
     return labels[0] if len(labels) == 1 else labels
+
+
+def add_decompress(parser: ArgumentParser, argv: list[str]) -> None:
+    """The arguments."""
+    parser.add_argument("archive", help="from nextpixel compress")
+    parser.add_argument("-o", "--out", help="a folder that is yet to be made (default: the archive's name without its ending)")
+    parser.add_argument("--only", nargs="+", help="names of images: no others are decoded")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="decode up to so many pixels times channels, however long it takes (default: what the file's length allows)",
+    )
+    parser.add_argument("--model", help="the run, the model folder or the hub id that it was made with, unless it is embedded")
+
+
+def run_decompress(args: Any) -> None:
+    """Decode to a folder, and print its path and how many images it holds."""
+    from nextpixel.coding.archive import Archive
+    from nextpixel.coding.pictures import write_image
+    from nextpixel.files import folder_aside
+    from nextpixel.models.storage import load
+    from nextpixel.progress import rows_bar
+
+    out = Path(args.archive).with_suffix("") if args.out is None else Path(args.out)
+    if args.out is None and out == Path(args.archive):
+        raise InputError(f"{args.archive} has no ending that could be left off: name a folder with -o")
+    model = None if args.model is None else load(args.model)
+    with Archive.open(args.archive, model, limit=args.limit) as archive, folder_aside(out) as aside:
+        written = 0
+        with rows_bar("decompressing", archive.rows(args.only)) as progress:
+            for name, x in archive.images(args.only, progress):
+                write_image(x, aside / name, archive.model)
+                written += 1
+    print(f"{out}: {images(written)}")
+
+
+def add_info(parser: ArgumentParser, argv: list[str]) -> None:
+    """The arguments."""
+    parser.add_argument("archive", help="from nextpixel compress")
+
+
+def run_info(args: Any) -> None:
+    """Print the header, the sizes and a line for each image."""
+    from pathlib import Path
+
+    from nextpixel.coding.archive import Archive
+
+    with Archive.open(args.archive) as archive:
+        header = archive.header
+        print(summary(archive, Path(args.archive).stat().st_size))
+        tile = "none" if header.tile is None else "{}x{}".format(*header.tile)
+        bound = "" if header.epsilon is None else f", error bound {header.epsilon:.2g}"
+        print(f"model    {header.model}, {header.channels} channels, {header.levels} levels, fingerprint {header.fingerprint}")
+        print(f"coding   {header.mode}, {header.lanes} lanes, tiles {tile}, tables of {header.bits} bits{bound}")
+        print(f"made by  {', '.join(f'{name} {value}' for name, value in header.made.items())}")
+        for entry in archive.entries:
+            symbols = header.channels * entry.size[0] * entry.size[1]
+            label = "" if entry.label is None else f"  label {entry.label}"
+            sizes = f"{entry.size[0]}x{entry.size[1]}  {entry.stored} bytes  {8 * entry.stored / symbols:.4f} bits/dim"
+            tiles = f"CRC-32 {entry.tiles[0].crc:08x}" if len(entry.tiles) == 1 else f"{len(entry.tiles)} tiles"
+            print(f"{sizes}  {tiles}{label}  {entry.name}")

@@ -1,0 +1,247 @@
+"""`nextpixel sample RUN`: draw images, as a picture to look at or as an array to go on with.
+
+`nextpixel complete RUN --image FILE...`: draw the unknown part of images.
+
+`nextpixel interpolate RUN --from A --to B`: rows of images that change from one condition to another.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import ArgumentParser
+
+from nextpixel.cli.parser import GUIDANCE, LIKE, add_condition, add_device, find_device, output, pair
+from nextpixel.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nextpixel.models import AutoregressiveModel
+
+
+METHOD = (
+    "cached: a scan, step by step; compiled: the same as a program on all cores (default on a processor, where it can "
+    "be); naive: a forward pass for every place, the slow reference; fixed-point: forward passes over all places until nothing "
+    "changes, and how many it took is printed"
+)
+
+
+def add_sample(parser: ArgumentParser, argv: list[str]) -> None:
+    """The arguments."""
+    parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
+    parser.add_argument("-n", type=int, default=64, help="how many images")
+    add_condition(parser, "the class of the images, for a class-conditional model (default: all in turn)", LIKE)
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
+    parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
+    parser.add_argument("--size", help="HxW, for another size than the training images'")
+    parser.add_argument("--method", type=Literal["cached", "compiled", "naive", "fixed-point"], help=METHOD)
+    add_device(parser)
+    parser.add_argument("--out", default="samples.png", help="a .png grid, or the integers: .npy, or .npz with the labels")
+
+
+def run_sample(args: Any) -> None:
+    """Draw, write, and print the path."""
+    from nextpixel.cli.runs import RunConditions, write_images
+    from nextpixel.conditions import default_cond
+    from nextpixel.models.storage import load
+    from nextpixel.progress import rows_bar
+
+    out = output(args.out)
+    size = None if args.size is None else pair(args.size)
+    device = find_device(args.device)
+    model = load(args.run).to(device)
+    cond = RunConditions(model, args.run).cond(args.label, args.like, needed=args.guidance != 0)
+    if cond is None and args.guidance != 0:
+        cond = default_cond(model, args.n)
+    sweeps = 0
+    with rows_bar("sampling", model.scan_rows(args.n, size)) as progress:
+
+        def count(done: int, total: int) -> None:
+            nonlocal sweeps
+            sweeps += 1
+            progress(done, total)
+
+        x = model.sample(args.n, cond, args.seed, args.temperature, args.method, size, count, args.guidance)
+    write_images(x, out, model, cond)
+    if args.method == "fixed-point":
+        print(f"{sweeps} sweeps")
+    print(out)
+
+
+def add_complete(parser: ArgumentParser, argv: list[str]) -> None:
+    """The arguments."""
+    parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
+    parser.add_argument("--image", nargs="+", required=True, help="picture files, all of one size, or one .npy or .npz file")
+    parser.add_argument(
+        "--keep", default="top:0.5", help="what is known: top:0.5, left:0.3 ..., or a mask picture (white is known)"
+    )
+    parser.add_argument("-n", type=int, default=5, help="completions per image")
+    add_condition(parser, "the class of the images, for a class-conditional model (default: the labels of a .npz)", LIKE)
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
+    parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
+    add_device(parser)
+    parser.add_argument("--out", default="completions.png", help="a .png with a row per image, or the integers: .npy or .npz")
+
+
+def run_complete(args: Any) -> None:
+    """Complete, write, and print the path."""
+    from nextpixel.cli.runs import RunConditions, write_images
+    from nextpixel.models.storage import load
+    from nextpixel.pictures.grid import save_completions
+    from nextpixel.pictures.read import load_mask
+    from nextpixel.progress import rows_bar
+
+    out = output(args.out)
+    device = find_device(args.device)
+    model = load(args.run).to(device)
+    x, labels = _read(args.image, model)
+    conditions, needed = RunConditions(model, args.run), args.guidance != 0
+    label = labels if args.label is None and needed and conditions.takes("label") else args.label
+    cond = conditions.cond(label, args.like, needed=needed)
+    height, width = x.shape[2:]
+    known = load_mask(args.keep, height, width)
+    with rows_bar("completing", model.scan_rows(len(x) * args.n, (height, width))) as progress:
+        y = model.complete(x, known, args.n, cond, args.seed, args.temperature, progress=progress, guidance=args.guidance)
+    if out.suffix == ".png":
+        save_completions(x, known, y.unflatten(0, (len(x), args.n)), model.levels, out, codes=model.codes)
+    else:
+        write_images(y, out, model, cond)
+    print(out)
+
+
+def _read(files: list[str], model: "AutoregressiveModel") -> "tuple[Tensor, Tensor | None]":
+    """The symbols of all pictures, or of the images of one array file and their labels.
+
+    Raises:
+        InputError: a file cannot be read, or does not hold what this model draws.
+    """
+    import torch
+
+    from nextpixel.data.images import Images
+    from nextpixel.data.settings import DataSettings
+    from nextpixel.data.splits import load_source
+    from nextpixel.pictures.read import load_image
+
+    if len(files) == 1 and files[0].endswith((".npy", ".npz")):
+        settings = DataSettings(source=files[0], levels=model.levels)
+        parts = load_source(files[0], settings)
+        if list(parts) != ["all"]:
+            raise InputError(f"{files[0]} has the splits {', '.join(parts)}: expected one array of images")
+        images = Images(parts["all"], settings)
+        if model.codes:
+            images.check_codes()
+        return images.tensor(), images.labels
+    if model.codes:
+        raise InputError(f"--image {files[0]}: this model draws codes, so expected one .npy or .npz file of them")
+    pictures = [load_image(path, model.levels, model.shape[0]) for path in files]
+    for path, picture in zip(files, pictures, strict=True):
+        if picture.shape != pictures[0].shape:
+            sizes = f"{tuple(picture.shape[1:])} and {tuple(pictures[0].shape[1:])}"
+            raise InputError(f"{path} and {files[0]} differ in size: {sizes}; complete them one by one")
+    return torch.stack(pictures), None
+
+
+ENDS = ("from", "to")
+# What an end may be, and the options that would say the same again.
+LABEL, PICTURE, ARRAY = "a label", "a picture", "a .npy file"
+SAME = {LABEL: ("label",), PICTURE: ("like",), ARRAY: ("label", "like")}
+
+
+def add_interpolate(parser: ArgumentParser, argv: list[str]) -> None:
+    """The arguments."""
+    parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
+    parser.add_argument(
+        "--from",
+        required=True,
+        help="where rows begin: a label; a picture file, for a model with an encoder or the run of one conditioned on "
+        "embeddings; or a .npy file with a vector (or one per row)",
+    )
+    parser.add_argument("--to", required=True, help="where they end, likewise")
+    add_condition(
+        parser,
+        "the class of all images, between two pictures, for a model that depends on both",
+        "a picture file that all images are to be like, between two labels, for a model that depends on both",
+    )
+    parser.add_argument("--steps", type=int, default=8, help="images per row, both ends included")
+    parser.add_argument("-n", type=int, default=4, help="rows, each with noise of its own")
+    parser.add_argument("--path", type=Literal["linear", "spherical"], default="linear", help="of the encoded condition")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--temperature", type=float, default=1.0, help="below 1 more likely images, above 1 more varied ones")
+    parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
+    add_device(parser)
+    parser.add_argument(
+        "-o", "--out", default="interpolation.png", help="a .png with a line per row, or the integers row by row: .npy"
+    )
+
+
+def run_interpolate(args: Any) -> None:
+    """Draw, write, and print the path."""
+    from nextpixel.cli.runs import write_images
+    from nextpixel.models.storage import load
+    from nextpixel.progress import rows_bar
+
+    out = output(args.out, (".png", ".npy"))  # what lies between two labels has none that a .npz could hold
+    device = find_device(args.device)
+    model = load(args.run).to(device)
+    ends = _ends(model, args)
+    with rows_bar("interpolating", model.scan_rows(args.n * args.steps)) as progress:
+        x = model.interpolate(
+            *ends, args.steps, args.n, args.seed, args.path, args.temperature, progress=progress, guidance=args.guidance
+        )
+    write_images(x.flatten(0, 1), out, model, None, columns=args.steps)
+    print(out)
+
+
+def _ends(model: "AutoregressiveModel", args: Any) -> list[Any]:
+    """The conditions that rows begin and end with: what is given for the ends moves one part of it, and the others stay.
+
+    Raises:
+        InputError: ends of two kinds, an end that cannot be read, or a part that is given twice or not at all.
+    """
+    from nextpixel.cli.runs import RunConditions
+
+    kind, other = (_kind(option, args[option]) for option in ENDS)
+    if kind != other:
+        raise InputError(f"--from {args['from']} is {kind}, but --to {args.to} is {other}: expected two of a kind")
+    for option in SAME[kind]:
+        if args[option] is not None:
+            raise InputError(f"--{option} {args[option]}: --from {args['from']} and --to {args.to} say that already")
+    if kind == ARRAY:
+        return [_array(option, args[option]) for option in ENDS]
+    conditions = RunConditions(model, args.run)
+    if kind == LABEL:
+        return [conditions.cond(int(args[option]), args.like, of_label=f"--{option}") for option in ENDS]
+    return [conditions.cond(args.label, args[option], of_picture=f"--{option}") for option in ENDS]
+
+
+def _kind(option: str, text: str) -> str:
+    if text.isdecimal():
+        return LABEL
+    if text.endswith(".npy"):
+        return ARRAY
+    if not Path(text).is_file():
+        raise InputError(f"--{option} {text}: no such file; expected a label (0, 1, ...), a picture file or a .npy file")
+    return PICTURE
+
+
+def _array(option: str, path: str) -> "Tensor":
+    """The numbers of a .npy file.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    import numpy as np
+    import torch
+
+    from nextpixel.data.arrays import read_npy
+
+    try:
+        array = read_npy(path)
+    except InputError as error:
+        reason = str(error).rpartition(f"{path}: ")[2].rpartition(".npy array: ")[2]
+        raise InputError(f"--{option} {path}: cannot be read as a .npy array: {reason}") from error
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise InputError(f"--{option} {path} holds {array.dtype}: expected finite numbers")
+    return torch.from_numpy(array)
