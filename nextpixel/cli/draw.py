@@ -1,9 +1,4 @@
-"""`nextpixel sample RUN`: draw images, as a picture to look at or as an array to go on with.
-
-`nextpixel complete RUN --image FILE...`: draw the unknown part of images.
-
-`nextpixel interpolate RUN --from A --to B`: rows of images that change from one condition to another.
-"""
+"""Drawing: `nextpixel sample RUN`, `nextpixel complete RUN --image FILE` and `nextpixel interpolate RUN --from A --to B`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal

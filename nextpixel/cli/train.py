@@ -1,9 +1,4 @@
-"""`nextpixel train RECIPE`: a recipe or config file, changed by options, to a run folder.
-
-`nextpixel report RUN`: evaluate a run's best weights so far and write its report, its pictures and its figures.
-
-`nextpixel recipes`: what can be trained by name.
-"""
+"""Training: `nextpixel train RECIPE` makes a run, `nextpixel report RUN` reports on one, `nextpixel recipes` lists the recipes."""
 
 import sys
 import textwrap

@@ -1,10 +1,8 @@
-"""What is coded side by side: images are cut into tiles, and tiles of one size make groups.
+"""What is coded side by side: images are cut into tiles, and tiles of one size make groups, the lanes of one scan.
 
-A group of images of one size, coded side by side: lanes of one scan, and the encoded conditions of its tiles.
-
-Each lane has its own stream, so an image can be decoded without the others. In float64 with margins its code does not
-depend on its neighbours, nor on how many there are. In "fast" mode, float32 without margins, it may: groups are then always
-of the same width, filled up with copies of the last image, and decoded as they were encoded.
+Each lane has its own stream, so that an image can be decoded without the others. In float64 with margins its code does not
+depend on the other images in the group, nor on their number. In "fast" mode, float32 without margins, it may: groups then
+always have the same width, filled up with copies of the last image, and are decoded as they were encoded.
 """
 
 import copy

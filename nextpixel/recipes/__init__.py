@@ -1,8 +1,6 @@
-"""The kinds of runs: what differs between them, registered by name and imported when it is first used.
+"""Recipes and experiments: a model, its data and its training settings, as config.yaml and the YAML files here hold them.
 
-A kind is one entry of `KINDS`. The trainer, the loop, config files and the command line look it up by the name of the model.
-
-An experiment is what config.yaml and a recipe hold: model, data and training settings, complete and re-runnable.
+What differs between kinds of runs is registered by name in `KINDS`, and imported when it is first used.
 """
 
 import difflib

@@ -1,7 +1,4 @@
-"""What the user may say about training; imports nothing heavy, because the command line is parsed from it.
-
-How an embedding network is trained; imports nothing heavy, because the command line is parsed from it.
-"""
+"""Training settings of each kind of run; imports nothing heavy, because the command line is parsed from them."""
 
 from dataclasses import dataclass
 from typing import Literal, get_type_hints

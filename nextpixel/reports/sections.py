@@ -1,10 +1,7 @@
-"""A part of a run's report that only some models have.
+"""Sections of a report that only some models have.
 
-The report's part on a model conditioned on embeddings: images drawn from one photograph each of unseen identities.
-
-The report's part on an autoencoder: samples given a code beside a plain decoder's one answer, as picture and as figures.
-
-The report's part on a class-conditional model: does it draw the class that it is told, and what does guidance change?
+Reconstructions: samples given a code, beside the one answer of a plain decoder. Classes: whether a class-conditional model draws
+the class that it is given, and what guidance changes.
 """
 
 import math

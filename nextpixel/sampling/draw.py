@@ -1,17 +1,14 @@
-"""The ways to draw: each fills the images of a job, and all give the same images for the same noise.
+"""Samples and completions: the ways to draw, guidance, the noise, and the batches of a scan.
 
-naive          a whole forward pass for every place: the reference
-cached         the raster loop, step by step
-compiled       the same as programs on all cores, or as CUDA graphs on a GPU
-fixed-point    forward passes until nothing changes
+Each method fills the images of a job, and all give the same images for the same noise:
 
-Guidance: a distribution between, or beyond, the conditional and the unconditional one of a model.
+    naive          a whole forward pass for every place: the reference
+    cached         the raster loop, step by step
+    compiled       the same as programs on all cores, or as CUDA graphs on a GPU
+    fixed-point    forward passes until nothing changes
 
-h of a scan with guidance s     [h, 0] for [x, x]: every image twice, side by side, and `likelihoods.Guided` for both
-                      s = 1     h for x: the model itself, without guidance
-                      s = 0     0 for x: the unconditional model
-
-Sampling and completion: the checks, the noise, the batches of a scan and its progress; `methods` does the rest.
+Guidance s scans every image twice, side by side, under h and under 0 (`likelihoods.Guided`); s = 1 is the model itself, s = 0 the
+unconditional model.
 """
 
 import math
@@ -35,6 +32,12 @@ from nextpixel.scan.job import DrawJob
 from nextpixel.scan.protocols import Model, Passes
 from nextpixel.scan.raster import Naive, raster, scan_rows
 
+# Images of one scan: more would only make the caches larger than the processor's.
+SCAN_BATCH = 256
+# Below it logits overflow in float32; the likeliest symbol is drawn long before.
+LOWEST_TEMPERATURE = 1e-6
+# Beyond it the logarithms of a distribution lose their digits.
+HIGHEST_GUIDANCE = 1e6
 Method = Literal["cached", "compiled", "naive", "fixed-point"]
 
 
@@ -72,10 +75,6 @@ METHODS: dict[Method, Callable[[Model, DrawJob, Progress], None]] = {
 }
 
 
-# Beyond it the logarithms of a distribution lose their digits.
-HIGHEST_GUIDANCE = 1e6
-
-
 def guided_likelihood(model: Model, guidance: float) -> Likelihood:
     """The distribution of a place under this guidance: the model's own, or a `Guided` one, which takes every image `twice`.
 
@@ -108,12 +107,6 @@ def guided_log_prob(model: Model, x: Tensor, cond: Any, guidance: float) -> Tens
     if isinstance(distribution, Guided):
         images, h = twice(x), with_and_without(h)
     return distribution.log_prob(model.network(model.encode(images), h), images)[: len(x)].flatten(1).sum(1)
-
-
-# Images of one scan: more would only make the caches larger than the processor's.
-SCAN_BATCH = 256
-# Below it logits overflow in float32; the likeliest symbol is drawn long before.
-LOWEST_TEMPERATURE = 1e-6
 
 
 def blank(model: Model, n: int, size: tuple[int, int] | None) -> Tensor:
