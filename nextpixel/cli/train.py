@@ -1,4 +1,4 @@
-"""Training: `nextpixel train RECIPE` makes a run, `nextpixel report RUN` reports on one, `nextpixel recipes` lists the recipes."""
+"""Training: `nextpixel train RECIPE` makes a run, `nextpixel report RUN` reports on one, `nextpixel recipes` lists recipes."""
 
 import sys
 import textwrap
