@@ -1,4 +1,4 @@
-"""What the user is told: that what was given cannot be used, and what else to know about a result.
+"""Messages to the user: input that cannot be used, and notices about a result.
 
 Whether a value from a file, whose types nothing has checked, is of the type that a function declares.
 """
@@ -28,7 +28,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Notice(UserWarning):
-    """What to know about a result that is as good as it can be; the command line prints the line alone."""
+    """A notice about a result that is as good as it can be; the command line prints the line alone."""
 
 
 def fits(value: Any, hint: Any) -> bool:

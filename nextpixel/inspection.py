@@ -161,7 +161,7 @@ def colour_context(model: AutoregressiveModel, place: tuple[int, int] | None = N
         cond: a condition for one image, if the model needs one.
 
     Returns:
-        bool (n, n): [c, c'] says whether the law of channel c depends on channel c' of the same place. It must be strictly
+        bool (n, n): [c, c'] is whether the distribution of channel c depends on channel c' of the same place. It must be strictly
         lower triangular (c' < c).
 
     Raises:

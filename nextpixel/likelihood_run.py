@@ -52,7 +52,7 @@ def train(
     Args:
         experiment: what to train on what.
         out: the run folder; it must be new or empty unless `resume`.
-        resume: go on from checkpoints/last.ckpt, with the bits that a run which nobody interrupted would have.
+        resume: go on from checkpoints/last.ckpt, with the bits of an uninterrupted run.
         console: where progress and results are printed.
         report: what follows training: "none", "short" (likelihood and pictures), or "full" (also baselines, and what only some
             models have: classes, reconstructions, portraits). `write_report` can make up for it later.

@@ -1,4 +1,4 @@
-"""The machine that something ran on: what it is, how fast it multiplies, and how much arithmetic a computation asks of it."""
+"""The machine that something ran on: what it is, how fast it multiplies, and how much arithmetic a computation needs."""
 
 import platform
 import statistics

@@ -1,4 +1,4 @@
-"""Progress of long work: how it is told, and bars for people, which go to stderr, and only where stderr is a terminal."""
+"""Progress of long work: callbacks, and bars for people, on stderr, if it is a terminal."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +34,7 @@ class Count:
 
 
 class Parts:
-    """Progress of work that consists of parts, one after the other: a part tells its own, and the whole is told.
+    """Progress of work that consists of parts, one after the other: each part reports its own, and the whole is reported.
 
     Example:
         >>> parts = Parts(lambda done, total: print(f"{done} of {total}"), total=5)
@@ -68,7 +68,7 @@ def track(items: Iterable[Item], total: int, description: str, show: bool = True
 
 @contextmanager
 def rows_bar(description: str, total: int) -> Iterator[Progress]:
-    """A bar for scans, one or several, of `total` rows together: `sample` and `complete` tell it their progress."""
+    """A bar for scans, one or several, of `total` rows together: `sample` and `complete` report to it."""
     with _bar() as bar:
         task = bar.add_task(description, total=total)
         yield Parts(lambda done, total: bar.update(task, completed=done), total)

@@ -59,7 +59,7 @@ def _main(argv: list[str]) -> int:
         parser.print_help()
         return 2
     run(parser.parse_args(argv))
-    sys.stdout.flush()  # a full disk is told here, not when the program has ended
+    sys.stdout.flush()  # a full disk is reported here, not when the program has ended
     return 0
 
 

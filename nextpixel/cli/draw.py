@@ -139,7 +139,7 @@ def _read(files: list[str], model: "AutoregressiveModel") -> "tuple[Tensor, Tens
 
 
 ENDS = ("from", "to")
-# What an end may be, and the options that would say the same again.
+# What an end may be, and the options that would repeat it.
 LABEL, PICTURE, ARRAY = "a label", "a picture", "a .npy file"
 SAME = {LABEL: ("label",), PICTURE: ("like",), ARRAY: ("label", "like")}
 
@@ -202,7 +202,7 @@ def _ends(model: "AutoregressiveModel", args: Any) -> list[Any]:
         raise InputError(f"--from {args['from']} is {kind}, but --to {args.to} is {other}: expected two of a kind")
     for option in SAME[kind]:
         if args[option] is not None:
-            raise InputError(f"--{option} {args[option]}: --from {args['from']} and --to {args.to} say that already")
+            raise InputError(f"--{option} {args[option]}: --from {args['from']} and --to {args.to} already give that")
     if kind == ARRAY:
         return [_array(option, args[option]) for option in ENDS]
     conditions = RunConditions(model, args.run)

@@ -79,7 +79,7 @@ class RunConditions:
 
     Args:
         model: the run's model.
-        run: its folder as it was named, whose config.yaml says how its pictures are prepared; a model's folder has none.
+        run: its folder as it was named, whose config.yaml has the preparation of its pictures; a model's folder has none.
     """
 
     def __init__(self, model: AutoregressiveModel, run: str) -> None:

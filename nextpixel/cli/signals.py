@@ -1,7 +1,7 @@
 """What Ctrl-C and SIGTERM do to the program.
 
 A signal that raises an exception where it likes may leave a lock held, or be swallowed by an import: the program would wait for
-ever, or go on. So most verbs end on the spot. What they write is written aside, and all that is to be done is to remove it.
+ever, or go on. So most verbs end at once. Their files are written aside, and unfinished ones are removed.
 While `train` trains, its loop has handlers of its own (nextpixel.training.signals).
 """
 
@@ -15,7 +15,7 @@ from nextpixel.errors import Stopped
 from nextpixel.files import remove_unfinished
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-RAISING = ("compress",)  # tells what is finished, which the same command goes on from
+RAISING = ("compress",)  # prints what is finished; the same command goes on from there
 received: list[int] = []
 
 
@@ -47,7 +47,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    """Let the verb tell what it has done; a second signal ends it at once."""
+    """Let the verb print what it has done; a second signal ends it at once."""
     if received:
         _end(number, frame)
     received.append(number)

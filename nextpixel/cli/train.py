@@ -27,7 +27,7 @@ FROM_DATA = ("shape", "levels", "condition")
 
 
 def add_train(parser: ArgumentParser, argv: list[str]) -> None:
-    """The arguments; those of the model are its constructor's, once the recipe or config tells which model."""
+    """The arguments; those of the model are its constructor's, once the recipe or config names the model."""
     parser.add_argument(
         "recipe", nargs="?", help="a recipe of `nextpixel recipes`; RECIPE --help also shows its model's settings"
     )

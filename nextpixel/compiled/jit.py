@@ -20,7 +20,7 @@ VERSIONS = 3
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """`numba.njit` that releases Python's lock and stores its result in the user's cache.
 
-    numba checks one file to tell whether a stored result is current. Ours use functions and constants of other files, so
+    numba checks one file to decide whether a stored result is current. Ours use functions and constants of other files, so
     the folder is named by the contents of all files of this package that their module imports. Where no folder can be written,
     every process compiles anew.
 

@@ -8,7 +8,7 @@ operand touches, n0 x n1 runs at strides s0 and s1, lie between
 
 in the first and in the last repetition of a block; addresses move by equal jumps, so the other repetitions lie between these two.
 The bounds are computed in float64: exact for all addresses, and an overflow cannot wrap around to a small number.
-`digest` tells whether memory holds the same numbers as before.
+`digest` detects whether memory holds the same numbers as before.
 """
 
 import copy

@@ -1,7 +1,7 @@
 """The program cache: a model that draws again as before, with the same weights, records nothing.
 
 The cache holds a few entries of all models together, evicts the least recently used, and none outlives its model. A digest of the
-weights' values, wherever they lie, tells whether they are the same, and whether all are finite, without a copy of them.
+weights' values, wherever they lie, shows whether they are the same, and whether all are finite, without a copy of them.
 """
 
 import threading

@@ -34,7 +34,7 @@ def tile(rows: int, panels: int, registers: int) -> Callable[..., None]:
 
     The function made takes (out, out_stride, add, add_stride, a, a_stride, w, jump, k, like) and writes a @ w + add, where
     add is 0 for none. A panel of w holds `registers` registers for each of the k rows, one after the other, and the next panel
-    follows `jump` elements later; the columns of out lie side by side. `like` tells the type.
+    follows `jump` elements later; the columns of out lie side by side. `like` gives the type.
     """
 
     @intrinsic

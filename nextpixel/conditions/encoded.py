@@ -113,7 +113,7 @@ class Encoded(Condition):
 
     def _require_model(self) -> None:
         if self.shape is None:
-            raise InputError("this encoder belongs to no model yet, which would tell it the images' shape and levels")
+            raise InputError("this encoder belongs to no model yet, which would define the images' shape and levels")
 
 
 def halvings(size: tuple[int, int]) -> tuple[list[tuple[int, int]], tuple[int, int]]:

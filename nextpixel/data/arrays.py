@@ -65,7 +65,7 @@ def load_npz(file: Path, settings: DataSettings) -> dict[str, RawImages]:
     Where a key names a split (train, val, valid, validation, test), every array of 3 or 4 dimensions is a split, labelled by
     `<its key>_label` or `<its key>_labels`. Otherwise the images are under images, x, data or codes, or are the only array
     that is not called labels, label, y or levels; and the first three of these hold the labels. `levels` is one integer, how
-    many levels the values have; without it they have as many as the settings say. Other arrays are left alone.
+    many levels the values have; without it they have as many as in the settings. Other arrays are ignored.
 
     Raises:
         InputError: unreadable, no images to be found, two keys for one split, or arrays that do not fit.

@@ -110,7 +110,7 @@ class Images(Dataset):
         """Refuse to do to codes without order what is done to brightness: quantise them, or mirror their grids.
 
         Raises:
-            InputError: the settings ask for it.
+            InputError: the settings require it.
         """
         if self.raw.levels != self.levels and self.settings.binarize == "none":
             raise InputError(

@@ -105,10 +105,10 @@ def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
 
 
 def check_range(images: np.ndarray, levels: int, where: str, setting: str = "--data.levels") -> None:
-    """Make sure that all values are in 0..levels-1, which `setting` says, reading a memory map piece by piece.
+    """Make sure that all values are in 0..levels-1, as given by `setting`, reading a memory map part by part.
 
     Raises:
-        InputError: a value lies outside; the message says which, where, and what was expected.
+        InputError: a value lies outside; the message gives it, its place, and what was expected.
 
     Example:
         >>> check_range(np.array([[[[0, 1], [2, 3]]]]), levels=3, where="codes.npy")

@@ -1,4 +1,4 @@
-"""What the user may say about the data; imports nothing heavy, because the command line is parsed from it."""
+"""Data settings; imports nothing heavy, because the command line is parsed from it."""
 
 from dataclasses import dataclass
 from typing import Literal, get_type_hints
@@ -18,7 +18,7 @@ class DataSettings:
             set id, a folder of images, a .npy or .npz file of integers, a .parquet file or a glob of such files, or a folder of
             them.
         levels: How many symbols the model sees: 0..levels-1.
-        source_levels: How many levels the stored values have. Left out: 256 for pictures, 17 for digits, what a .npz says
+        source_levels: How many levels the stored values have. Left out: 256 for pictures, 17 for digits, what a .npz has
             under `levels`, and `levels` for other integer arrays, whose values are symbols already.
         binarize: How pixels become bits (levels must be 2). "fixed": drawn once per image with probability proportional to
             its value; "stochastic": drawn anew at every access in training; "threshold": 1 from half of the range upwards.

@@ -120,7 +120,7 @@ def compare(parts: dict[str, RawImages], source: str) -> None:
     """Make sure that the splits are of one shape and one set of classes.
 
     Raises:
-        InputError: they are not; the message says which differ.
+        InputError: they are not; the message names the ones that differ.
     """
     (first, reference), *others = parts.items()
     for name, part in others:
@@ -194,7 +194,7 @@ def _load(source: str, settings: DataSettings, progress: bool) -> dict[str, RawI
         if not found:
             raise InputError(f"no file matches {source}")
         return _load_files(found, settings, progress)
-    # A missing file can look like a hub id ("data/train.npz"): its suffix or its beginning tells that it is a file.
+    # A missing file can look like a hub id ("data/train.npz"): its suffix or its beginning shows that it is a file.
     if source[0] in "./~" or path.suffix in FILES or not HUB_ID.fullmatch(source):
         raise InputError(f"no file or folder {source!r}: a source is {FORMS}")
     return load_hub(source, settings, progress)

@@ -2,7 +2,7 @@
 
 Local parquet files.
 
-They are read by pyarrow itself: `datasets.load_dataset("parquet", ...)` first asks a server in the network (its count of
+They are read by pyarrow itself: `datasets.load_dataset("parquet", ...)` first contacts a server (its count of
 downloads) and then writes a second copy of the data into its cache.
 
 Data sets of the Hugging Face hub.
@@ -208,7 +208,7 @@ def _download(name: str) -> "datasets.DatasetDict":
         if not datasets.config.HF_HUB_OFFLINE:
             huggingface_hub.HfApi().dataset_info(name, timeout=TIMEOUT)
         return datasets.load_dataset(name)
-    except Exception as error:  # the kind hangs on the versions of the hub's libraries and their network layer
+    except Exception as error:  # the type depends on the versions of the hub's libraries and their network layer
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(
             f"cannot load {name!r} from the Hugging Face hub ({reason}), and no file or folder has this name: a source is {FORMS}"

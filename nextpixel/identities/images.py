@@ -26,7 +26,7 @@ CONDITION = "embedding"  # as `--model.condition` names it
 class EmbeddedImages(Images):
     r"""Images whose batches are pairs (x, f(x')) of an image and the embedding of an image x' of the same identity.
 
-    With `of="other"` x' is *another* image of the identity: the vector then cannot tell the model which picture to copy, only
+    With `of="other"` x' is *another* image of the identity: the vector then does not identify which picture to copy, only
     whose, and new pictures of a person follow from one. With `of="itself"` x' = x, as the portraits of arXiv:1606.05328
     (section 3.3). The embeddings are computed once, from the stored images at the network's own number of levels, whatever
     the levels of x.

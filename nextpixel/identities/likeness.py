@@ -52,7 +52,7 @@ class Portraits:
 
     Args:
         given: positions of the photographs whose vectors were given, int64 (I,).
-        reference: positions of another photograph of each identity, which the model knows nothing of, int64 (I,).
+        reference: positions of another photograph of each identity, which the model has not seen, int64 (I,).
         drawn: the images, (I, K, C, H, W).
         likeness: of these images, and of photographs for comparison.
     """
@@ -76,7 +76,7 @@ def draw_portraits(
     """Draw images of the identities of a split, each from the vector of one photograph, and measure their likeness.
 
     The photograph that an image is compared with is another one. The same measure of the given photograph itself, at the model's
-    levels, tells what could be reached, and that of images drawn for another identity what chance gives.
+    levels, is the most that could be reached, and that of images drawn for another identity is what chance gives.
 
     Args:
         model: whose condition is a vector of `network`.

@@ -2,7 +2,7 @@
 
 Conditional Image Generation with PixelCNN Decoders (van den Oord et al. 2016, arXiv:1606.05328, section 3.3) conditions portraits
 on the embedding of a convolutional network that a triplet loss has trained on faces, as FaceNet (Schroff, Kalenichenko, Philbin
-2015, arXiv:1503.03832). The former does not say which network, and the latter's wants millions of faces: this one is a small
+2015, arXiv:1503.03832). The former does not name its network, and the latter's needs millions of faces: this one is a small
 residual network with group normalisation, ours. Not here: what finds and aligns faces in a photograph.
 
 An embedding network as a folder of the same form as a model's: config.json, model.safetensors, README.md.
@@ -150,7 +150,7 @@ class ResidualBlock(nn.Module):
 
 
 def _norm(features: int) -> nn.GroupNorm:
-    """Group normalisation: its statistics are those of one image, so an embedding does not hang on the batch."""
+    """Group normalisation: its statistics are those of one image, so an embedding does not depend on the rest of the batch."""
     return nn.GroupNorm(features // math.gcd(features, GROUP), features)
 
 

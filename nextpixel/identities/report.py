@@ -88,7 +88,7 @@ def _report(
 
 {figures}
 
-Verification asks of two images whether they are of the same identity, by the squared distance of their embeddings; the baseline
+Verification decides whether two images are of the same identity, by the squared distance of their embeddings; the baseline
 uses the squared distance of their symbols on the same pairs. No test identity was seen in training. Same: all pairs of images of
 an identity, or equally many random ones of each where they are too many; different: random pairs of identities, an image of each.
 ± is the standard error of a bootstrap over identities ({RESAMPLES} resamples; rough where they are few). The weights are those of

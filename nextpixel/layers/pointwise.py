@@ -30,7 +30,7 @@ def recordable(function: Function) -> Function:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        # A mode takes calls with arguments of any type, so one argument tells whether there is one.
+        # A mode takes calls with arguments of any type, so one argument shows whether there is one.
         one = args[-1:] or tuple(kwargs.values())[:1]
         if has_torch_function(one):
             return handle_torch_function(call, one, *args, **kwargs)

@@ -200,7 +200,7 @@ class MultiScale(AutoregressiveModel):
     def stage_log_prob(self, k: int, x: Tensor, cond: Any = None, kept: Tensor | None = None) -> Tensor:
         """Column k of `log_prob_by_stage`, (B,), at the cost of this stage alone; like `forward` it does not check x.
 
-        `kept`, bool (B,), says which images keep their condition: the others keep the coarser image alone.
+        `kept`, bool (B,), marks the images that keep their condition: the others keep the coarser image alone.
         """
         stride = self.strides[k]
         small = x[:, :, ::stride, ::stride]

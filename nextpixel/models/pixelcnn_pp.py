@@ -18,7 +18,7 @@ divisible by 2^s, and reads what the coarser ones have left at their last tick.
 
 Deviations: images whose sides are not multiples of 4 are padded below and on the right (with zeros, where the map of ones is zero
 too), so any size will do. A condition that is a map is averaged to the coarser resolutions. A categorical likelihood of several
-channels adds their chain R -> G -> B in the head. The authors' configuration has 160 filters, where the paper says 192.
+channels adds their chain R -> G -> B in the head. The authors' configuration has 160 filters, where the paper has 192.
 """
 
 from dataclasses import dataclass

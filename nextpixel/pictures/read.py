@@ -1,4 +1,4 @@
-"""Picture files as arrays and symbols, by one reader: 8 bits, grey or RGB, opaque, turned as their EXIF data say."""
+"""Picture files as arrays and symbols, by one reader: 8 bits, grey or RGB, opaque, turned by their EXIF data."""
 
 import math
 import os
@@ -29,7 +29,7 @@ def read_picture(
     crop: tuple[int, int] | None = None,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Decode one picture to uint8 (C, H, W), C = 1 or 3, turned as its EXIF data say.
+    """Decode one picture to uint8 (C, H, W), C = 1 or 3, turned by its EXIF data.
 
     Args:
         file: a path, or what is open for reading.

@@ -70,7 +70,7 @@ KINDS = {
 
 
 def kind_of(model: Any) -> Kind:
-    """The kind of run that trains a model of this name; of an unknown one, `networks` tells which there are."""
+    """The kind of run that trains a model of this name; of an unknown one, `networks` lists the known ones."""
     return KINDS.get(model, LIKELIHOOD) if isinstance(model, str) else LIKELIHOOD
 
 

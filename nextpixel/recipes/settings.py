@@ -11,7 +11,7 @@ class TrainingSettings:
     """How a model is trained.
 
     Args:
-        epochs: Passes over the training images, where neither `steps` nor `minutes` say how long the run is.
+        epochs: Passes over the training images, where neither `steps` nor `minutes` limits the run.
         steps: Optimiser steps of the run, instead of epochs.
         minutes: Minutes of the run, instead of epochs; with `steps`, whichever comes first. Schedules follow the clock.
         batch_size: Images that pass through the network at once (on each device).

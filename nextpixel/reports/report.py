@@ -213,7 +213,7 @@ Samples, temperature 1, seed {training.seed}{f", each given the {given} of a tes
 
 ![completions](samples/completions.png)
 
-The original, its known half, and {COMPLETIONS} completions{" given its code, which knows the rest too" if coded else ""}.
+The original, its known half, and {COMPLETIONS} completions{" given its code, which depends on the rest too" if coded else ""}.
 {"".join(part.markdown for part in sections)}
 ![curve](samples/curve.png)
 

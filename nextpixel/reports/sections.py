@@ -27,7 +27,7 @@ from nextpixel.scoring.recognition import Classifier, Recognition, Strength, rec
 
 @dataclass(frozen=True)
 class Section:
-    """What a part of the report says.
+    """A part of the report.
 
     Args:
         markdown: for report.md, from its heading on.
@@ -165,11 +165,11 @@ def judge_classes(
     Args:
         model: whose condition is `Labels`, of symbols with an order: in codes there is no picture to recognise.
         splits: the classifier is trained on the training images, and it and the model's likelihood are measured on test images.
-        training: its seed is that of the noise; its condition dropout tells whether guidance means anything.
+        training: its seed is that of the noise; guidance is measured if there is condition dropout.
         out: the run folder.
 
     Returns:
-        What was found, or None where no classifier can be trained (one class, or more than 100); and what the report says.
+        What was found, or None where no classifier can be trained (one class, or more than 100); and the section.
     """
     try:
         classifier = Classifier.fit(splits.train, seed=training.seed)
@@ -209,7 +209,7 @@ def classes_section(classes: Classes) -> Section:
 
 What a plain classifier sees in samples (temperature 1, no guidance) and in {len(real.wanted)} test images. It is trained on real
 training images: principal components, and a support vector machine. What it reaches on test images is the most that samples
-like them can reach. The share says nothing of variety: one good picture of each class, again and again, would pass.
+like them can reach. The share does not measure variety: one good picture of each class, again and again, would pass.
 
 ## Guidance
 {_guidance(classes) if classes.strengths else NO_GUIDANCE}"""
@@ -231,9 +231,9 @@ def _guidance(classes: Classes) -> str:
 
 {table}
 
-Strength 0 is the unconditional model, which knows no label, 1 is the model itself. Each symbol is drawn from
+Strength 0 is the unconditional model, which takes no label, 1 is the model itself. Each symbol is drawn from
 p(. | earlier, label)^s p(. | earlier)^(1 - s), renormalised, and bits/dim are of this law: {scored} test images,
-the same at every strength, so differences between strengths are known better than ± says.
+the same at every strength, so differences between strengths are more precise than ± shows.
 
 ![samples under guidance]({PICTURE.as_posix()})
 

@@ -58,7 +58,7 @@ def all_baselines(train_marginal: "PixelMarginal", images: Images, codes: bool =
 
 
 def uniform(levels: int) -> float:
-    """log2(levels): the bits per dimension of a code that knows nothing.
+    """log2(levels): the bits per dimension of a code without a model.
 
     Example:
         >>> uniform(256)
@@ -184,7 +184,7 @@ def webp(images: Images) -> list[Baseline]:
 
 
 def jpeg_xl(images: Images) -> list[Baseline]:
-    """Lossless JPEG XL, which wants the extra `bench`: a file per image, and one sheet of all images.
+    """Lossless JPEG XL, which needs the extra `bench`: a file per image, and one sheet of all images.
 
     Tried are several efforts, since for small pictures more effort is often larger, and both storages as by `webp`.
     """

@@ -23,7 +23,7 @@ class Evaluation:
 
     .. math:: \text{bits/dim} = \frac{\text{nats}}{D \ln 2}, \quad \text{standard error} = \frac{s}{\sqrt N}
 
-    with D numbers per image and s the sample's standard deviation. The error tells how far another test set of the same kind
+    with D numbers per image and s the sample's standard deviation. The error is how far another test set of the same kind
     could be, not how far another training run could be; it is nan for one image.
 
     Args:

@@ -1,7 +1,7 @@
-"""Are samples of the class that was asked for? A plain classifier, trained on real images, says what it sees in them.
+"""Are samples of the wanted class? A plain classifier, trained on real images, classifies them.
 
-This is the measure that arXiv:1807.09499 calls GAN-test. It says nothing of variety: a model that drew the same good picture of a
-class again and again would pass.
+This is the measure that arXiv:1807.09499 calls GAN-test. It does not measure variety: a model that drew the same good picture
+of a class again and again would pass.
 
 What guidance does to a model: how many samples are recognised, and what test images cost, from strength to strength.
 """
@@ -165,7 +165,7 @@ def recognise_samples(
     guidance: float = 1.0,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Recognition]:
-    """Draw images of every class, and let a classifier say what they show.
+    """Draw images of every class, and classify them.
 
     As many of each class as fit into one scan: 256 by the number of classes. Equal seeds give equal noise for every guidance.
 

@@ -51,7 +51,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run has done so far, as progress.json tells it to reports and to who takes a model from an unfinished run.
+    """What a run has done so far: progress.json, for reports and for those who load a model from an unfinished run.
 
     Args:
         finished: whether training is over.
@@ -117,7 +117,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def _reason(aside: Path, error: RuntimeError) -> str:
-    """Why torch could not write: it does not say, so the same is tried with a few bytes."""
+    """Why torch could not write: its error has no reason, so a few bytes are written in the same place."""
     try:
         with open(aside.with_name(f".{aside.name}.probe"), "wb") as probe:
             probe.write(b"0" * (1 << 16))
@@ -132,7 +132,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint.
 
     Raises:
-        InputError: there is none, or one of another version or another program; the message says what can be done.
+        InputError: there is none, or one of another version or another program; the message gives the way out.
     """
     run = path.parent.parent
     if not path.is_file():

@@ -31,7 +31,7 @@ from nextpixel.training.optimisation import Average, Budget
 from nextpixel.training.processes import Agreement
 from nextpixel.training.signals import Interrupted, Stop
 
-# What a process tells the others after each batch; the largest counts. Signals have the numbers between.
+# What a process reports to the others after each batch; the largest counts. Signals have the numbers between.
 SAVE, OVER, NOT_FINITE = 1, 100, 1000
 # Draws a sample grid of a network to a file; calls its last argument now and then, which may raise.
 DrawGrid = Callable[[nn.Module, Path, Callable[..., None]], None]
@@ -324,7 +324,7 @@ class Loop:
     # --- small parts ---------------------------------------------------------------------------------------------------------
 
     def _status(self, loss: Tensor) -> int:
-        """What this process has to tell the others."""
+        """What this process reports to the others."""
         if not torch.isfinite(loss):
             return NOT_FINITE
         if self.stop.signum:

@@ -104,7 +104,7 @@ def require_logger(name: str) -> None:
     """Make sure that a logger is installed.
 
     Raises:
-        InputError: it is not; the message says how to install it.
+        InputError: it is not; the message names the command that installs it.
 
     Example:
         >>> require_logger("none")
@@ -138,7 +138,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run at Weights & Biases, or offline, as its own settings (WANDB_MODE, WANDB_PROJECT, ...) say."""
+    """A run at Weights & Biases, or offline, by its own settings (WANDB_MODE, WANDB_PROJECT, ...)."""
 
     def __init__(self, out: Path, config: dict[str, Any]) -> None:
         import wandb

@@ -54,7 +54,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def validate(self, network: nn.Module, images: Images, agreement: Agreement, report: Report) -> dict[str, float]:
-        """The validation figures of a network of the same form (averaged weights, say), the same in all processes."""
+        """The validation figures of a network of the same form (such as averaged weights), the same in all processes."""
 
     @abstractmethod
     def save(self, network: nn.Module, folder: Path, notes: str) -> None:
@@ -116,7 +116,7 @@ class Likelihood(Objective):
     def bits_per_dim(self, batch: Batch, kept: Tensor | None = None) -> Tensor:
         """Mean bits/dim of a batch, or the trained stage's share of it, under the caller's precision.
 
-        `kept`, bool (B,), says which images keep their condition; by default all.
+        `kept`, bool (B,), marks the images that keep their condition; by default all.
         """
         return self._bits_per_dim(self.network, batch, kept)
 

@@ -31,7 +31,7 @@ STOPPED = "interrupted in another process of this run: training stopped, and the
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run has ended without a word."""
+    """Another process of the run has ended without a message."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Plan:
         accelerator: "cuda" or "cpu".
         devices: processes on each machine, each with a device of its own.
         nodes: machines.
-        started: whether somebody else (torchrun, SLURM) starts the processes.
+        started: whether a launcher (torchrun, SLURM) starts the processes.
     """
 
     accelerator: str
@@ -98,7 +98,7 @@ def precision(settings: TrainingSettings) -> str:
     if settings.precision == "auto":
         if torch.cuda.is_available():
             return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-        # torch says only in private what the processor has; without AMX or AVX512-BF16, bf16 is emulated and slower.
+        # Only private functions report the processor's features; without AMX or AVX512-BF16, bf16 is emulated and slower.
         fast = any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
         return "bf16-mixed" if fast else "32-true"
     return "bf16-mixed" if settings.precision == "bf16" else "32-true"
@@ -110,7 +110,7 @@ def is_first() -> bool:
 
 
 def make_fabric(settings: TrainingSettings, found: Plan) -> Fabric:
-    """Start the run's further processes, where nobody else does, and connect with them."""
+    """Start the run's further processes, unless a launcher has, and connect with them."""
     if found.world == 1:
         return Fabric(accelerator=found.accelerator, devices=1, precision=precision(settings))
     if not found.started:
@@ -170,7 +170,7 @@ def watch_parent() -> None:
 def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
-    time.sleep(2)  # a process that has noticed by itself says so
+    time.sleep(2)  # a process that has noticed by itself prints its line
     if os.environ["LOCAL_RANK"] == "1":
         leave(LOST, 1)
     os._exit(1)
@@ -194,7 +194,7 @@ def _watch_children(others: list[subprocess.Popen]) -> None:
 
 
 class Agreement:
-    """What the processes of a run tell one another beside gradients; of a single process, nothing.
+    """What the processes of a run exchange beside gradients; a single process exchanges nothing.
 
     Args:
         fabric: connects them.

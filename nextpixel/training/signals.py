@@ -18,7 +18,7 @@ GRACE = 3.0  # seconds that unwinding may take where nothing has to be saved
 
 
 class Interrupted(BaseException):
-    """A signal has ended the run; what was learned is saved, and the message says how to go on.
+    """A signal has ended the run; what was learned is saved, and the message gives the command that goes on.
 
     It is no `Exception`: readers turn any exception of a library into one line about a damaged file, and a signal may come there.
 
@@ -45,7 +45,7 @@ class Stop:
     where Python allows no handlers, signals stay as they are.
 
     Args:
-        tell: another process of the run that is to stop too, told by SIGUSR1; all others are told between steps.
+        tell: another process of the run that is to stop too, notified by SIGUSR1; all others are notified between steps.
 
     Attributes:
         signum: the signal that has come, or 0.

@@ -168,7 +168,7 @@ def fit(
 
 
 def in_memory_order(network: Network, settings: TrainingSettings, found: Plan) -> Network:
-    """The network with its kernels as (B, H, W, C) in memory, if the settings ask for it."""
+    """The network with its kernels as (B, H, W, C) in memory, if `channels_last` is set."""
     if not settings.channels_last:
         return network
     network = network.to(memory_format=torch.channels_last)
@@ -196,7 +196,7 @@ def columns(objective: Objective) -> list[str]:
 
 
 def remarks(settings: TrainingSettings, budget: Budget, state: dict[str, Any] | None, found: Plan) -> Iterator[str]:
-    """What a run does otherwise than its settings say, one line each."""
+    """Where a run departs from its settings, one line each."""
     if budget.warmup < settings.warmup:
         yield f"the warm-up takes {budget.warmup} steps instead of {settings.warmup}: a quarter of this run"
     if budget.epochs is not None and settings.eval_every > budget.epochs:

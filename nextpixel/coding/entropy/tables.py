@@ -152,7 +152,7 @@ class Runs:
         chosen, t = np.empty(turns, dtype=np.int64), 0
         while t < turns and (whole or t + LONGEST <= turns):
             lengths = np.searchsorted(LENGTHS, blocked[t] - t, side="right") - 1
-            # What lasts to the end may be said to last longer.
+            # A run that lasts to the end may be given a longer length.
             lengths[blocked[t] == turns] = np.searchsorted(LENGTHS, min(turns - t, LONGEST))
             best = _BY_COST[lengths[_BY_COST].argmax()]
             if lengths[best] < 0:
