@@ -153,7 +153,7 @@ def model_context(model: AutoregressiveModel, place: tuple[int, int], cond: Any 
 
 
 def colour_context(model: AutoregressiveModel, place: tuple[int, int] | None = None, cond: Any = None) -> np.ndarray:
-    """Measure which channels of a place the law of each of its channels depends on, through the network.
+    """Measure which channels of a place the distribution of each of its channels depends on, through the network.
 
     Args:
         model: any model. With a categorical likelihood n = C; where the likelihood couples the channels itself, n = 1.

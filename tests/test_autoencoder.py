@@ -302,7 +302,7 @@ def test_reconstructions_are_measured_as_their_names_say(digits, tmp_path):
     nothing = torch.tensor(False)
     drawn, others = (model.complete(x, nothing, 6, cond, 7).view(64, 6, 1, 8, 8).double() for cond in (own, other))
     plain = ConvAutoencoder.fit(splits.train, 3, 4, 5, 20, 0.02, 7, progress=False)
-    mean = torch.from_numpy(marginal.law @ np.arange(4)).expand(64, 1, 8, 8)
+    mean = torch.from_numpy(marginal.pmf @ np.arange(4)).expand(64, 1, 8, 8)
     with torch.no_grad():
         answers = 3 * plain(x).double()
         bits = [model.bits_per_dim(x, own), None, model.bits_per_dim(x, other), None, None]

@@ -140,7 +140,7 @@ def test_the_marginal_is_smoothed_counts(tmp_path, monkeypatch):
             count = sum(int(y[place] == x[place]) for y in train.x)
             bits.append(-math.log2((count + 0.5) / (5 + 1.5)))
     assert marginal.bits_per_dim(test) == pytest.approx(np.mean(bits), rel=1e-12)
-    np.testing.assert_allclose(marginal.law.sum(-1), 1)
+    np.testing.assert_allclose(marginal.pmf.sum(-1), 1)
     marginal.save(tmp_path / "marginal.npz")
     loaded = PixelMarginal.load(tmp_path / "marginal.npz", train.shape, train.levels)
     assert loaded.bits_per_dim(test) == marginal.bits_per_dim(test)

@@ -11,8 +11,8 @@ Paper: van den Oord, Kalchbrenner, Kavukcuoglu, "Pixel Recurrent Neural Networks
                      with skip connections, 1x1 mask B: h -> 2h, to the head
 
 Deviations: the non-linearity of the gate g is a tanh (equation 3 writes one sigma for all four gates). The right-to-left half of
-the first Diagonal BiLSTM also reads the image itself through a 1x1 (see layers/diagonal_lstm.py): with it the context is complete,
-as in section 3.2. Forget gates begin with a bias of 1. An optional condition (not in this paper) enters every
+the first Diagonal BiLSTM also reads the image itself through a 1x1 (see layers/diagonal_lstm.py), which makes the context
+complete, as in section 3.2. Forget gates begin with a bias of 1. An optional condition (not in this paper) enters every
 input-to-state map as the bias V h. Where features are not a multiple of the channels, colour groups differ by one map.
 Multi-scale (section 3.6) is models/multiscale.py, PixelCNN (section 3.5) models/pixelcnn.py.
 """

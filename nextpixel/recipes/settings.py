@@ -41,7 +41,7 @@ class TrainingSettings:
         seed: Of initial weights, order of images and samples.
         start: A run or model folder whose weights to begin with, of the same architecture.
         condition_dropout: Probability that an image of a batch loses its condition (h = 0), so that the model also learns the
-            unconditional law, which guidance needs.
+            unconditional distribution, which guidance needs.
         stage: Train only this stage of a multiscale model (0 is the coarsest) and leave the weights of the others as they are;
             the loss is then its share of bits/dim.
     """

@@ -79,7 +79,7 @@ def reconstruct(
         answers = plain(x)
         bits, other_bits = (model.bits_per_dim(x, c).double().cpu().numpy() for c in (cond, other))
     top = model.levels - 1
-    mean = torch.from_numpy((marginal.law * np.arange(model.levels)).sum(-1) / top).to(x.device).expand(x.shape)
+    mean = torch.from_numpy((marginal.pmf * np.arange(model.levels)).sum(-1) / top).to(x.device).expand(x.shape)
 
     def error(brightness: Tensor) -> np.ndarray:
         return squared_error(brightness, x, model.levels).double().cpu().numpy()
@@ -135,8 +135,8 @@ def _with_error(values: np.ndarray) -> str:
 SHOWN = 20  # samples in a row of the picture
 PLOT, PICTURE = Path("samples") / "guidance.png", Path("samples") / "guidance-samples.png"
 NO_GUIDANCE = """
-Not measured: every training image came with its label (condition dropout 0), so the unconditional law, which guidance needs,
-was not trained.
+Not measured: every training image came with its label (condition dropout 0), so the unconditional distribution, which guidance
+needs, was not trained.
 """
 
 
@@ -148,7 +148,7 @@ class Classes:
         names: of the classes.
         real: what it sees in test images, which is the most that samples like them can reach.
         drawn: what it sees in samples.
-        strengths: the same, and the likelihood of test images, under guidance; empty where the unconditional law was not trained.
+        strengths: the same, and the likelihood of test images, under guidance; empty without condition dropout.
     """
 
     names: list[str]
@@ -232,7 +232,7 @@ def _guidance(classes: Classes) -> str:
 {table}
 
 Strength 0 is the unconditional model, which takes no label, 1 is the model itself. Each symbol is drawn from
-p(. | earlier, label)^s p(. | earlier)^(1 - s), renormalised, and bits/dim are of this law: {scored} test images,
+p(. | earlier, label)^s p(. | earlier)^(1 - s), renormalised, and bits/dim are of this distribution: {scored} test images,
 the same at every strength, so differences between strengths are more precise than ± shows.
 
 ![samples under guidance]({PICTURE.as_posix()})

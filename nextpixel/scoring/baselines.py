@@ -79,7 +79,7 @@ class PixelMarginal:
 
     Example:
         >>> marginal = PixelMarginal(np.array([[[[3, 0], [1, 2]]]]))  # 3 images of 1 x 2 bits
-        >>> marginal.law[0, 0]
+        >>> marginal.pmf[0, 0]
         array([[0.875, 0.125],
                [0.375, 0.625]])
     """
@@ -89,7 +89,7 @@ class PixelMarginal:
         self.shape, self.levels = counts.shape[:3], counts.shape[3]
 
     @property
-    def law(self) -> np.ndarray:
+    def pmf(self) -> np.ndarray:
         """Probabilities, float64 (C, H, W, L)."""
         smoothed = self.counts + 0.5
         return smoothed / smoothed.sum(axis=-1, keepdims=True)
@@ -120,7 +120,7 @@ class PixelMarginal:
                 f"the pixel marginal was fitted to images {self.shape} with {self.levels} levels, "
                 f"these are {tuple(images.shape)} with {images.levels} levels"
             )
-        bits = -np.log2(self.law).reshape(-1, self.levels)
+        bits = -np.log2(self.pmf).reshape(-1, self.levels)
         places = np.arange(len(bits))
         total = sum(bits[places, x.reshape(len(x), -1)].sum() for x in _batches(images))
         return float(total) / (len(images) * len(places))

@@ -93,7 +93,7 @@ def evaluate(
         images: the split.
         batch_size: images per forward pass.
         progress: whether to show a bar, if stderr is a terminal.
-        guidance: s, the law that `sample` draws from with this guidance; 0 is the unconditional model, which needs no labels.
+        guidance: s, evaluates what `sample` draws from with this guidance; 0 is the unconditional model, which needs no labels.
         most: how many images at most, spread over the split; by default every image.
 
     Raises:

@@ -259,10 +259,10 @@ def sweep(
     scored: int = SCORED,
     seed: int = 0,
 ) -> list[Strength]:
-    """Draw from a class-conditional model at some strengths of guidance, and score real images by the same laws.
+    """Draw from a class-conditional model at some strengths of guidance, and score real images by the same distributions.
 
     Args:
-        model: whose condition is `Labels`, trained with condition dropout: else its unconditional law means nothing.
+        model: whose condition is `Labels`, trained with condition dropout: else its unconditional distribution is untrained.
         classifier: of images of the same kind.
         images: labelled images to score.
         strengths: of guidance.
