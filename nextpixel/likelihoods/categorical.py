@@ -1,4 +1,4 @@
-"""A softmax over the levels (van den Oord, Kalchbrenner, Kavukcuoglu 2016, arXiv:1601.06759, section 3.1)."""
+"""A softmax over the levels (van den Oord, Kalchbrenner, Kavukcuoglu 2016, arXiv:1601.06759, section 2.2)."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ class Categorical(Likelihood):
 
     .. math:: p(x_{ijc} = k) = \\mathrm{softmax}_k(\\theta_{ijc})
 
-    The parameters of channel c are the c-th of C equal runs (arXiv:1601.06759, section 3.1).
+    The parameters of channel c are the c-th of C equal runs (arXiv:1601.06759, section 2.2).
 
     Raises:
         InputError: levels outside 2..8192 or no channels.
