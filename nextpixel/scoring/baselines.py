@@ -1,4 +1,4 @@
-"""What a model must beat, in bits per dimension of the same images: no model, a histogram per place, PNG, WebP and JPEG XL."""
+"""The baselines of a model, in bits per dimension of the same images: no model, a histogram per place, PNG, WebP and JPEG XL."""
 
 import io
 import math
