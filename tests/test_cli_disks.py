@@ -76,7 +76,7 @@ def test_a_disk_that_is_full_and_one_that_is_not_to_be_written_to(run, disk, ref
 @pytest.mark.parametrize("what", WRITERS)
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
 def test_any_error_while_the_result_is_written(run, tmp_path, refuse, monkeypatch, what, call):
-    from nextpixel.cli import conditions, runs  # noqa: F401 (imported before os is broken)
+    from nextpixel.cli import draw, runs  # noqa: F401 (imported before os is broken)
 
     def fail(path, *args, **options):
         if call == "fsync" or "partial" in str(path):

@@ -163,7 +163,7 @@ def test_files_that_cannot_be_compressed(runs, tmp_path, refuse):
     assert "cannot read the picture" in line("grey", "text.png")
     assert "No such file" in line("grey", "nowhere.png")
     assert "No such file" in line("grey", "nowhere.npy")
-    assert "Is a directory" in line("grey", "sub")
+    assert "sub: a folder" in line("grey", "sub")
     assert "two images are called 'grey'" in line("grey", "grey.png", "sub/grey.png")
     assert re.search(
         r"grey.png has brightness \d+ at row 0, column 0, which is none of the 4 of this model \(0, 85, 170",
