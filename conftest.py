@@ -19,6 +19,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """What computes on more threads puts their number back: tests that followed would fight for the cores."""
+    import torch
+
+    yield
+    left = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert left == 1
+
+
+@pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(request: pytest.FixtureRequest) -> None:
     """Examples write files by plain names; none of them stands in the way of another, or of another run of the tests."""
     if isinstance(request.node, pytest.DoctestItem):

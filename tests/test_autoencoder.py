@@ -195,6 +195,7 @@ def autoencoder(finished):
     return nextpixel.load(finished[1])
 
 
+@pytest.mark.slow
 def test_a_code_tells_more_than_nothing(digits, autoencoder):
     unconditional = evaluate(learn_alone(digits, steps=260), digits.test).bits_per_dim
     assert evaluate(autoencoder, digits.test).bits_per_dim < 0.9 * unconditional

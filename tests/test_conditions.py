@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from pairs import Some, pairs
-from tiny import CONDITIONS, images, of_images, random_cond, tiny_condition, tiny_model
+from tiny import CONDITIONS, FEW, images, of_images, random_cond, tiny_condition, tiny_model
 
 import nextpixel
 from nextpixel import Combination, Labels, SpatialMap, Vector
@@ -276,8 +276,7 @@ def test_the_kinds_are_those_of_the_registry():
 # --- unconditional: h = 0 --------------------------------------------------------------------------------------------------
 
 
-@each_kind
-@each_model
+@pairs(name=nextpixel.MODELS, kind=Some(FEW[1:], KINDS))
 @torch.no_grad()
 def test_images_that_are_not_kept_have_no_bias_in_any_layer(name, kind):
     model = tiny_model(name, (3, 3, 4), condition=kind)
@@ -347,8 +346,7 @@ def test_validation_and_a_dropout_of_0_keep_every_condition(monkeypatch):
     assert [(h == 0).flatten(1).all(1).any().item() for h in seen] == [False, False]
 
 
-@each_kind
-@each_model
+@pairs(name=nextpixel.MODELS, kind=Some(FEW[1:], KINDS))
 @torch.no_grad()
 def test_the_loss_under_dropout_is_that_of_both_kinds_of_images(name, kind):
     objective = with_dropout(name, kind=kind)

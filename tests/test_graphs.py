@@ -125,8 +125,7 @@ def test_a_graph_for_each_kind_of_row(name, by_graphs):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("condition", ["none", "labels", "spatial-map"])
-@each_model
+@pairs(name=nextpixel.MODELS, condition=Some(["none", "spatial-map"], ["none", "labels", "spatial-map"]))
 def test_graphs_draw_the_scan_s_images_on_a_gpu(name, condition):
     model = tiny_model(name, (3, 12, 13), levels=5, condition=condition).cuda()
     cond = random_cond(model, 4)

@@ -6,9 +6,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from pairs import pairs
+from pairs import Some, pairs
 from test_compiled import VARIANTS, LooksBack, Unusual
-from tiny import CONDITIONS, images, random_cond, tiny_model
+from tiny import CONDITIONS, FEW, images, random_cond, tiny_model
 
 import nextpixel
 from nextpixel.coding import lanes
@@ -48,8 +48,7 @@ def test_steps_of_every_variant(variant):
     assert_same(model, images(model, 2))
 
 
-@pytest.mark.parametrize("condition", [kind for kind in CONDITIONS if kind != "encoded"])
-@each_model
+@pairs(name=nextpixel.MODELS, condition=Some(FEW, [kind for kind in CONDITIONS if kind != "encoded"]))
 def test_steps_under_every_condition(name, condition):
     model = tiny_model(name, (2, 4, 6), 3, condition)
     x = images(model, 3)

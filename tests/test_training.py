@@ -1,5 +1,6 @@
 """Training: schedule and averages by their formulas, and whole runs from a recipe to a report."""
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -243,8 +244,7 @@ def test_a_full_folder_is_not_overwritten(finished, tmp_path):
         train(experiment(), tmp_path / "file" / "below", console=quiet())
 
 
-@pytest.mark.parametrize("name", nextpixel.MODELS)
-@pytest.mark.parametrize("condition", [None, "labels"])
+@pytest.mark.parametrize(("name", "condition"), list(zip(nextpixel.MODELS, itertools.cycle([None, "labels"]), strict=False)))
 def test_every_architecture_trains(name, condition, tmp_path):
     tiny = experiment(name, epochs=1, ema=0.0, precision="float32", sample_every=0)
     tiny.model["condition"] = condition
