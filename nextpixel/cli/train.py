@@ -180,7 +180,6 @@ def run_report(args: Any) -> None:
     """Evaluate, write, and print figures and paths."""
     from rich.console import Console
 
-    from nextpixel.cli.train import endings, set_threads
     from nextpixel.recipes import read_experiment
 
     if args.threads is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import resolve_name
@@ -68,7 +69,7 @@ def _number(emitter: Emitter, value: Any, shape: torch.Size) -> Tensor:
 def _binary(operation: str, in_place: bool = False) -> Callable[..., Tensor]:
     def handler(emitter: Emitter, a: Any, b: Any, *, out: Tensor | None = None) -> Tensor:
         a, b = (b, a) if not isinstance(a, Tensor) else (a, b)
-        shape = torch.broadcast_shapes(a.shape, b.shape) if isinstance(b, Tensor) else a.shape
+        shape = torch.Size(np.broadcast_shapes(a.shape, b.shape)) if isinstance(b, Tensor) else a.shape
         if in_place:
             out = a
         elif out is None:

@@ -34,15 +34,16 @@ def colour_mask(in_features: int, out_features: int, mask: Mask, colours: int, p
         [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
     """
     colour_in = _colours(in_features, colours)
-    colour_out = _colours(out_features // parts, colours).repeat(parts)
+    colour_out = _colours(out_features // parts, colours, parts)
     if mask == "A":
         return colour_in[None, :] < colour_out[:, None]
     return colour_in[None, :] <= colour_out[:, None]
 
 
-def _colours(features: int, colours: int) -> Tensor:
+def _colours(features: int, colours: int, parts: int = 1) -> Tensor:
+    """The colour of each map of each part. A list, because an operation on tensors would import torch's compiler on meta."""
     groups = colour_groups(features, colours)
-    return torch.tensor([c for c, group in enumerate(groups) for _ in range(group.start, group.stop)])
+    return torch.tensor([c for c, group in enumerate(groups) for _ in range(group.start, group.stop)] * parts)
 
 
 @dataclass

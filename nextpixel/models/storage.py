@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, get_type_hints
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -238,8 +239,13 @@ class _AtMost(TorchFunctionMode):
         name = func.__name__
         if name in IN_PLACE:
             return args[0] if args else next(iter((kwargs or {}).values()))
+        if name == "__getitem__":  # of one number everywhere, which needs no memory either
+            stand_in = torch.zeros((), dtype=torch.bool, device="cpu").expand(args[0].shape)
+            return torch.empty(func(stand_in, args[1]).shape, dtype=args[0].dtype)
+        if name.endswith("_like"):
+            return torch.empty(args[0].shape, dtype=(kwargs or {}).get("dtype", args[0].dtype))
         if name in COMPARISONS:
-            return torch.empty(torch.broadcast_shapes(*(tensor.shape for tensor in args)), dtype=torch.bool)
+            return torch.empty(np.broadcast_shapes(*(tensor.shape for tensor in args)), dtype=torch.bool)
         return func(*args, **(kwargs or {}))
 
 
