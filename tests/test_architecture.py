@@ -106,6 +106,15 @@ def test_files_stay_small():
     assert {module: size for module, size in sizes.items() if size > 400} == {}
 
 
+def test_no_module_defines_a_name_twice():
+    for module, tree in TREES.items():
+        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        for node in tree.body:
+            for target in getattr(node, "targets", [getattr(node, "target", None)]):
+                names += [part.id for part in ast.walk(target) if isinstance(part, ast.Name)] if target is not None else []
+        assert len(names) == len(set(names)), (module, sorted(name for name in set(names) if names.count(name) > 1))
+
+
 def attributes(node, name):
     return [n for n in ast.walk(node) if isinstance(n, ast.Attribute) and n.attr == name]
 

@@ -282,12 +282,12 @@ def test_a_device_without_float64_is_told_in_one_line(monkeypatch):
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_what_no_instruction_draws_is_chosen_between_compiled_steps(guidance, threads, monkeypatch):
+def test_what_no_instruction_draws_is_chosen_between_compiled_steps(guidance, threads, with_threads, monkeypatch):
     model, stepped = tiny_model("pixelcnn++", levels=9, condition="labels"), []
     assert guided_likelihood(model, guidance).draw_instruction(0, temperature=0.5) is None
     settings = {"cond": 1, "seed": 1, "temperature": 0.5, "guidance": guidance}
     expected, reports = model.sample(5, method="cached", **settings), []
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    with_threads(threads)
     monkeypatch.setattr("nextpixel.compiled.sample.Stepped", lambda model: stepped.append(model) or Stepped(model))
     drawn = model.sample(5, method="compiled", progress=lambda *report: reports.append(report), **settings)
     assert torch.equal(drawn, expected)

@@ -40,8 +40,8 @@ class Section:
     pictures: list[Path]
 
 
-RECONSTRUCTED, SHOWN, DRAWN = 64, 8, 6  # images that are measured, and drawn; samples of each
-PICTURE = Path("samples") / "reconstructions.png"
+RECONSTRUCTED, ROWS, DRAWN = 64, 8, 6  # images that are measured, and drawn; samples of each
+RECONSTRUCTIONS = Path("samples") / "reconstructions.png"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def reconstruct(
     def error_of_samples(samples: Tensor) -> np.ndarray:
         return np.mean([error(samples[:, k] / top) for k in range(DRAWN)], axis=0)
 
-    _draw(x / top, answers, drawn / top, out / PICTURE)
+    _draw(x / top, answers, drawn / top, out / RECONSTRUCTIONS)
     return [
         Reconstruction(f"{model.name} decoder: one sample", error_of_samples(drawn), bits),
         Reconstruction(f"{model.name} decoder: mean of {DRAWN} samples", error(drawn.double().mean(1) / top)),
@@ -107,7 +107,7 @@ def reconstruction_section(found: list[Reconstruction]) -> Section:
     markdown = f"""
 ## Reconstructions
 
-![reconstructions]({PICTURE.as_posix()})
+![reconstructions]({RECONSTRUCTIONS.as_posix()})
 
 The original; the answer of a plain convolutional decoder to a code of the same size, from an encoder of the same kind, trained
 by squared error for as many steps; and {DRAWN} samples of the model given the original's code.
@@ -118,12 +118,14 @@ On {len(found[0].squared_error)} test images; brightness from 0 to 1, squared er
 what the convolutional decoder minimises, by answering with the mean of all images that have this code; a sample is one of them,
 so even a perfect decoder's samples have about twice the error of that mean. The mean of several samples compares more fairly.
 """
-    return Section(markdown, [f"squared error {line.squared_error.mean():.4f}   {line.name}" for line in found], [PICTURE])
+    return Section(
+        markdown, [f"squared error {line.squared_error.mean():.4f}   {line.name}" for line in found], [RECONSTRUCTIONS]
+    )
 
 
 def _draw(original: Tensor, answers: Tensor, drawn: Tensor, path: Path) -> None:
     """A row per image: the original, the convolutional decoder's answer, the samples; all of brightness from 0 to 1."""
-    rows = torch.cat([original[:, None], answers[:, None], drawn], 1)[:SHOWN]
+    rows = torch.cat([original[:, None], answers[:, None], drawn], 1)[:ROWS]
     save_grid(rows.flatten(0, 1).clamp(0, 1).mul(255).round().long(), 256, path, columns=rows.shape[1])
 
 
@@ -132,8 +134,8 @@ def _with_error(values: np.ndarray) -> str:
     return f"{values.mean():.4f} ± {error:.4f}"
 
 
-SHOWN = 20  # samples in a row of the picture
-PLOT, PICTURE = Path("samples") / "guidance.png", Path("samples") / "guidance-samples.png"
+COLUMNS = 20  # samples in a row of the picture
+PLOT, GUIDED = Path("samples") / "guidance.png", Path("samples") / "guidance-samples.png"
 NO_GUIDANCE = """
 Not measured: every training image came with its label (condition dropout 0), so the unconditional distribution, which guidance
 needs, was not trained.
@@ -187,8 +189,8 @@ def judge_classes(
     classes = Classes(list(names), classifier.recognise_images(splits.test), drawn, strengths)
     if strengths:
         draw_guidance(classes, out / PLOT)
-        rows = torch.cat([line.samples[:SHOWN] for line in strengths])
-        save_grid(rows, model.levels, out / PICTURE, columns=len(rows) // len(strengths))
+        rows = torch.cat([line.samples[:COLUMNS] for line in strengths])
+        save_grid(rows, model.levels, out / GUIDED, columns=len(rows) // len(strengths))
     return classes, classes_section(classes)
 
 
@@ -217,7 +219,7 @@ like them can reach. The share does not measure variety: one good picture of eac
     lines += [
         f"guidance {line.guidance:g}: recognised {_share(line.recognition)}, {_bits(line)} bits/dim" for line in classes.strengths
     ]
-    return Section(markdown, lines, [PLOT, PICTURE] if classes.strengths else [])
+    return Section(markdown, lines, [PLOT, GUIDED] if classes.strengths else [])
 
 
 def _guidance(classes: Classes) -> str:
@@ -235,7 +237,7 @@ Strength 0 is the unconditional model, which takes no label, 1 is the model itse
 p(. | earlier, label)^s p(. | earlier)^(1 - s), renormalised, and bits/dim are of this distribution: {scored} test images,
 the same at every strength, so differences between strengths are more precise than ± shows.
 
-![samples under guidance]({PICTURE.as_posix()})
+![samples under guidance]({GUIDED.as_posix()})
 
 From top to bottom strengths {", ".join(f"{line.guidance:g}" for line in strengths)}; a column has one noise and one wanted class.
 """
