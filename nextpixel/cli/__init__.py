@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from nextpixel.cli import signals
+from nextpixel.cli.messages import shortened
 from nextpixel.errors import InputError, Notice
 
 
@@ -72,7 +73,7 @@ def run(args: Any) -> None:
 
 def _say(text: str, status: int) -> int:
     with suppress(OSError):
-        print(f"nextpixel: {' '.join(text.split())}", file=sys.stderr)
+        print(shortened(f"nextpixel: {text}"), file=sys.stderr)
     return status
 
 

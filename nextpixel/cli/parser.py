@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser
 
+from nextpixel.cli.messages import explained
 from nextpixel.errors import InputError
 from nextpixel.files import require_writable
 
@@ -50,10 +51,16 @@ GUIDANCE = (
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser, whose errors are one line."""
+    """jsonargparse's parser, whose errors are one line with the way out.
+
+    Attributes:
+        verb: the parser of the verb that is given, whose options a message names.
+    """
+
+    verb: "Parser | None" = None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(" ".join(str(message).split())) from ex
+        raise InputError(explained(str(message), self.verb or self)) from ex
 
 
 def make_parser(argv: list[str]) -> Parser:
@@ -67,6 +74,7 @@ def make_parser(argv: list[str]) -> Parser:
     for name, about in VERBS.items():
         verb = Parser(description=about[0].upper() + about[1:] + ".")
         if argv[:1] == [name]:
+            parser.verb = verb
             function_of("add", name)(verb, argv[1:])
         verbs.add_subcommand(name, verb, help=about)
     return parser

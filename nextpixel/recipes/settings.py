@@ -100,8 +100,12 @@ class TrainingSettings:
             raise InputError(f"--training.stage is {self.stage}: expected at least 0")
         if self.devices != "auto" and not (str(self.devices).isdecimal() and int(self.devices) > 0):
             raise InputError(f"--training.devices is {self.devices!r}: expected a number of at least 1, or auto")
-        if not self.lr > 0:
+        if not 0 < self.lr < float("inf"):
             raise InputError(f"--training.lr is {self.lr}: expected a number above 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"--training.betas is {list(self.betas)}: expected two numbers from 0 up to (not including) 1")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--training.seed is {self.seed}: expected from 0 to 2^63 - 1")
         if not 0 <= self.ema < 1:
             raise InputError(f"--training.ema is {self.ema}: expected from 0 up to (not including) 1")
         if not 0 <= self.condition_dropout < 1:
