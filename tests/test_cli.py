@@ -197,7 +197,7 @@ def test_recipes(capsys):
         ("train --config /nowhere.yaml", "cannot read /nowhere.yaml: No such file"),
         ("train digits --training.epochs many", "training.epochs.*Expected a <class 'int'>. Got value: many"),
         ("train digits --training.epochs 0", "--training.epochs is 0: expected at least 1"),
-        ("train digits --model.feetures 8", "unrecognized arguments: --model.feetures 8"),
+        ("train digits --model.feetures 8", "unknown option --model.feetures: did you mean --model.features"),
         ("train digits --training.devices none", "--training.devices is 'none': expected a number of at least 1, or auto"),
         ("train digits --data.levels 1", "--data.levels is 1: expected 2 to 8192"),
         ("train digits --resume --out /nowhere", "/nowhere is no run to resume: it has no config.yaml"),

@@ -200,7 +200,7 @@ def test_command_with_vectors(tmp_path):
         ("vector", "--from ones.npy --to missing.npy", "--to missing.npy: cannot be read as a .npy array: No such file"),
         ("vector", "--from ones.npy --to notes.npy", "--to notes.npy: cannot be read as a .npy array"),
         ("vector", "--from ones.npy --to nan.npy", "--to nan.npy holds float64: expected finite numbers"),
-        ("labels", "--from 1", "arguments are required: interpolate.to"),
+        ("labels", "--from 1", "missing: --to; nextpixel interpolate --help"),
         ("labels", "--from 1 --to 2 --steps 1", "steps must be at least 2"),
         ("labels", "--from 1 --to 2 --path round", "Expected a typing.Literal['linear', 'spherical']. Got value: round"),
         ("labels", "--from 1 --to 2 --out x.jpg", "--out x.jpg: expected a file that ends in .png or .npy"),
