@@ -197,7 +197,7 @@ BETWEEN = "interpolate run --from a.png --to b.png"
         ("labels", "sample run --label 4", "labels must be from 0 to 3, not 4 to 4"),
         ("labels", "sample run --label -1", "labels must be from 0 to 3, not -1 to -1"),
         ("labels+encoded", f"{LIKE} --label 4", "labels must be from 0 to 3, not 4 to 4"),
-        ("labels", "sample run --label cat", "Expected a <class 'int'>. Got value: cat"),
+        ("labels", "sample run --label cat", "--label cat: expected a whole number"),
         ("encoded", "sample run", "the model in run needs --like"),
         ("vector", "sample run", "the model in run needs --like"),
         ("spatial-map", "sample run", "the model in run needs a spatial-map, which only Python can give"),
@@ -233,7 +233,7 @@ BETWEEN = "interpolate run --from a.png --to b.png"
         ("labels", "interpolate run --from a.npy --to b.npy --label 1", "--label 1: --from a.npy and --to b.npy already"),
         ("labels+encoded", "interpolate run --from a.npy --to b.npy", "cond must be a tuple of 2 parts (labels, encoded)"),
         ("encoded", f"{BETWEEN} --guidance 2e6", "guidance must be from"),
-        ("encoded", f"{BETWEEN} --guidance much", "Expected a <class 'float'>. Got value: much"),
+        ("encoded", f"{BETWEEN} --guidance much", "--guidance much: expected a number"),
     ],
 )
 def test_bad_commands(kind, command, message, workplace, refuse):

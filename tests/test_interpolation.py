@@ -202,7 +202,7 @@ def test_command_with_vectors(tmp_path):
         ("vector", "--from ones.npy --to nan.npy", "--to nan.npy holds float64: expected finite numbers"),
         ("labels", "--from 1", "missing: --to; nextpixel interpolate --help"),
         ("labels", "--from 1 --to 2 --steps 1", "steps must be at least 2"),
-        ("labels", "--from 1 --to 2 --path round", "Expected a typing.Literal['linear', 'spherical']. Got value: round"),
+        ("labels", "--from 1 --to 2 --path round", "--path round: expected linear or spherical"),
         ("labels", "--from 1 --to 2 --out x.jpg", "--out x.jpg: expected a file that ends in .png or .npy"),
         ("vector", "--from ones.npy --to four.npy", "cond must be (5,) or (4, 5), not (4,)"),
         ("vector", "--from 1 --to 2", "--from 1: the model in vector is not class-conditional"),
