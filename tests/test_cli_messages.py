@@ -46,6 +46,24 @@ def test_the_way_out_is_named(words, line, refuse, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("inspect pixelcnn --first_kernel_size -1", "kernel_size must be odd, not -1, and from 1 to 255"),
+        ("inspect gated-pixelcnn --kernel_size 1000000001", "at most 255, not 1000000001"),
+        ("inspect row-lstm --kernel_size -3", "kernel_size must be odd, not -3, and from 1 to 255"),
+        ("inspect pixelcnn --blocks 1000000000", "blocks must be at most 16384, not 1000000000"),
+        ("bench --training_batch 100000000000000000000", "--training_batch is 100000000000000000000: expected from 0 to 16384"),
+        ("bench --sizes [1000000000]", "--sizes is [1000000000]: expected numbers from 1 to 16384"),
+        ("sample run -n 1000000000", "-n 1000000000: expected at most 1000000 images at once; draw more with other seeds"),
+    ],
+)
+def test_sizes_that_no_machine_holds_are_refused_at_once(words, line, refuse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert line in refuse(words)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_forms_of_values():
     assert form(dict[str, int]) == "settings such as {name: value}"
     assert form(list[str]) == "a list such as [a,b]"

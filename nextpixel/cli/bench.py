@@ -8,6 +8,8 @@ from jsonargparse import ArgumentParser
 from nextpixel.cli.parser import add_device, find_device, pair
 from nextpixel.errors import InputError
 
+MOST = 2**14  # of anything that is counted
+
 
 def add_bench(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
@@ -65,11 +67,11 @@ def run_bench(args: Any) -> None:
 def _check(args: Any) -> None:
     for name, least in (("rounds", 1), ("training_batch", 0), ("size_batch", 1), ("threads", 1)):
         value = args[name]
-        if value is not None and value < least:
-            raise InputError(f"--{name} is {value}: expected at least {least}")
+        if value is not None and not least <= value <= MOST:
+            raise InputError(f"--{name} is {value}: expected from {least} to {MOST}")
     for name in ("batch", "sizes"):
-        if any(value < 1 for value in args[name]):
-            raise InputError(f"--{name} is {args[name]}: expected numbers of at least 1")
+        if any(not 1 <= value <= MOST for value in args[name]):
+            raise InputError(f"--{name} is {args[name]}: expected numbers from 1 to {MOST}")
 
 
 def _line(columns: tuple[str, ...], cells: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nextpixel.models import AutoregressiveModel
 
 
+MOST = 10**6  # images of one call: their noise and symbols are in memory together
 METHOD = (
     "cached: a scan, step by step; compiled: the same as a program on all cores (default on a processor, where it can "
     "be); naive: a forward pass for every place, the slow reference; fixed-point: forward passes over all places until nothing "
@@ -42,6 +43,8 @@ def run_sample(args: Any) -> None:
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
 
+    if args.n > MOST:
+        raise InputError(f"-n {args.n}: expected at most {MOST} images at once; draw more with other seeds")
     out = output(args.out)
     size = None if args.size is None else pair(args.size)
     device = find_device(args.device)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nextpixel.errors import InputError
 from nextpixel.layers.conditioning import ConditionBias, condition_row
 from nextpixel.layers.grid import Each, RowConvolution, colour_groups
-from nextpixel.layers.masked import ConvCache, MaskedConv2d
+from nextpixel.layers.masked import LARGEST_KERNEL, ConvCache, MaskedConv2d
 from nextpixel.layers.recurrence import batch_first, batch_last, lstm, product, rows
 
 
@@ -98,8 +98,8 @@ class RowLSTMLayer(nn.Module):
         self, in_features: int, features: int, kernel_size: int = 3, colours: int = 1, condition_features: int = 0
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise InputError(f"kernel_size must be odd, not {kernel_size}")
+        if kernel_size % 2 == 0 or not 1 <= kernel_size <= LARGEST_KERNEL:
+            raise InputError(f"kernel_size must be odd, not {kernel_size}, and from 1 to {LARGEST_KERNEL}")
         self.features, self.kernel_size, self.colours = features, kernel_size, colours
         self.input_to_state = MaskedConv2d(in_features, 4 * features, (1, kernel_size), "B", colours, parts=4)
         open_forget_gates(self.input_to_state.bias)

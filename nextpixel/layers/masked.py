@@ -21,6 +21,7 @@ from nextpixel.layers.grid import CurrentRow, Each, RowConvolution, colour_group
 from nextpixel.layers.pointwise import without_autocast
 
 Mask = Literal["A", "B"]
+LARGEST_KERNEL = 255  # beyond the images that these models are for
 
 
 def colour_mask(in_features: int, out_features: int, mask: Mask, colours: int, parts: int = 1) -> Tensor:
@@ -109,8 +110,8 @@ class MaskedConv2d(nn.Module):
     ) -> None:
         super().__init__()
         rows, columns = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        if rows % 2 == 0 or columns % 2 == 0:
-            raise InputError(f"kernel_size must be odd, not {kernel_size}")
+        if rows % 2 == 0 or columns % 2 == 0 or not 1 <= min(rows, columns) <= max(rows, columns) <= LARGEST_KERNEL:
+            raise InputError(f"kernel_size must be odd, not {kernel_size}, and from 1 to {LARGEST_KERNEL}")
         self.in_features, self.out_features, self.colours, self.parts = in_features, out_features, colours, parts
         self.above, self.left = rows // 2, columns // 2
         self.right = self.left if self.above else 0
@@ -216,8 +217,9 @@ class VerticalConv2d(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, kernel_size: int, exclude_current_row: bool = False) -> None:
         super().__init__()
-        if kernel_size % 2 == 0 or (exclude_current_row and kernel_size == 1):
-            raise InputError(f"kernel_size must be odd, and at least 3 without the current row, not {kernel_size}")
+        if kernel_size % 2 == 0 or not (3 if exclude_current_row else 1) <= kernel_size <= LARGEST_KERNEL:
+            limits = f"at least 3 without the current row and at most {LARGEST_KERNEL}"
+            raise InputError(f"kernel_size must be odd, {limits}, not {kernel_size}")
         self.in_features, self.exclude_current_row = in_features, exclude_current_row
         self.above = self.side = kernel_size // 2
         rows = self.above if exclude_current_row else self.above + 1

@@ -30,6 +30,7 @@ from nextpixel.sampling.draw import Method, guided_log_prob
 from nextpixel.scan.protocols import ModelScanner, Scanner
 
 Inputs = Literal["intensity", "embedding"]
+LARGEST_SIZE = 2**14  # of anything that a constructor counts
 
 
 class AutoregressiveModel(nn.Module, ABC):
@@ -365,7 +366,7 @@ class RasterModel(AutoregressiveModel, Scanner):
 
 
 def require_positive(**sizes: int) -> None:
-    """Refuse sizes below 1.
+    """Refuse sizes below 1, and those of no network that any machine could hold.
 
     Raises:
         InputError: the first such size, by name.
@@ -378,6 +379,8 @@ def require_positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise InputError(f"{name} must be at least 1, not {size}")
+        if size > LARGEST_SIZE:
+            raise InputError(f"{name} must be at most {LARGEST_SIZE}, not {size}")
 
 
 def _plain(value: Any) -> Any:
