@@ -121,21 +121,26 @@ def test_the_gradient_of_two_processes_is_that_of_one_with_both_batches(tmp_path
     assert figures["val/bits_per_dim"] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """A run of two processes, which start under torchrun, whose number of them counts."""
-    out = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    words = torchrun("-m", "nextpixel", *command("--out", out)[3:])
+def finished(words, out):
     found = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     assert "strides" not in found.stderr
     return out
 
 
-def test_torchrun_gives_the_number_of_processes(uninterrupted):
-    state = last(uninterrupted)
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run of two processes."""
+    out = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    return finished(command("--training.devices", 2, "--out", out), out)
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_number_of_processes(uninterrupted, tmp_path):
+    state = last(finished(torchrun("-m", "nextpixel", *command("--out", tmp_path / "run")[3:]), tmp_path / "run"))
     assert (state["processes"], state["batch_size"], state["place"]["step"]) == (2, 64, 2 * 22)
-    assert (uninterrupted / "samples" / "epoch-0002.png").exists()
+    assert (tmp_path / "run" / "samples" / "epoch-0002.png").exists()
+    assert same_bits(state, last(uninterrupted))
 
 
 @pytest.mark.parametrize(("which", "signum"), [(1, signal.SIGTERM), pytest.param(0, signal.SIGINT, marks=pytest.mark.slow)])
@@ -186,7 +191,10 @@ make_fabric(settings, plan(settings))
 
 @pytest.mark.parametrize(
     ("status", "expected", "line"),
-    [(130, 130, "interrupted in another process of this run"), (1, 1, "another process of this run")],
+    [
+        (130, 130, "interrupted in another process of this run"),
+        pytest.param(1, 1, "another process of this run", marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_ends_before_it_connects_ends_the_run(status, expected, line, tmp_path):
     """The first process must not wait for it: connecting has a patience of days."""
@@ -205,6 +213,7 @@ def test_a_further_process_tells_the_first_of_a_signal_that_is_its_own(together,
     assert ended.value.code == status
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_in_one_and_says_what_changes(uninterrupted, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)
