@@ -168,7 +168,9 @@ def main():
         if status not in (0, 128 + signum, -signum):
             found["odd_status"] += 1
             print("status", status, ":", log.read_text()[-2000:], file=sys.stderr)
-        time.sleep(0.5 if args.processes > 1 else 0)
+        until = time.monotonic() + GONE  # a process whose parent is gone notices it within seconds
+        while not all(map(gone, family)) and time.monotonic() < until:
+            time.sleep(0.05)
         found["orphans"] += not all(map(gone, family))
         done += 1
         if not (out / "config.yaml").is_file():
