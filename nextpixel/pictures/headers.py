@@ -20,7 +20,7 @@ _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}  # of a photometric
 _MOST_PAGES, _MOST_VALUES = 65536, 64
 _J2K, _JP2 = b"\xff\x4f\xff\x51", b"jP  \r\n\x87\n"
 
-# Intact files of these kinds may be unknown to Pillow; (where the mark stands, the mark).
+# Kinds of intact files that Pillow may have no reader for; (where the mark stands, the mark).
 _KINDS = {
     "JPEG XL": ((0, b"\xff\x0a"), (4, b"JXL ")),
     "AVIF": ((4, b"ftypavif"), (4, b"ftypavis")),
