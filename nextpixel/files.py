@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -234,6 +234,28 @@ def require_file(path: str | Path) -> None:
         raise InputError(f"cannot write {path}: {reason(error)}") from error
     if not stat.S_ISREG(mode):
         raise InputError(f"cannot write {path}: {'it is a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
+
+
+def require_new(path: str | Path, force: bool = False, inputs: Iterable[str | Path] = ()) -> None:
+    """Make sure that a file at `path` destroys nothing: asked for before any long work.
+
+    Args:
+        path: where it will be written.
+        force: it may replace a file.
+        inputs: but never one of these.
+
+    Raises:
+        InputError: as `require_writable`; or there is a file already.
+    """
+    require_writable(path)
+    if not os.path.lexists(path):
+        return
+    for file in inputs:
+        with suppress(OSError):
+            if os.path.samefile(file, path):
+                raise InputError(f"cannot write {path}: it is read too, and would be lost; give another name")
+    if not force:
+        raise InputError(f"{path} exists already: give another name, or --force to replace it")
 
 
 def require_writable(path: str | Path) -> None:

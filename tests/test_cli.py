@@ -98,12 +98,12 @@ def test_inspect(run, tmp_path, capsys):
     assert re.search(r"gated-pixelcnn: .* 0 in the blind spot, 0 leaks", printed)
     assert re.search(r"\npixelcnn: .* [1-9]\d* in the blind spot, 0 leaks", printed)
     assert Image.open(out).size[0] > 500
-    assert main(["inspect", "pixelcnn", "--channels", "3", "--size", "7x8", "--out", str(out)]) == 0
+    assert main(["inspect", "pixelcnn", "--channels", "3", "--size", "7x8", "--force", "--out", str(out)]) == 0
     assert "0 sees none; 1 sees [0]; 2 sees [0, 1]" in capsys.readouterr().out
 
 
 def test_inspect_pixelcnn_pp(tmp_path, capsys):
-    field = ["--size", "7x8", "--out", str(tmp_path / "field.png")]
+    field = ["--size", "7x8", "--force", "--out", str(tmp_path / "field.png")]
     # Section 3.3 of the paper: fewer resolutions, a smaller field
     seen = []
     for options in (["--blocks", "1"], ["--blocks", "1", "--stages", "1"], ["--blocks", "1", "--stages", "2", "--channels", "3"]):
@@ -119,7 +119,9 @@ def test_inspect_pixelcnn_pp(tmp_path, capsys):
 
 def test_inspect_multiscale(tmp_path, capsys):
     out = tmp_path / "field.png"
-    assert main(["inspect", "multiscale", "--channels", "3", "--size", "7x8", "--place", "2,3", "--out", str(out)]) == 0
+    assert (
+        main(["inspect", "multiscale", "--channels", "3", "--size", "7x8", "--place", "2,3", "--force", "--out", str(out)]) == 0
+    )
     printed = capsys.readouterr().out
     assert "0 sees none; 1 sees [0]; 2 sees [0, 1]" in printed
     # All 4 x 4 places of the small image, and the finer places of two rows and of the own one.
@@ -151,13 +153,15 @@ def test_class_conditional(tmp_path, capsys, refuse):
     assert "condition dropout 0.2, " in (out / "report.md").read_text()
     model = nextpixel.load(out)
     for options, guidance in (([], 1), (["--guidance", "2.5"], 2.5)):
-        assert main(["sample", str(out), "-n", "4", "--label", "3", *options, "--out", str(tmp_path / "three.npy")]) == 0
+        assert (
+            main(["sample", str(out), "-n", "4", "--label", "3", *options, "--force", "--out", str(tmp_path / "three.npy")]) == 0
+        )
         x = np.load(tmp_path / "three.npy")
         assert (x == model.sample(4, cond=3, guidance=guidance).numpy()).all()
     save_pictures(tmp_path / "pictures", (8, 8))
     image, pictures, drawn = tmp_path / "pictures" / "0.png", [], tmp_path / "completions.png"
     for guidance in ("0", "1", "4"):
-        command = ["complete", out, "--image", image, "--label", "3", "--guidance", guidance, "--out", drawn]
+        command = ["complete", out, "--image", image, "--label", "3", "--guidance", guidance, "--force", "--out", drawn]
         assert main([str(word) for word in command]) == 0
         pictures.append(drawn.read_bytes())
     assert len(set(pictures)) == 3

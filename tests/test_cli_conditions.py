@@ -84,7 +84,7 @@ def options_for(kind, path="a.png", label=2):
 
 
 def draw(*words):
-    assert main([*map(str, words), "--out", "drawn.npy"]) == 0
+    assert main([*map(str, words), "--force", "--out", "drawn.npy"]) == 0
     return torch.from_numpy(np.load("drawn.npy"))
 
 
@@ -111,7 +111,7 @@ def test_complete_gives_each_part_what_it_wants(kind, workplace):
     known[:4] = True
     assert torch.equal(y, model.complete(images, known, 3, cond_by_hand(kind, "a.png"), seed=3))
     assert not torch.equal(y, model.complete(images, known, 3, cond_by_hand(kind, "b.png"), seed=3))
-    assert main(["complete", "run", "--image", "images.npz", "-n", "3", *options_for(kind), "--out", "drawn.npz"]) == 0
+    assert main(["complete", "run", "--image", "images.npz", "-n", "3", *options_for(kind), "--force", "--out", "drawn.npz"]) == 0
     assert "labels" not in np.load("drawn.npz")
 
 
@@ -128,9 +128,9 @@ def test_complete_takes_the_labels_of_an_npz(kind, workplace):
         assert torch.equal(draw(*command, *options), model.complete(images, nothing, 3, cond))
     assert torch.equal(draw(*command[:-2] if like else command, "--guidance", 0), model.complete(images, nothing, 3, guidance=0))
     if kind == "labels":
-        assert main([*map(str, command), "--out", "drawn.npz"]) == 0
+        assert main([*map(str, command), "--force", "--out", "drawn.npz"]) == 0
         assert np.load("drawn.npz")["labels"].tolist() == [3, 3, 3, 1, 1, 1]
-        assert main([*map(str, command), "--label", "2", "--out", "drawn.npz"]) == 0
+        assert main([*map(str, command), "--label", "2", "--force", "--out", "drawn.npz"]) == 0
         assert np.load("drawn.npz")["labels"].tolist() == [2] * 6
 
 

@@ -163,8 +163,10 @@ def test_files_that_cannot_be_compressed(runs, tmp_path, refuse):
     assert "cannot read the picture" in line("grey", "text.png")
     assert "No such file" in line("grey", "nowhere.png")
     assert "No such file" in line("grey", "nowhere.npy")
-    assert "sub: a folder" in line("grey", "sub")
-    assert "two images are called 'grey'" in line("grey", "grey.png", "sub/grey.png")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.txt").touch()
+    assert "none: 1 of 1 files left out: 1 .txt" in line("grey", "none")
+    assert "two images are called 'grey.png'" in line("grey", "grey.png", "grey.png")
     assert re.search(
         r"grey.png has brightness \d+ at row 0, column 0, which is none of the 4 of this model \(0, 85, 170",
         line("four", "grey.png"),

@@ -21,7 +21,7 @@ from nextpixel.data.images import Images
 from nextpixel.data.raw import RawImages, fixed_uniforms
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load, load_one, load_source
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, Notice
 
 H, W = 5, 7
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -188,7 +188,8 @@ def test_palette_alpha_and_bits(tmp_path):
     refuse(DataSettings(source=source), "b.png", "transparent")
     Image.new("CMYK", (W, H)).save(tmp_path / "b.jpg")
     (tmp_path / "b.png").unlink()
-    refuse(DataSettings(source=source), "b.jpg", "CMYK")
+    with pytest.warns(Notice, match="1 CMYK pictures converted to RGB"):
+        assert load_source(source, DataSettings())["all"].images.shape == (2, 3, H, W)
 
 
 def png16(channels: int) -> bytes:

@@ -1,21 +1,29 @@
 """Archives: `nextpixel compress RUN IMAGES... -o FILE`, `nextpixel decompress FILE` and `nextpixel info FILE`."""
 
+import csv
+import math
+import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.parser import pair
-from nextpixel.errors import InputError
+from nextpixel.cli.parser import add_force, pair
+from nextpixel.errors import InputError, Notice
 
 if TYPE_CHECKING:
+    from nextpixel.coding.archive import Archive
     from nextpixel.models import AutoregressiveModel
+
+# Endings of files that may hold less than their pixels.
+LOSSY = (".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".avif", ".jp2", ".j2k", ".jxl")
 
 
 def add_compress(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
-    parser.add_argument("images", nargs="+", help="pictures of 8 bits, grey or RGB, or .npy files of integers")
+    parser.add_argument("images", nargs="+", help="pictures of 8 bits, grey or RGB, folders of them, or .npy files of integers")
     parser.add_argument("-o", "--out", required=True, help="the archive")
     parser.add_argument("--label", type=int, nargs="+", help="class of all images, or of each, for a class-conditional model")
     parser.add_argument("--tile", help="HxW: cut larger images into tiles, which is faster and a little larger")
@@ -28,21 +36,29 @@ def add_compress(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--lanes", type=int, default=64, help="images coded side by side")
     parser.add_argument("--embed", action="store_true", help="put the model into the archive")
     parser.add_argument("--no-verify", action="store_true", help="do not decode everything again before it counts as done")
+    parser.add_argument("--strict", action="store_true", help="refuse a folder with files that would be left out")
+    add_force(parser)
 
 
 def run_compress(args: Any) -> None:
     """Compress, write, and print the path and the sizes."""
     from nextpixel.coding.archive import Archive
     from nextpixel.coding.format.journal import Journal
+    from nextpixel.coding.pictures import find_images
     from nextpixel.coding.writer import Settings, Writer
-    from nextpixel.files import require_file, write_aside
+    from nextpixel.files import require_new, write_aside
     from nextpixel.models.storage import load
+    from nextpixel.pictures.read import page_of
     from nextpixel.progress import rows_bar
 
     out, tile = Path(args.out), None if args.tile is None else pair(args.tile)
-    require_file(out)
+    given = [page_of(file)[0] for file in args.images]
+    require_new(out, args.force, given)
+    named = find_images(args.images, args.strict)
+    files = {page_of(file)[0] for file, _ in named}
+    require_new(out, args.force, files)
     model = load(args.run)
-    names, found = _read(args.images, model)
+    names, found = _read(named, model)
     settings = Settings(args.mode, args.lanes, tile, args.embed, not args.no_verify)
     writer = Writer(model, found, names, _cond(args.label, len(found), model, args.run), settings)
     journal = Journal(out, writer.work())
@@ -58,7 +74,28 @@ def run_compress(args: Any) -> None:
         aside.write_bytes(data)
     journal.remove()
     print(out)
-    print(summary(Archive(data), len(data)))
+    archive = Archive(data)
+    print(summary(archive, len(data)))
+    _warn_if_larger(archive, len(data), files)
+
+
+def _warn_if_larger(archive: "Archive", size: int, files: Collection[str | Path]) -> None:
+    """Say that an archive saves nothing, and what the reason may be."""
+    given = sum(Path(file).stat().st_size for file in files)
+    streams = sum(entry.stored for entry in archive.entries)
+    pixels = sum(archive.header.channels * entry.size[0] * entry.size[1] for entry in archive.entries)
+    wanted = pixels * math.ceil(math.log2(archive.header.levels)) / 8
+    if size <= given:
+        return
+    if streams > wanted:
+        why = "the model needs more bits than the pixels have: it was not made for such images"
+    elif archive.embedded > size - given:
+        why = "the model inside is larger than what it saves"
+    elif any(Path(file).suffix.lower() in LOSSY for file in files):
+        why = "JPEG and the like drop what they cannot store shortly, and an archive keeps every pixel exactly"
+    else:
+        why = "the images are few or small, or the model expects others"
+    warnings.warn(f"the archive has {size} bytes, the files that went in {given}: {why}", Notice, stacklevel=2)
 
 
 def summary(archive: Any, size: int) -> str:
@@ -83,11 +120,11 @@ def images(number: int) -> str:
     return f"{number} image" if number == 1 else f"{number} images"
 
 
-def _read(files: list[str], model: "AutoregressiveModel") -> tuple[list[str], list[Any]]:
+def _read(files: list[tuple[str, str]], model: "AutoregressiveModel") -> tuple[list[str], list[Any]]:
     from nextpixel.coding.pictures import read_images
     from nextpixel.progress import track
 
-    found = [image for path in track(files, len(files), "reading") for image in read_images(path, model)]
+    found = [image for path, name in track(files, len(files), "reading") for image in read_images(path, model, name)]
     return [name for name, _ in found], [x for _, x in found]
 
 
@@ -143,15 +180,20 @@ def run_decompress(args: Any) -> None:
 def add_info(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument("archive", help="from nextpixel compress")
+    parser.add_argument("--csv", help="write name, size, label, bytes and bits/dim of every image to this file")
+    add_force(parser)
 
 
 def run_info(args: Any) -> None:
     """Print the header, the sizes and a line for each image."""
-    from pathlib import Path
-
     from nextpixel.coding.archive import Archive
+    from nextpixel.files import require_new
 
+    if args.csv is not None:
+        require_new(args.csv, args.force, [args.archive])
     with Archive.open(args.archive) as archive:
+        if args.csv is not None:
+            _write_csv(archive, args.csv)
         header = archive.header
         print(summary(archive, Path(args.archive).stat().st_size))
         tile = "none" if header.tile is None else "{}x{}".format(*header.tile)
@@ -165,3 +207,15 @@ def run_info(args: Any) -> None:
             sizes = f"{entry.size[0]}x{entry.size[1]}  {entry.stored} bytes  {8 * entry.stored / symbols:.4f} bits/dim"
             tiles = f"CRC-32 {entry.tiles[0].crc:08x}" if len(entry.tiles) == 1 else f"{len(entry.tiles)} tiles"
             print(f"{sizes}  {tiles}{label}  {entry.name}")
+
+
+def _write_csv(archive: "Archive", path: str) -> None:
+    from nextpixel.files import write_aside
+
+    with write_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["name", "height", "width", "label", "tiles", "bytes", "bits_per_dim"])
+        for entry in archive.entries:
+            symbols = archive.header.channels * entry.size[0] * entry.size[1]
+            label = "" if entry.label is None else entry.label
+            writer.writerow([entry.name, *entry.size, label, len(entry.tiles), entry.stored, f"{8 * entry.stored / symbols:.6f}"])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.parser import GUIDANCE, LIKE, add_condition, add_device, find_device, output, pair
+from nextpixel.cli.parser import GUIDANCE, LIKE, add_condition, add_device, add_force, find_device, output, pair
 from nextpixel.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def add_sample(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--method", type=Literal["cached", "compiled", "naive", "fixed-point"], help=METHOD)
     add_device(parser)
     parser.add_argument("--out", default="samples.png", help="a .png grid, or the integers: .npy, or .npz with the labels")
+    add_force(parser)
 
 
 def run_sample(args: Any) -> None:
@@ -45,7 +46,7 @@ def run_sample(args: Any) -> None:
 
     if args.n > MOST:
         raise InputError(f"-n {args.n}: expected at most {MOST} images at once; draw more with other seeds")
-    out = output(args.out)
+    out = output(args.out, force=args.force, inputs=[args.like])
     size = None if args.size is None else pair(args.size)
     device = find_device(args.device)
     model = load(args.run).to(device)
@@ -81,6 +82,7 @@ def add_complete(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     add_device(parser)
     parser.add_argument("--out", default="completions.png", help="a .png with a row per image, or the integers: .npy or .npz")
+    add_force(parser)
 
 
 def run_complete(args: Any) -> None:
@@ -88,10 +90,10 @@ def run_complete(args: Any) -> None:
     from nextpixel.cli.runs import RunConditions, write_images
     from nextpixel.models.storage import load
     from nextpixel.pictures.grid import save_completions
-    from nextpixel.pictures.read import load_mask
+    from nextpixel.pictures.read import load_mask, page_of
     from nextpixel.progress import rows_bar
 
-    out = output(args.out)
+    out = output(args.out, force=args.force, inputs=[*(page_of(path)[0] for path in args.image), args.keep, args.like])
     device = find_device(args.device)
     model = load(args.run).to(device)
     x, labels = _read(args.image, model)
@@ -120,7 +122,7 @@ def _read(files: list[str], model: "AutoregressiveModel") -> "tuple[Tensor, Tens
     from nextpixel.data.images import Images
     from nextpixel.data.settings import DataSettings
     from nextpixel.data.splits import load_source
-    from nextpixel.pictures.read import load_image
+    from nextpixel.pictures.read import load_image, pages_of
 
     if len(files) == 1 and files[0].endswith((".npy", ".npz")):
         settings = DataSettings(source=files[0], levels=model.levels)
@@ -133,6 +135,7 @@ def _read(files: list[str], model: "AutoregressiveModel") -> "tuple[Tensor, Tens
         return images.tensor(), images.labels
     if model.codes:
         raise InputError(f"--image {files[0]}: this model draws codes, so expected one .npy or .npz file of them")
+    files = [page for path in files for page in pages_of(path)]
     pictures = [load_image(path, model.levels, model.shape[0]) for path in files]
     for path, picture in zip(files, pictures, strict=True):
         if picture.shape != pictures[0].shape:
@@ -172,6 +175,7 @@ def add_interpolate(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument(
         "-o", "--out", default="interpolation.png", help="a .png with a line per row, or the integers row by row: .npy"
     )
+    add_force(parser)
 
 
 def run_interpolate(args: Any) -> None:
@@ -180,7 +184,8 @@ def run_interpolate(args: Any) -> None:
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
 
-    out = output(args.out, (".png", ".npy"))  # what lies between two labels has none that a .npz could hold
+    # What lies between two labels has none that a .npz could hold.
+    out = output(args.out, (".png", ".npy"), args.force, inputs=[args["from"], args.to, args.like])
     device = find_device(args.device)
     model = load(args.run).to(device)
     ends = _ends(model, args)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.parser import GUIDANCE, add_device, find_device
+from nextpixel.cli.parser import GUIDANCE, add_device, add_force, find_device
 from nextpixel.errors import InputError
 from nextpixel.recipes import LIKELIHOOD, read_experiment
 
@@ -20,6 +20,7 @@ def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--data.source", help="other data (also: --data), brought to the run's levels by the run's settings")
     parser.add_argument("--split", default="test", help="which split of the data")
     parser.add_argument("--csv", help="write index, label, nats and bits/dim of every image to this file")
+    add_force(parser)
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     add_device(parser)
     parser.add_argument("--batch_size", type=int, default=128, help="images per forward pass")
@@ -38,13 +39,14 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
     """Print the likelihood of a split under a run's model, beside the baselines."""
     from nextpixel.cli.runs import open_run
     from nextpixel.data.splits import load_one
-    from nextpixel.files import require_writable
+    from nextpixel.files import require_new
     from nextpixel.identities.images import EmbeddedImages, embedding_network, load_images
     from nextpixel.scoring.baselines import all_baselines, print_scores
     from nextpixel.scoring.evaluation import evaluate, what_it_means
 
     if args.csv:
-        require_writable(args.csv)
+        source = args["data"]["source"]
+        require_new(args.csv, args.force, [] if source is None else [source])
     device = find_device(args.device)
     opened = open_run(args.run)
     model, marginal = opened.model.to(device), opened.marginal

@@ -6,9 +6,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.parser import add_device, find_device, pair
+from nextpixel.cli.parser import add_device, add_force, find_device, pair
 from nextpixel.errors import InputError
-from nextpixel.files import require_writable
+from nextpixel.files import require_new
 
 # Sizes of an architecture that can be given, where it has them, and their defaults.
 OPTIONS = {"blocks": 4, "stages": None, "kernel_size": 3, "first_kernel_size": 3}
@@ -28,13 +28,14 @@ def add_inspect(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--place", help="i,j: the pixel (default: in the middle, two thirds down)")
     add_device(parser)
     parser.add_argument("--out", default="receptive-field.png", help="the picture")
+    add_force(parser)
 
 
 def run_inspect(args: Any) -> None:
     """Measure, print one line per model, draw, and print the path."""
     from nextpixel.inspection import Context, colour_context, draw, mask_experiment, model_context
 
-    require_writable(args.out)
+    require_new(args.out, args.force)
     if args.device != "auto" and find_device(args.device).type != "cpu":
         raise InputError(f"--device {args.device}: inspect computes on the CPU, where what is not reached is exactly 0")
     size = None if args.size is None else pair(args.size)

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from nextpixel.cli.messages import explained
 from nextpixel.errors import InputError
-from nextpixel.files import require_writable
+from nextpixel.files import require_new
 
 if TYPE_CHECKING:
     import torch
@@ -171,8 +171,18 @@ def pair(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def output(text: str, endings: tuple[str, ...] = (".png", ".npy", ".npz")) -> Path:
-    """Where images go: a picture, or arrays of integers.
+def add_force(parser: ArgumentParser) -> None:
+    """The option, which goes to `nextpixel.files.require_new`."""
+    parser.add_argument("--force", action="store_true", help="replace a file that exists already, but never one that is read")
+
+
+def output(
+    text: str,
+    endings: tuple[str, ...] = (".png", ".npy", ".npz"),
+    force: bool = False,
+    inputs: Iterable[str | None] = (),
+) -> Path:
+    """Where images go: a picture, or arrays of integers; what is there is only replaced with `force`, and `inputs` never.
 
     Raises:
         InputError: another kind of file, or it cannot be written there; asked for before any long work.
@@ -184,15 +194,17 @@ def output(text: str, endings: tuple[str, ...] = (".png", ".npy", ".npz")) -> Pa
     """
     if not text.endswith(endings):
         raise InputError(f"--out {text}: expected a file that ends in {', '.join(endings[:-1])} or {endings[-1]}")
-    require_writable(text)
+    require_new(text, force, [file for file in inputs if file is not None])
     return Path(text)
 
 
 def spell_out_data(argv: list[str]) -> list[str]:
-    """`--data D` is short for `--data.source D`.
+    """`--data D` is short for `--data.source D`, and in `train` `--strict` for `--data.strict true`.
 
     Example:
         >>> spell_out_data(["digits", "--data", "mine.npy", "--data.levels", "4"])
         ['digits', '--data.source', 'mine.npy', '--data.levels', '4']
     """
+    if argv[:1] == ["train"]:
+        argv = ["--data.strict=true" if word == "--strict" else word for word in argv]
     return ["--data.source" + word[len("--data") :] if word == "--data" or word.startswith("--data=") else word for word in argv]

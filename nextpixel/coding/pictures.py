@@ -1,32 +1,39 @@
 """Files to compress and files that come out: pixels as they are, or arrays of symbols."""
 
-from pathlib import Path
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from nextpixel.coding.format.index import wrong_with
 from nextpixel.data.arrays import as_images, read_npy
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel
 from nextpixel.pictures.grid import brightness
-from nextpixel.pictures.read import read_picture
+from nextpixel.pictures.read import count_pages, page_of, read_picture, shown
+from nextpixel.pictures.tree import PictureTree
 
 
-def read_images(path: str, model: AutoregressiveModel) -> list[tuple[str, Tensor]]:
+def read_images(path: str, model: AutoregressiveModel, stem: str | None = None) -> list[tuple[str, Tensor]]:
     """The images of a file with their names: (C, H, W) symbols of this model.
 
-    A picture (PNG, WebP, TIFF, PGM, PPM and what else Pillow reads, 8 bits, grey or RGB) is one image, turned by its EXIF data.
+    A picture (PNG, WebP, TIFF, PGM, PPM and what else Pillow reads, 8 bits, grey or RGB) is one image, turned by its EXIF data;
+    of several pages or frames each is one, called NAME#1, NAME#2, ... FILE#2 is the second of FILE alone.
     Grey becomes RGB by repetition, RGB becomes grey only if it is grey already, and a palette becomes RGB: pixels keep their
     colours, the palette is not kept. A .npy array of integers is one image (H, W), or many, as in training: (N, H, W),
-    (N, C, H, W) or (N, H, W, C).
+    (N, C, H, W) or (N, H, W, C). `stem` is the name to give, by default the file's without its ending.
 
     Raises:
         InputError: unreadable, transparent, of more than 8 bits, or not of this model's channels and levels.
     """
-    stem = Path(path).stem
+    file, page = page_of(path)
+    stem = Path(file).stem if stem is None else stem
     if path.endswith(".npy"):
         arrays = _read_array(path)
         digits = len(str(len(arrays) - 1))
@@ -39,18 +46,80 @@ def read_images(path: str, model: AutoregressiveModel) -> list[tuple[str, Tensor
     if not is_picture(model):
         kind = "codes" if model.codes else f"{model.shape[0]} channels of {model.levels} levels"
         raise InputError(f"{path}: this model is of {kind}, which no picture file holds: expected a .npy file of integers")
-    x = read_picture(path)
-    return [(stem, torch.from_numpy(_symbols(_in_channels(x, path, model.shape[0]), path, model.levels)))]
+    number = count_pages(file, path, previews=True)
+    found = []
+    for n in range(number) if page is None else [page]:
+        suffix = f"#{n + 1}" if number > 1 else ""
+        x = read_picture(file, f"{file}{suffix}", page=n, lossless=True)
+        symbols = _symbols(_in_channels(x, shown(f"{file}{suffix}"), model.shape[0]), shown(f"{file}{suffix}"), model.levels)
+        found.append((stem + suffix, torch.from_numpy(symbols)))
+    return found
+
+
+def find_images(arguments: Sequence[str], strict: bool = False) -> list[tuple[str, str]]:
+    """The files that are meant and their names in an archive, for files and folders, whose pictures are found at any depth.
+
+    A name is a file's without its ending; where two would be the same, and below folders, with the folders below the one that
+    all have in common. What is left out of a folder is said in a `Notice`.
+
+    Raises:
+        InputError: a folder without pictures, or a name that no archive can hold; with `strict`, a file that is left out.
+
+    Example:
+        >>> find_images(["d/a/x.png", "d/b/x.png"])
+        [('d/a/x.png', 'a/x'), ('d/b/x.png', 'b/x')]
+    """
+    files: list[str] = []
+    for argument in arguments:
+        if not os.path.isdir(argument):
+            files.append(argument)
+            continue
+        tree = PictureTree(Path(argument))
+        if not tree.files:
+            raise InputError(f"no pictures in {shown(argument)}{': ' if tree.left_out else ''}{tree.describe()}")
+        tree.report(strict)
+        files += [str(tree.root / path) for path in tree.files]
+    found = list(zip(files, _names(files, arguments), strict=True))
+    for file, name in found:
+        if wrong := wrong_with(name):
+            raise InputError(f"cannot store {shown(file)} under its name: {wrong}; rename it")
+    return found
+
+
+def _names(files: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    paths = [Path(page_of(file)[0]) for file in files]
+    stems = [path.stem for path in paths]
+    if not any(map(os.path.isdir, arguments)):
+        pages = [page_of(file)[1] for file in files]
+        if len(set(zip(stems, pages, strict=True))) == len(files):
+            return stems
+    if len(arguments) == 1:
+        root = os.path.abspath(arguments[0])
+    else:
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(argument)) for argument in arguments])
+    return unique_names([Path(os.path.relpath(os.path.abspath(path), root)) for path in paths])
+
+
+def unique_names(paths: Sequence[PurePath]) -> list[str]:
+    """Relative paths without their endings; with them, where two would be the same.
+
+    Example:
+        >>> unique_names([PurePath("a/x.png"), PurePath("b/x.png"), PurePath("b/x.tif")])
+        ['a/x', 'b/x.png', 'b/x.tif']
+    """
+    counts = Counter(path.with_suffix("") for path in paths)
+    return [(path if counts[path.with_suffix("")] > 1 else path.with_suffix("")).as_posix() for path in paths]
 
 
 def write_image(x: Tensor, path: Path, model: AutoregressiveModel) -> Path:
     """Write an image (C, H, W): as path.png, or where no picture holds it as path.npy, (1, C, H, W); return where.
 
-    It is written in its place, in a folder that is there: who fills a folder (`nextpixel.files.folder_aside`) keeps it whole.
+    It is written in its place, below a folder that is there: who fills a folder (`nextpixel.files.folder_aside`) keeps it whole.
 
     Raises:
         OSError: the file cannot be written.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not is_picture(model):
         path = path.with_name(f"{path.name}.npy")
         np.save(path, x[None].numpy().astype(np.min_scalar_type(model.levels - 1)))

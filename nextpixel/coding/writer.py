@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from nextpixel.coding.entropy.choosers import Stream
 from nextpixel.coding.format.container import Contents, Header, join
 from nextpixel.coding.format.embedded import fingerprint, pack_model
-from nextpixel.coding.format.index import Entry, StoredTile, check_name, check_size, checksum, pack_index
+from nextpixel.coding.format.index import Entry, StoredTile, check_names, check_size, checksum, pack_index
 from nextpixel.coding.format.journal import Journal
 from nextpixel.coding.lanes import LANES, Conditions, LaneCoder, Mode, Tile, check_tile, groups, scan_rows, tiles_of
 from nextpixel.errors import InputError
@@ -49,7 +49,7 @@ class Writer:
     Args:
         model: whose distribution they are coded with; not changed.
         images: (C, H, W) integers each, of any sizes.
-        names: of the images, plain and different.
+        names: of the images, plain (or relative paths of plain names) and different.
         cond: their condition, for one or for all, as `model.log_prob` takes it.
         settings: how.
 
@@ -71,7 +71,7 @@ class Writer:
         self.settings, self.coder = settings, LaneCoder(model, settings.mode, settings.lanes)
         if not len(images):
             raise InputError("there are no images to compress")
-        _check_names(names)
+        check_names(names)
         self.images = [_checked(model, x, name) for x, name in zip(images, names, strict=True)]
         sizes = [tuple(x.shape[1:]) for x in self.images]
         self.groups = groups(sizes, settings.tile, settings.lanes)
@@ -191,12 +191,3 @@ def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
         raise InputError(f"{name}: {error}") from error
     # As small as can be: all images are held until the archive is written.
     return checked.to("cpu", torch.uint8 if model.levels <= 256 else torch.int16)
-
-
-def _check_names(names: Iterable[str]) -> None:
-    seen = set()
-    for name in names:
-        check_name(name)
-        if name in seen:
-            raise InputError(f"two images are called {name!r}: an archive needs different names")
-        seen.add(name)

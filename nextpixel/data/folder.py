@@ -1,86 +1,116 @@
 """A folder of picture files: sub-folders are splits, then classes."""
 
+import warnings
+from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
 
 from nextpixel.data.raw import SPLITS, RawImages, allocate, split_name
 from nextpixel.data.settings import DataSettings
-from nextpixel.errors import InputError
-from nextpixel.pictures.read import read_picture
+from nextpixel.errors import InputError, Notice
+from nextpixel.pictures.headers import SUFFIXES
+from nextpixel.pictures.read import read_picture, shown
+from nextpixel.pictures.tree import Page, PictureTree
 from nextpixel.progress import track
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
 
 
 def load_folder(folder: Path, settings: DataSettings, progress: bool) -> dict[str, RawImages]:
-    """Read all pictures under `folder`, in the order of their sorted names.
+    """Read all pictures under `folder`, in the order of their sorted names; each page and frame is an image.
 
     Where a top-level sub-folder is called train, val, valid, validation or test, every sub-folder is a split. Inside a split
-    (or the folder itself) sub-folders are classes, numbered by their sorted names over all splits.
+    (or the folder itself) sub-folders are classes, numbered by their sorted names over all splits. Files that are no pictures
+    are left out, which a `Notice` says.
 
     Raises:
-        InputError: no pictures, pictures beside split or class folders, or whatever `read_picture` and `stack_pictures` refuse.
+        InputError: no pictures, pictures beside split or class folders, or whatever `read_picture` and `stack_pictures` refuse;
+            with `settings.strict`, a file that is left out.
     """
-    parts = _split_folders(folder)
-    class_names = sorted({child.name for part in parts.values() for child in _subfolders(part) if _pictures(child)})
-    return {name: _load_part(part, class_names, settings, progress) for name, part in parts.items()}
+    tree = PictureTree(folder)
+    tree.report(settings.strict)
+    parts = _split_folders(folder, tree.files)
+    depth = 0 if list(parts) == ["all"] else 1
+    class_names = sorted({file.parts[depth] for files in parts.values() for file in files if len(file.parts) > depth + 1})
+    if not class_names and not any(parts.values()):
+        raise _no_pictures(folder, tree)
+    converted: Counter[str] = Counter()
+    loaded = {}
+    for name, files in parts.items():
+        where = folder if not depth else folder / (files[0].parts[0] if files else name)
+        if not files:
+            raise _no_pictures(where, tree)
+        loaded[name] = _load_part(where, tree, files, depth, class_names, settings, progress, converted)
+    if converted:
+        kinds = ", ".join(f"{number} {mode}" for mode, number in converted.most_common())
+        warnings.warn(f"{shown(folder)}: {kinds} pictures converted to RGB", Notice, stacklevel=2)
+    return loaded
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
-    """Return the folder of each split; {"all": folder} where there are no splits."""
-    children = _subfolders(folder)
-    if not any(split_name(child.name) in SPLITS for child in children):
-        return {"all": folder}
-    loose = _own_pictures(folder)
+def _no_pictures(folder: Path, tree: PictureTree) -> InputError:
+    kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+    left_out = f"; {tree.describe()}" if tree.left_out else ""
+    return InputError(f"no pictures in {shown(folder)} (expected {kinds} files){left_out}")
+
+
+def _split_folders(folder: Path, files: list[PurePosixPath]) -> dict[str, list[PurePosixPath]]:
+    """Return the files of each split; {"all": files} where there are no splits."""
+    children = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if not any(split_name(child) in SPLITS for child in children):
+        return {"all": files}
+    loose = [file for file in files if len(file.parts) == 1]
     if loose:
-        raise InputError(f"{folder} has pictures ({loose[0].name}) beside split folders: move them into one of them")
-    parts: dict[str, Path] = {}
+        raise InputError(f"{shown(folder)} has pictures ({loose[0]}) beside split folders: move them into one of them")
+    parts: dict[str, list[PurePosixPath]] = {}
+    of_split: dict[str, str] = {}
     for child in children:
-        name = split_name(child.name)
+        name = split_name(child)
         if name in parts:
-            raise InputError(f"{parts[name]} and {child} are both the {name} split: keep one of them")
-        parts[name] = child
+            both = f"{shown(folder / of_split[name])} and {shown(folder / child)}"
+            raise InputError(f"{both} are both the {name} split: keep one of them")
+        parts[name], of_split[name] = [file for file in files if file.parts[0] == child], child
     return parts
 
 
-def _load_part(folder: Path, class_names: list[str], settings: DataSettings, progress: bool) -> RawImages:
-    """Read one split."""
-    loose, classes = _own_pictures(folder), {child.name: _pictures(child) for child in _subfolders(folder)}
-    files = [file for name in class_names for file in classes.get(name, [])]
-    if loose and files:
-        raise InputError(f"{folder} has pictures ({loose[0].name}) beside class folders ({files[0].parent.name}): keep one form")
-    if not loose and not files:
-        raise InputError(f"no pictures in {folder} (expected {', '.join(sorted(s[1:] for s in SUFFIXES))} files)")
-    named = ((file, str(file)) for file in loose or files)
-    images = stack_pictures(named, len(loose or files), settings, str(folder), progress)
+def _load_part(
+    folder: Path,
+    tree: PictureTree,
+    files: list[PurePosixPath],
+    depth: int,
+    class_names: list[str],
+    settings: DataSettings,
+    progress: bool,
+    converted: Counter[str],
+) -> RawImages:
+    """Read one split, whose files are `depth` folders below that of the data."""
+    loose = [file for file in files if len(file.parts) == depth + 1]
+    if loose and len(loose) < len(files):
+        beside = next(file for file in files if len(file.parts) > depth + 1).parent.name
+        raise InputError(f"{shown(folder)} has pictures ({loose[0].name}) beside class folders ({beside}): keep one form")
+    if not loose:
+        files = [file for name in class_names for file in files if file.parts[depth] == name]
+    pages = tree.pages(files)
+    named = ((page, str(page)) for page in pages)
+    images = stack_pictures(named, len(pages), settings, shown(folder), progress, converted)
     if loose:
         return RawImages(images, None, None, levels=256)
-    labels = np.repeat(np.arange(len(class_names)), [len(classes.get(name, [])) for name in class_names])
-    return RawImages(images, labels.astype(np.int64), class_names, levels=256)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def _own_pictures(folder: Path) -> list[Path]:
-    """Return the pictures that lie directly in `folder`, sorted."""
-    files = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    return sorted(file for file in files if file.is_file())
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Return the pictures anywhere under `folder`, sorted."""
-    return _own_pictures(folder) + [file for child in _subfolders(folder) for file in _pictures(child)]
+    numbers = {name: n for n, name in enumerate(class_names)}
+    labels = np.array([numbers[page.path.parts[depth]] for page in pages], dtype=np.int64)
+    return RawImages(images, labels, class_names, levels=256)
 
 
 def stack_pictures(
-    files: Iterable[tuple[Path | BinaryIO, str]], total: int, settings: DataSettings, what: str, progress: bool
+    files: Iterable[tuple[Page | BinaryIO, str]],
+    total: int,
+    settings: DataSettings,
+    what: str,
+    progress: bool,
+    converted: Counter[str] | None = None,
 ) -> np.ndarray:
     """Decode `total` > 0 pictures, given with their names, straight into one array uint8 (total, C, H, W).
+
+    `converted` counts what `read_picture` converts.
 
     Raises:
         InputError: a picture cannot be read or differs from the first in size or channels; the message names both.
@@ -88,7 +118,9 @@ def stack_pictures(
     stacked: np.ndarray | None = None
     first_name = ""
     for n, (file, name) in enumerate(track(files, total, f"decoding {what}", progress)):
-        picture = read_picture(file, name, grayscale=settings.grayscale, crop=settings.crop, size=settings.size)
+        source, page = (file.file, file.page or 0) if isinstance(file, Page) else (file, None)
+        prepared = {"grayscale": settings.grayscale, "crop": settings.crop, "size": settings.size}
+        picture = read_picture(source, name, **prepared, page=page, converted=converted)
         if stacked is None:
             stacked, first_name = allocate((total, *picture.shape)), name
         _compare(picture.shape, name, stacked.shape[1:], first_name)
@@ -102,8 +134,8 @@ def _compare(shape: tuple[int, ...], name: str, first: tuple[int, ...], first_na
     """Raise InputError where two shapes (C, H, W) differ."""
     colour = {1: "gray", 3: "RGB"}
     if shape[0] != first[0]:
-        both = f"{name} is {colour[shape[0]]} where {first_name} is {colour[first[0]]}"
+        both = f"{shown(name)} is {colour[shape[0]]} where {shown(first_name)} is {colour[first[0]]}"
         raise InputError(f"{both}: give --data.grayscale true, or pictures of one kind")
     if shape != first:
-        both = f"{name} is {shape[1]}x{shape[2]} (height x width) where {first_name} is {first[1]}x{first[2]}"
+        both = f"{shown(name)} is {shape[1]}x{shape[2]} (height x width) where {shown(first_name)} is {first[1]}x{first[2]}"
         raise InputError(f"{both}: give --data.size [H,W] or --data.crop [H,W]")

@@ -34,6 +34,7 @@ class DataSettings:
             share no identity.
         embedding_of: Whose vector comes with an image: that of the image "itself", or, from which a picture cannot be copied, of
             an "other" image of its identity.
+        strict: Refuse a folder with files that would be left out (also: --strict).
 
     Example:
         >>> DataSettings(source="digits", levels=17).validation
@@ -54,6 +55,7 @@ class DataSettings:
     seed: int = 0
     embedding: str | None = None
     embedding_of: Literal["other", "itself"] = "other"
+    strict: bool = False
 
     def check(self) -> None:
         """Refuse values that no source can satisfy.

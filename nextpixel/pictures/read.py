@@ -4,6 +4,10 @@ import math
 import os
 import re
 import struct
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,14 +15,34 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, Notice
 from nextpixel.files import open_regular
+from nextpixel.pictures.headers import foreign_kind, unusable
+
+LONGEST_SHOWN = 150  # characters of a name in a message
 
 # What Pillow raises for damaged files, depending on the format and the place of the damage.
-DAMAGED = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, OverflowError, ZeroDivisionError),
+    *(struct.error, Image.DecompressionBombError),
+)
 
 # What a mode of Pillow becomes. A palette becomes RGB even when all its colours are grey: modes do not depend on the content.
-MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
+MODES = {
+    "1": "L",
+    "L": "L",
+    "LA": "L",
+    "La": "L",
+    "P": "RGB",
+    "PA": "RGB",
+    "RGB": "RGB",
+    "RGBA": "RGB",
+    "RGBa": "RGB",
+    "RGBX": "RGB",
+}
+# Colour spaces that become RGB, but not exactly.
+INEXACT = ("CMYK", "YCbCr")
+_PAGE = re.compile(r"(?s)(.+)#([1-9][0-9]{0,8})")
 
 
 def read_picture(
@@ -28,56 +52,176 @@ def read_picture(
     grayscale: bool = False,
     crop: tuple[int, int] | None = None,
     size: tuple[int, int] | None = None,
+    page: int | None = None,
+    lossless: bool = False,
+    converted: Counter[str] | None = None,
 ) -> np.ndarray:
     """Decode one picture to uint8 (C, H, W), C = 1 or 3, turned by its EXIF data.
 
     Args:
-        file: a path, or what is open for reading.
+        file: a path, or what is open for reading. FILE#2 is the second page or frame of FILE.
         name: in messages; by default the path.
         grayscale: turn colours to grey.
         crop: (H, W) of the centre that is kept.
         size: (H, W) that it is then resized to.
+        page: which page or frame, from 0; without it a file must hold one.
+        lossless: refuse colour spaces that become RGB by rounding (CMYK, YCbCr).
+        converted: counts these by their name; without it a `Notice` says so.
 
     Raises:
-        InputError: damaged, 16 bits or more, transparent, or in another colour space than gray and RGB.
+        InputError: damaged, of a kind that cannot be read, of several pages, more than 8 bits per channel, transparent, or in
+            another colour space than grey and RGB.
     """
     name = str(file) if name is None else name
-    try:
-        if isinstance(file, str | Path):
-            os.close(open_regular(file))
-        with Image.open(file) as opened:
-            deep = _is_deep(opened)
-            image = ImageOps.exif_transpose(opened)
-    except InputError:
-        raise
-    except UnidentifiedImageError as error:  # its own message shows the address of a buffer
-        raise InputError(f"cannot read the picture {name}: not an image, or its beginning is damaged") from error
-    except DAMAGED as error:
-        raise unreadable(name, error) from error
-    if deep:
-        raise InputError(f"{name} has more than 8 bits per channel: convert it to 8 bits")
+    if isinstance(file, str | Path) and page is None:
+        file, page = page_of(file)
+    with _opened(file, name) as opened:
+        frames = _frames(opened, previews=lossless)
+        if page is None and frames > 1:
+            raise InputError(f"{shown(name)} holds {frames} pages or frames, expected one: name it as {shown(name)}#1")
+        if (page or 0) >= frames:
+            raise InputError(
+                f"{shown(name)} holds {frames} {'page or frame' if frames == 1 else 'pages or frames'}, not {page + 1}"
+            )
+        opened.seek(page or 0)
+        deep = _deep(opened)
+        if deep:
+            raise _too_deep(name, deep)
+        image = ImageOps.exif_transpose(opened)
+        several = frames > 1 and opened.format == "GIF"
+    if image.mode in INEXACT and not lossless:
+        if converted is None:
+            warnings.warn(f"{shown(name)} is {image.mode}: converted to RGB", Notice, stacklevel=2)
+        else:
+            converted[image.mode] += 1
+        image = image.convert("RGB")
     if image.mode not in MODES:
-        raise InputError(f"{name} has the colour mode {image.mode}: convert it to gray or RGB")
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-        raise InputError(f"{name} is partly transparent: put it on a background and save it without alpha")
-    image = image.convert("L" if grayscale else MODES[image.mode])
+        raise InputError(f"{shown(name)} has the colour mode {image.mode}: convert it to gray or RGB")
+    target = "RGB" if several else MODES[image.mode]  # frames of an animation are of one kind
+    if image.has_transparency_data:
+        if image.mode in ("RGBa", "La"):
+            image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+        if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            raise InputError(f"{shown(name)} is partly transparent: put it on a background and save it without alpha")
+    image = image.convert("L" if grayscale else target)
     if crop is not None:
-        image = Image.fromarray(centre_crop(np.asarray(image), crop, (0, 1), name))
+        image = Image.fromarray(centre_crop(np.asarray(image), crop, (0, 1), shown(name)))
     if size is not None:
         image = image.resize(size[::-1], Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Tell whether the file holds more than 8 bits: for colour, Pillow would cut them off silently."""
+def count_pages(file: str | Path | BinaryIO, name: str | None = None, previews: bool = False) -> int:
+    """How many pages or frames a picture file holds, each of which is an image.
+
+    Args:
+        file: a path, or what is open for reading.
+        name: in messages; by default the path.
+        previews: count the further pictures that cameras add to a JPEG (MPO) too.
+
+    Raises:
+        InputError: it cannot be opened, or its pixels are of a kind that cannot be used.
+    """
+    with _opened(file, str(file) if name is None else name) as image:
+        return _frames(image, previews)
+
+
+def page_of(path: str | Path) -> tuple[str | Path, int | None]:
+    """The file and the page, from 0, that FILE#PAGE means, unless there is a file of this very name.
+
+    Example:
+        >>> page_of("scan.tif#3"), page_of("scan.tif")
+        (('scan.tif', 2), ('scan.tif', None))
+    """
+    match = _PAGE.fullmatch(str(path))
+    if match is None or os.path.lexists(path):
+        return path, None
+    return match[1], int(match[2]) - 1
+
+
+def pages_of(path: str) -> list[str]:
+    """The names of a file's pages or frames, FILE#1, FILE#2, ...; its own where it holds one or is such a name.
+
+    Raises:
+        InputError: as `count_pages`.
+    """
+    if page_of(path)[1] is not None or (number := count_pages(path)) == 1:
+        return [path]
+    return [f"{path}#{n + 1}" for n in range(number)]
+
+
+@contextmanager
+def _opened(file: str | Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    """The first page of a file; all that goes wrong with it, in the body too, is an InputError."""
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(os.fdopen(open_regular(file), "rb")) if isinstance(file, str | Path) else file
+            try:
+                if wrong := unusable(stream):
+                    raise _too_deep(name, wrong)
+                image = stack.enter_context(Image.open(stream))
+            except UnidentifiedImageError as error:  # its own message shows the address of a buffer
+                if kind := foreign_kind(stream):
+                    raise unsupported(name, kind) from error
+                raise unreadable(name, "not an image, or its beginning is damaged") from error
+            yield image
+        except InputError:
+            raise
+        except DAMAGED as error:
+            raise unreadable(name, error) from error
+
+
+def _frames(image: Image.Image, previews: bool) -> int:
+    # The layers of Photoshop and the sizes of an icon are parts of one picture.
+    single = image.format in ("PSD", "ICO", "ICNS") or (image.format == "MPO" and not previews)
+    return 1 if single else getattr(image, "n_frames", 1)
+
+
+def _deep(image: Image.Image) -> str | None:
+    """What is more than 8 bits in the page that is open: for colour, Pillow would cut it off silently."""
+    if image.format == "TIFF" and image.tell():
+        place = image.fp.tell()
+        wrong = unusable(image.fp, image.tell())
+        image.fp.seek(place)
+        if wrong:
+            return wrong
     for tile in image.tile:
         args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if any(isinstance(arg, str) and ";16" in arg for arg in args):
-            return True
+            return "more than 8 bits per channel (16)"
         if tile[0] in ("ppm", "ppm_plain") and args[-1] > 255:
-            return True
-    return image.mode.startswith(("I", "F"))
+            return f"more than 8 bits per channel ({args[-1].bit_length()})"
+    if image.mode.startswith("I"):
+        return f"more than 8 bits per channel ({16 if '16' in image.mode else 32})"
+    return "floats of 32 bits per channel" if image.mode.startswith("F") else None
+
+
+def _too_deep(name: str, what: str) -> InputError:
+    return InputError(f"{shown(name)} has {what}: convert it to 8 bits, grey or RGB, or give its integers as a .npy array")
+
+
+def unsupported(name: str, kind: str) -> InputError:
+    """What to raise where an intact file is of a kind that cannot be read.
+
+    Example:
+        >>> unsupported("a.jxl", "JPEG XL")
+        InputError('a.jxl is of a kind that is not supported here (JPEG XL): save it as PNG or TIFF, 8 bits, grey or RGB')
+    """
+    return InputError(
+        f"{shown(name)} is of a kind that is not supported here ({kind}): save it as PNG or TIFF, 8 bits, grey or RGB"
+    )
+
+
+def shown(name: str | Path) -> str:
+    """A name from a file system as a message shows it: in one line, and not longer than needed to find it.
+
+    Example:
+        >>> shown("a\\nb.png"), len(shown("x" * 500))
+        ('a\\\\nb.png', 150)
+    """
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:30]}...{text[33 - LONGEST_SHOWN :]}"
 
 
 def centre_crop(x: np.ndarray, crop: tuple[int, int], axes: tuple[int, int], name: str) -> np.ndarray:
@@ -184,7 +328,7 @@ def _mask_picture(path: str | Path, height: int, width: int) -> torch.Tensor:
     return torch.from_numpy(white)[None]
 
 
-def unreadable(path: str | Path, error: Exception) -> InputError:
+def unreadable(path: str | Path, error: Exception | str) -> InputError:
     """What to raise where a picture is damaged or missing: its name and the reason, in one line.
 
     Example:
@@ -192,4 +336,4 @@ def unreadable(path: str | Path, error: Exception) -> InputError:
         InputError('cannot read the picture a.png: No such file or directory')
     """
     reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"cannot read the picture {path}: {reason}")
+    return InputError(f"cannot read the picture {shown(path)}: {reason[:LONGEST_SHOWN]}")

@@ -4,6 +4,7 @@ Its numbers are LEB128: few bytes for small ones.
 """
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +18,10 @@ MOST_SYMBOLS = 2**28  # of one image
 MOST_LABELS = 2**31
 LEAST_BYTES = 6  # of a tile in the index
 LONGEST_NUMBER = 10  # bytes
-LONGEST_NAME = 200  # bytes, so that an ending and a prefix fit into a file's name
+LONGEST_NAME = 200  # bytes between two /, so that an ending and a prefix fit into a file's name
+LONGEST_PATH = 1000  # bytes
+LONGEST_SHOWN = 80  # characters of a name in a message
+ENDINGS = ("png", "npy")  # of what images are decoded to
 
 
 class StoredTile(NamedTuple):
@@ -39,7 +43,7 @@ class Entry:
     """The index's entry of an image.
 
     Attributes:
-        name: a plain file name without its ending.
+        name: a plain file name without its ending, or a relative path of plain names with / between them.
         size: (H, W).
         label: its class, for a class-conditional model.
         tiles: checksum and stream of each of its tiles.
@@ -67,19 +71,75 @@ def checksum(x: np.ndarray, levels: int) -> int:
 
 
 def check_name(name: str) -> None:
-    """Refuse what is no plain file name: nothing may be written beside the folder that images are decoded to.
+    """Refuse what is no relative path of plain names: nothing may be written beside the folder that images are decoded to.
 
     Raises:
-        InputError: a path, a hidden name, or characters that some file system does not take.
+        InputError: a path that leads elsewhere, a hidden name, or characters that some file system does not take.
 
     Example:
+        >>> check_name("cat/001")
         >>> check_name("../image")
         Traceback (most recent call last):
-        nextpixel.errors.InputError: '../image' is no plain file name
+        nextpixel.errors.InputError: '../image' is no plain file name: a part begins with a full stop
     """
-    plain = name and name.isprintable() and not set(name) & set('/\\:*?"<>|') and name == name.strip() and name[0] != "."
-    if not plain or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
-        raise InputError(f"{name[:LONGEST_NAME]!r} is no plain file name")
+    if wrong := wrong_with(name):
+        raise InputError(f"{name[:LONGEST_SHOWN]!r} is no plain file name: {wrong}")
+
+
+def wrong_with(name: str) -> str | None:
+    """Why no image may have this name, in words; None where it may.
+
+    Example:
+        >>> wrong_with("cat/001"), wrong_with("cat ")
+        (None, 'a blank at the beginning or the end')
+    """
+    for part in name.split("/"):
+        if wrong := _wrong_with(part):
+            return wrong
+    length = len(name.encode())
+    return f"it has {length} bytes, and at most {LONGEST_PATH} are possible" if length > LONGEST_PATH else None
+
+
+def _wrong_with(part: str) -> str | None:
+    """Why no file may be called this, in words."""
+    if not part:
+        return "it is empty, or a part between two / is"
+    if part[0] == ".":
+        return "a part begins with a full stop"
+    if part != part.strip():
+        return "a blank at the beginning or the end"
+    if not part.isprintable():
+        undecoded = any("\udc80" <= c <= "\udcff" for c in part)
+        return "bytes that are no UTF-8" if undecoded else "a line break or another character that cannot be printed"
+    if found := sorted(set(part) & set('\\:*?"<>|')):
+        return f"the character {found[0]}, which some systems do not take"
+    length = len(part.encode())
+    return f"it has {length} bytes, and at most {LONGEST_NAME} are possible" if length > LONGEST_NAME else None
+
+
+def check_names(names: Iterable[str]) -> None:
+    """`check_name` for all names of an archive, which must be different and may not be one another's folders.
+
+    Raises:
+        InputError: they are not.
+
+    Example:
+        >>> check_names(["a", "b/a", "a.png/b"])
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: 'a.png/b' and 'a' cannot be decoded to one folder: rename one of them
+    """
+    seen: set[str] = set()
+    for name in names:
+        check_name(name)
+        if name in seen:
+            raise InputError(f"two images are called {name[:LONGEST_SHOWN]!r}: an archive needs different names")
+        seen.add(name)
+    for name in seen:
+        for at in (k for k, c in enumerate(name) if c == "/"):
+            stem, _, ending = name[:at].rpartition(".")
+            if ending in ENDINGS and stem in seen:
+                both = f"{name[:LONGEST_SHOWN]!r} and {stem[:LONGEST_SHOWN]!r}"
+                raise InputError(f"{both} cannot be decoded to one folder: rename one of them")
 
 
 def check_size(size: tuple[int, int], channels: int) -> None:
@@ -126,8 +186,7 @@ def unpack_index(index: bytes, channels: int, tile: tuple[int, int] | None, stre
             entries.append(entry)
         if not reader.finished or offset != streams:
             raise InputError("it does not fill the file")
-        if len({entry.name for entry in entries}) != number:
-            raise InputError("it has one name twice")
+        check_names(entry.name for entry in entries)
     except InputError as error:
         raise InputError(f"{where} has an index that cannot be right: {error}") from error
     return entries
