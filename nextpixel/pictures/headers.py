@@ -1,4 +1,4 @@
-"""What stands in the header of a picture file where Pillow is silent: bits per channel, channels, kinds that nothing here reads."""
+"""What the header of a picture file holds where Pillow is silent: bits per channel, channels, kinds that nothing here reads."""
 
 import struct
 from collections.abc import Iterator
