@@ -96,7 +96,7 @@ def test_samples_are_codes_again(run, tmp_path, capsys):
     part = load_source(str(out), DataSettings(levels=K))["all"]
     np.testing.assert_array_equal(part.images, codes)
     np.testing.assert_array_equal(part.labels, labels)
-    assert main(["sample", str(run), "-n", "3", "--label", "1", "--out", str(out)]) == 0
+    assert main(["sample", str(run), "-n", "3", "--label", "1", "--force", "--out", str(out)]) == 0
     assert np.load(out)["labels"].tolist() == [1, 1, 1]
     assert main(["sample", str(run), "-n", "60", "--out", str(tmp_path / "codes.npy")]) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), codes)

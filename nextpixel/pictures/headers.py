@@ -1,4 +1,4 @@
-"""What the header of a picture file says where Pillow is silent: bits per channel, channels, kinds that nothing here reads."""
+"""What the header of a picture file holds where Pillow is silent: bits per channel, channels, kinds that nothing here reads."""
 
 import struct
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def unusable(stream: BinaryIO, page: int = 0) -> str | None:
         if head[4:8] == b"ftyp" and b"avi" in head[8:]:
             return _of_avif(stream)
         return _of_jpeg(stream) if head.startswith(b"\xff\xd8") else None
-    except (struct.error, IndexError, KeyError, ValueError, OverflowError, TypeError, OSError):  # damaged: the decoder tells how
+    except (struct.error, IndexError, KeyError, ValueError, OverflowError, TypeError, OSError):  # damaged: the decoder raises
         return None
     finally:
         stream.seek(0)
