@@ -90,7 +90,8 @@ def test_decompress_to_a_full_disk(disk, tmp_path, refuse, kind):
 
 def test_read_only_folders(model, disk, words, tmp_path, refuse):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    assert "Read-only file system" in refuse([*words, "-o", disk / "a.npx"])
+    refused = refuse([*words, "-o", disk / "a.npx"])
+    assert "Read-only file system" in refused or "may not be written to" in refused
     (tmp_path / "a.npx").write_bytes(compress(model, images(model, 1), embed=True))
     assert "Read-only file system" in refuse(["decompress", tmp_path / "a.npx", "-o", disk / "out"])
     assert names(disk) == []

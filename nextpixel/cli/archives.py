@@ -172,7 +172,7 @@ def run_decompress(args: Any) -> None:
         written = 0
         with rows_bar("decompressing", archive.rows(args.only)) as progress:
             for name, x in archive.images(args.only, progress):
-                write_image(x, aside / name, archive.model)
+                write_image(x, aside, name, archive.model)
                 written += 1
     print(f"{out}: {images(written)}")
 

@@ -4,13 +4,10 @@ import difflib
 import re
 import types
 import typing
-from argparse import Action
-from typing import TYPE_CHECKING, Any
+from argparse import Action, ArgumentParser
+from typing import Any
 
 from nextpixel.errors import spelled
-
-if TYPE_CHECKING:
-    from nextpixel.cli.parser import Parser
 
 # Names of other programs for what is called otherwise here.
 ALIASES = {
@@ -33,7 +30,7 @@ FORMS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 LONGEST_WORD, LONGEST = 80, 300  # of a value or name that a message repeats; of a message
 
 
-def explained(message: str, parser: "Parser") -> str:
+def explained(message: str, parser: ArgumentParser) -> str:
     """The message of a parse error in one line: what was given, what was expected, and the way out.
 
     Args:
@@ -115,7 +112,7 @@ def shortened(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
-def _unknown(words: str, parser: "Parser") -> str:
+def _unknown(words: str, parser: ArgumentParser) -> str:
     given = words.split()
     options = [word.partition("=")[0] for word in given if word.startswith("-")]
     if not options:
@@ -125,7 +122,7 @@ def _unknown(words: str, parser: "Parser") -> str:
     return f"unknown option {options[0]}: {f'did you mean {shown}?' if near else f'{_prog(parser)} --help lists all'}"
 
 
-def _wrong_value(key: str, message: str, parser: "Parser") -> str:
+def _wrong_value(key: str, message: str, parser: ArgumentParser) -> str:
     action = next((one for one in parser._actions if one.dest == key), None)
     value = re.search(r"(?:Got|Given) value: (.*)$", message)
     hint = getattr(action, "_typehint", None) or getattr(action, "type", None)
@@ -134,20 +131,20 @@ def _wrong_value(key: str, message: str, parser: "Parser") -> str:
     return f"{_shown(key, parser)} {value[1]}: expected {form(hint)}"
 
 
-def _shown(key: str, parser: "Parser") -> str:
+def _shown(key: str, parser: ArgumentParser) -> str:
     """An argument as it is written: an option with its dashes, a positional one in capitals."""
     action = next((one for one in parser._actions if one.dest == key), None)
     return key.upper() if action is not None and not action.option_strings else _dashed(key, parser)
 
 
-def _dashed(name: str, parser: "Parser") -> str:
+def _dashed(name: str, parser: ArgumentParser) -> str:
     return next((option for option in _options(parser) if option.lstrip("-") == name), f"--{name}")
 
 
-def _options(parser: "Parser") -> list[str]:
+def _options(parser: ArgumentParser) -> list[str]:
     actions: list[Action] = parser._actions
     return [option for action in actions for option in action.option_strings]
 
 
-def _prog(parser: "Parser") -> str:
+def _prog(parser: ArgumentParser) -> str:
     return parser.prog.replace("[options] ", "")

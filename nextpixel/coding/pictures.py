@@ -111,15 +111,18 @@ def unique_names(paths: Sequence[PurePath]) -> list[str]:
     return [(path if counts[path.with_suffix("")] > 1 else path.with_suffix("")).as_posix() for path in paths]
 
 
-def write_image(x: Tensor, path: Path, model: AutoregressiveModel) -> Path:
-    """Write an image (C, H, W): as path.png, or where no picture holds it as path.npy, (1, C, H, W); return where.
+def write_image(x: Tensor, folder: Path, name: str, model: AutoregressiveModel) -> Path:
+    """Write an image (C, H, W) into a folder: as name.png, or where no picture holds it as name.npy, (1, C, H, W); return where.
 
-    It is written in its place, below a folder that is there: who fills a folder (`nextpixel.files.folder_aside`) keeps it whole.
+    The folders of its name are made, but never the folder itself: made again, it would hold the later images only. Who fills a
+    folder (`nextpixel.files.folder_aside`) keeps it whole.
 
     Raises:
         OSError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    for parent in reversed(path.relative_to(folder).parents[:-1]):
+        (folder / parent).mkdir(exist_ok=True)
     if not is_picture(model):
         path = path.with_name(f"{path.name}.npy")
         np.save(path, x[None].numpy().astype(np.min_scalar_type(model.levels - 1)))
