@@ -199,7 +199,7 @@ def test_recipes(capsys):
         ("train digits --training.epochs 0", "--training.epochs is 0: expected at least 1"),
         ("train digits --model.feetures 8", "unrecognized arguments: --model.feetures 8"),
         ("train digits --training.devices none", "--training.devices is 'none': expected a number of at least 1, or auto"),
-        ("train digits --data.levels 1", "--data.levels is 1: expected 2 to 8192"),
+        ("train digits --data.levels 1", "--data.levels is 1: expected 2 to 65536"),
         ("train digits --resume --out /nowhere", "/nowhere is no run to resume: it has no config.yaml"),
         ("evaluate /nowhere", "/nowhere is no run: expected a folder with config.yaml"),
         ("sample /nowhere", "/nowhere does not exist: expected a model's folder, a run's folder or a hub id"),

@@ -101,14 +101,14 @@ def test_tables_do_not_jump_where_the_spacing_changes(levels):
 
 
 @pytest.mark.parametrize(("epsilon", "loss"), [(1e-6, 0.004), (1e-8, 0.0005)])
-@pytest.mark.parametrize("levels", [2, 17, 256, 257, 8192])
+@pytest.mark.parametrize("levels", [2, 17, 256, 257, 8192, 65536])
 def test_tables_lose_little_rate(levels, epsilon, loss):
     logits = torch.randn(40, levels, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
     p = logits.softmax(1).numpy()
     bits = tables.table_bits(levels)
     coded = np.diff(tables.boundaries(p.cumsum(1), bits, tables.table_digits(levels, epsilon))) / 2**bits
     entropy = -(p * np.log2(p)).sum()
-    assert entropy < -(p * np.log2(coded)).sum() < entropy * (1 + loss if levels <= 257 else 1.01)
+    assert entropy < -(p * np.log2(coded)).sum() < entropy * (1 + loss if levels <= 257 else 1.01 if levels <= 8192 else 1.015)
 
 
 @each_likelihood
@@ -141,7 +141,7 @@ def law_and_params(likelihood, channels, levels, lanes=6, seed=0):
     return law, params, torch.randint(levels, (lanes, channels), generator=generator)
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256, 8192])
+@pytest.mark.parametrize("levels", [2, 17, 256, 8192, 65536])
 def test_a_boundary_alone_is_that_of_the_table(levels):
     """At and beside many thresholds of each octave, on both sides of one half, and anywhere."""
     bits, digits, generator = tables.table_bits(levels), tables.table_digits(levels, 1.0), np.random.default_rng(0)

@@ -190,7 +190,7 @@ def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     # As small as can be: all images are held until the archive is written.
-    return checked.to("cpu", torch.uint8 if model.levels <= 256 else torch.int16)
+    return checked.to("cpu", torch.uint8 if model.levels <= 256 else torch.int16 if model.levels <= 2**15 else torch.int32)
 
 
 def _check_names(names: Iterable[str]) -> None:

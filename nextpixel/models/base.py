@@ -46,7 +46,7 @@ class AutoregressiveModel(nn.Module, ABC):
 
     Args:
         shape: (C, H, W) of the training images. Fully convolutional models take any H and W at use time.
-        levels: symbols are the integers 0..levels-1, from 2 to 8192.
+        levels: symbols are the integers 0..levels-1, from 2 to 8192, or to 65536 with a logistic mixture.
         likelihood: "categorical" or "logistic-mixture".
         inputs: "intensity" feeds symbols as numbers from -1 to 1, "embedding" as learned vectors (codes without order).
         embedding_features: size of these vectors.
