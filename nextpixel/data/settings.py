@@ -10,9 +10,6 @@ FORMS = (
     '"digits", "digits-identities", a Hugging Face id (owner/name), a folder of pictures, '
     "or a .npy, .npz, .parquet, .tar or .csv file"
 )
-    '"digits", "digits-identities", a Hugging Face id (owner/name), a folder of pictures, '
-    "or a .npy, .npz, .parquet, .tar or .csv file"
-)
 
 
 @dataclass
