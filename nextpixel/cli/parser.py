@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, spelled
 from nextpixel.files import require_writable
 
 if TYPE_CHECKING:
@@ -53,7 +53,17 @@ class Parser(ArgumentParser):
     """jsonargparse's parser, whose errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(" ".join(str(message).split())) from ex
+        text = " ".join(str(message).split())
+        # The parser's own words name types of Python: say the form that is wanted.
+        found = re.match(r'Parser key "(data\.(\w+))": .*(?:Given|Got) value: (.*)$', text)
+        if found is not None:
+            from nextpixel.data.settings import DataSettings
+
+            hint = get_type_hints(DataSettings).get(found[2])
+            wanted = "two numbers, such as 28x32" if f"--{found[1]}" in PAIRS else spelled(hint).removesuffix(" | None")
+            wanted = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(wanted, wanted)
+            raise InputError(f"--{found[1]} {found[3][:60]}: expected {wanted}") from ex
+        raise InputError(text) from ex
 
 
 def make_parser(argv: list[str]) -> Parser:
@@ -147,6 +157,11 @@ def set_defaults(parser: ArgumentParser, group: str, values: dict[str, Any], kno
     for name, value in values.items():
         if name not in known:
             raise InputError(f"{where}: unknown setting {group}.{name}, expected one of {', '.join(known)}")
+        if f"--{group}.{name}" in PAIRS and isinstance(value, str):
+            try:
+                value = list(pair(value))
+            except InputError as error:
+                raise InputError(f"{where}: {group}.{name}: {error}") from None
         parser.set_defaults({f"{group}.{name}": value})
 
 
@@ -181,10 +196,30 @@ def output(text: str, endings: tuple[str, ...] = (".png", ".npy", ".npz")) -> Pa
 
 
 def spell_out_data(argv: list[str]) -> list[str]:
-    """`--data D` is short for `--data.source D`.
+    """`--data D` is short for `--data.source D`; and sizes may be written 28x32 or 28,32.
 
     Example:
+        >>> spell_out_data(["--data.size", "28x32", "--data.crop=3,4"])
+        ['--data.size', '[28, 32]', '--data.crop=[3, 4]']
         >>> spell_out_data(["digits", "--data", "mine.npy", "--data.levels", "4"])
         ['digits', '--data.source', 'mine.npy', '--data.levels', '4']
     """
-    return ["--data.source" + word[len("--data") :] if word == "--data" or word.startswith("--data=") else word for word in argv]
+    words = ["--data.source" + word[len("--data") :] if word == "--data" or word.startswith("--data=") else word for word in argv]
+    for n, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in PAIRS and equals:
+            words[n] = f"{option}={_as_list(value)}"
+        elif n and words[n - 1] in PAIRS:
+            words[n] = _as_list(word)
+    return words
+
+
+PAIRS = ("--data.size", "--data.crop")
+
+
+def _as_list(value: Any) -> Any:
+    """A pair of numbers as the parser reads it; what is none stays as it is, for the parser to refuse."""
+    try:
+        return "[{}, {}]".format(*pair(value)) if isinstance(value, str) else value
+    except InputError:
+        return value

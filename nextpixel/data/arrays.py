@@ -130,7 +130,7 @@ class _Archive:
             raise InputError(f"cannot read {file} as a .npz archive: {_reason(error)}") from error
 
     def read(self, key: str) -> np.ndarray:
-        """The array under a key; never by pickle, which may run what a file says."""
+        """The array under a key; never by pickle, which may run any code."""
         if self.headers[key].dtype.hasobject:
             raise InputError(
                 f"{self.file} ({printable(key)}) holds Python objects, which are not read: save it as numbers or strings (astype)"
