@@ -368,7 +368,7 @@ def test_pairs_of_numbers_in_any_form(option, text, form):
     if form == "yaml":
         set_defaults(parser, "data", {option: text}, [option], "a.yaml")
     words = {"word": [f"--data.{option}", text], "equals": [f"--data.{option}={text}"], "yaml": []}[form]
-    assert parser.parse_args(spell_out_data(words)).data[option] == (8, 6)
+    assert tuple(parser.parse_args(spell_out_data(words)).data[option]) == (8, 6)
 
 
 @pytest.mark.parametrize(

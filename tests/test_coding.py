@@ -600,3 +600,23 @@ def test_what_is_no_probability_is_refused():
     choose(torch.tensor([[torch.nan]]), x, 0, 0, 0)
     with pytest.raises(InputError, match="gives no probabilities"):
         choose.streams()
+
+
+@pytest.mark.parametrize("mode", ["float64", "fast"])
+def test_images_of_65536_levels_come_back_and_all_methods_draw_the_same(mode):
+    import nextpixel
+
+    torch.manual_seed(0)
+    model = nextpixel.GatedPixelCNN(
+        (1, 6, 6), levels=65536, features=4, blocks=1, likelihood="logistic-mixture", mixtures=3
+    ).eval()
+    x = torch.randint(65536, (4, 1, 6, 6))
+    x[0, 0, 0, :4] = torch.tensor([0, 32767, 32768, 65535])  # beside the limits of 16 bits, with and without a sign
+    data = nextpixel.compress(model, x, mode=mode)
+    assert torch.equal(nextpixel.decompress(model, data), x)
+    coded, plain = len(data), len(nextpixel.compress(model, x[:1], mode=mode))
+    bits = model.bits_per_dim(x[1:]).sum().item() * 36
+    assert (coded - plain) * 8 < bits * 1.02 + 3 * 200
+    drawn = [model.double().sample(3, method=method) for method in ("cached", "naive", "fixed-point", "compiled")]
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
+    assert drawn[0].max() > 256
