@@ -17,6 +17,7 @@ import nextpixel
 from nextpixel.cli import main
 from nextpixel.cli.parser import VERBS, make_parser, spell_out_data
 from nextpixel.data.splits import load as load_data
+from nextpixel.errors import InputError
 from nextpixel.recipes import read_experiment, recipe_names
 
 ROOT = Path(__file__).parent.parent
@@ -203,7 +204,7 @@ def test_recipes(capsys):
         ("train digits --training.epochs 0", "--training.epochs is 0: expected at least 1"),
         ("train digits --model.feetures 8", "unknown option --model.feetures: did you mean --model.features"),
         ("train digits --training.devices none", "--training.devices is 'none': expected a number of at least 1, or auto"),
-        ("train digits --data.levels 1", "--data.levels is 1: expected 2 to 8192"),
+        ("train digits --data.levels 1", "--data.levels is 1: expected 2 to 65536"),
         ("train digits --resume --out /nowhere", "/nowhere is no run to resume: it has no config.yaml"),
         ("evaluate /nowhere", "/nowhere is no run: expected a folder with config.yaml"),
         ("sample /nowhere", "/nowhere does not exist: expected a model's folder, a run's folder or a hub id"),
@@ -357,3 +358,40 @@ def test_commands_in_the_documents_exist():
             make_parser(argv).parse_args(spell_out_data(argv))
             found += 1
     assert found >= 9
+
+
+@pytest.mark.parametrize("option", ["size", "crop"])
+@pytest.mark.parametrize("text", ["8x6", "8,6", "[8,6]", "[8, 6]"])
+@pytest.mark.parametrize("form", ["word", "equals", "yaml"])
+def test_pairs_of_numbers_in_any_form(option, text, form):
+    from nextpixel.cli.parser import Parser, add_settings, set_defaults, spell_out_data
+    from nextpixel.data.settings import DataSettings
+
+    parser = Parser()
+    add_settings(parser, "data", DataSettings)
+    if form == "yaml":
+        set_defaults(parser, "data", {option: text}, [option], "a.yaml")
+    words = {"word": [f"--data.{option}", text], "equals": [f"--data.{option}={text}"], "yaml": []}[form]
+    assert tuple(parser.parse_args(spell_out_data(words)).data[option]) == (8, 6)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("size", "8", "two numbers, such as 28x32"),
+        ("crop", "axb", "two numbers, such as 28x32"),
+        ("levels", "x", "a whole number"),
+        ("limit", "1.5", "a whole number"),
+        ("validation", "x", "a number"),
+        ("flip", "maybe", "true or false"),
+        ("binarize", "q", "'none' | 'fixed'"),
+    ],
+)
+def test_an_option_of_the_data_names_the_form_that_is_wanted(option, value, wanted):
+    from nextpixel.cli.parser import Parser, add_settings
+    from nextpixel.data.settings import DataSettings
+
+    parser = Parser()
+    add_settings(parser, "data", DataSettings)
+    with pytest.raises(InputError, match=re.escape(f"--data.{option} {value}: expected {wanted}")):
+        parser.parse_args([f"--data.{option}", value])

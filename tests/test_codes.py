@@ -238,7 +238,7 @@ GOOD = np.zeros((30, 4, 5), dtype=np.int64)
         ({"codes": GOOD, "levels": np.array(512)}, "", "has values of 512 levels, but --data.levels is 6: codes"),
         ({"codes": GOOD + 9, "levels": np.array(512)}, "", "has values of 512 levels, but --data.levels is 6: codes"),
         ({"codes": GOOD, "levels": np.array([6, 6])}, "", "codes.npz (levels) is int64 of shape (2,): expected one integer"),
-        ({"codes": GOOD, "levels": np.array(1)}, "", "codes.npz (levels) is 1: expected one integer from 2 to 8192"),
+        ({"codes": GOOD, "levels": np.array(1)}, "", "codes.npz (levels) is 1: expected one integer from 2 to 65536"),
         ({"codes": GOOD}, "--data.source_levels 512", "has values of 512 levels, but --data.levels is 6: codes"),
         ({"codes": GOOD}, "--data.flip true", "--data.flip mirrors pictures, but codes"),
         (

@@ -101,14 +101,14 @@ def test_tables_do_not_jump_where_the_spacing_changes(levels):
 
 
 @pytest.mark.parametrize(("epsilon", "loss"), [(1e-6, 0.004), (1e-8, 0.0005)])
-@pytest.mark.parametrize("levels", [2, 17, 256, 257, 8192])
+@pytest.mark.parametrize("levels", [2, 17, 256, 257, 8192, 65536])
 def test_tables_lose_little_rate(levels, epsilon, loss):
     logits = torch.randn(40, levels, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
     p = logits.softmax(1).numpy()
     bits = tables.table_bits(levels)
     coded = np.diff(tables.boundaries(p.cumsum(1), bits, tables.table_digits(levels, epsilon))) / 2**bits
     entropy = -(p * np.log2(p)).sum()
-    assert entropy < -(p * np.log2(coded)).sum() < entropy * (1 + loss if levels <= 257 else 1.01)
+    assert entropy < -(p * np.log2(coded)).sum() < entropy * (1 + loss if levels <= 257 else 1.01 if levels <= 8192 else 1.015)
 
 
 @each_likelihood
@@ -141,7 +141,7 @@ def law_and_params(likelihood, channels, levels, lanes=6, seed=0):
     return law, params, torch.randint(levels, (lanes, channels), generator=generator)
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256, 8192])
+@pytest.mark.parametrize("levels", [2, 17, 256, 8192, 65536])
 def test_a_boundary_alone_is_that_of_the_table(levels):
     """At and beside many thresholds of each octave, on both sides of one half, and anywhere."""
     bits, digits, generator = tables.table_bits(levels), tables.table_digits(levels, 1.0), np.random.default_rng(0)
@@ -600,3 +600,23 @@ def test_what_is_no_probability_is_refused():
     choose(torch.tensor([[torch.nan]]), x, 0, 0, 0)
     with pytest.raises(InputError, match="gives no probabilities"):
         choose.streams()
+
+
+@pytest.mark.parametrize("mode", ["float64", "fast"])
+def test_images_of_65536_levels_come_back_and_all_methods_draw_the_same(mode):
+    import nextpixel
+
+    torch.manual_seed(0)
+    model = nextpixel.GatedPixelCNN(
+        (1, 6, 6), levels=65536, features=4, blocks=1, likelihood="logistic-mixture", mixtures=3
+    ).eval()
+    x = torch.randint(65536, (4, 1, 6, 6))
+    x[0, 0, 0, :4] = torch.tensor([0, 32767, 32768, 65535])  # beside the limits of 16 bits, with and without a sign
+    data = nextpixel.compress(model, x, mode=mode)
+    assert torch.equal(nextpixel.decompress(model, data), x)
+    coded, plain = len(data), len(nextpixel.compress(model, x[:1], mode=mode))
+    bits = model.bits_per_dim(x[1:]).sum().item() * 36
+    assert (coded - plain) * 8 < bits * 1.02 + 3 * 200
+    drawn = [model.double().sample(3, method=method) for method in ("cached", "naive", "fixed-point", "compiled")]
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
+    assert drawn[0].max() > 256

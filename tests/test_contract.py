@@ -10,13 +10,15 @@ import json
 import pickle
 import re
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from pairs import pairs
 from tiny import CONDITIONS, all_images, images, largest_gap, of_images, random_cond, reach, scan, tiny_model, turns
 
 import nextpixel
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, Notice
 from nextpixel.layers.masked import MaskedConv2d
 from nextpixel.models.base import RasterModel
 from nextpixel.sampling.draw import METHODS
@@ -196,6 +198,34 @@ def test_images_may_have_any_integer_type(name):
         assert torch.equal(model.log_prob(x.to(dtype)), model.log_prob(x))
 
 
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.int64, np.dtype(">i4"), bool])
+def test_arrays_of_numpy_are_taken_wherever_tensors_are(condition, kind):
+    model = tiny_model("gated-pixelcnn", levels=2, condition=condition).eval()
+    x, cond = images(model), random_cond(model)
+    array = x.numpy().astype(kind)
+    array.setflags(write=False)
+    conds = (
+        tuple(c.numpy() for c in cond) if isinstance(cond, tuple) else cond.numpy() if isinstance(cond, torch.Tensor) else cond
+    )
+    assert torch.equal(model.log_prob(array, conds), model.log_prob(x, cond))
+    assert torch.equal(model.log_prob(array[::-1][::-1], conds), model.log_prob(x, cond))
+    assert torch.equal(model.bits_per_dim(array, conds), model.bits_per_dim(x, cond))
+    known = torch.zeros_like(x[:1], dtype=torch.bool)
+    known[..., :2, :] = True
+    assert torch.equal(model.complete(array, known.numpy(), cond=conds), model.complete(x, known, cond=cond))
+    if condition != "encoded":  # which reads the image, so that no decoder has it
+        assert nextpixel.compress(model, array, conds) == nextpixel.compress(model, x, cond)
+
+
+@pytest.mark.parametrize("given", ["text", None, np.array(["a"]), np.array([None])])
+def test_what_is_no_array_is_named(given):
+    model = tiny_model("gated-pixelcnn")
+    for call in (model.log_prob, model.bits_per_dim, lambda x: model.complete(x, np.ones((1, 1, 3, 4), bool))):
+        with pytest.raises(InputError, match="images must be"):
+            call(given)
+
+
 # --- sampling and completion ---------------------------------------------------------------------------------------------
 
 
@@ -356,6 +386,17 @@ def test_save_and_load(name, inputs, condition, tmp_path):
     assert not loaded.training
     x, cond = images(model), random_cond(model)
     assert torch.equal(loaded.log_prob(x, cond), model.eval().log_prob(x, cond))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_left_out_with_a_notice(prefix, tmp_path):
+    model = tiny_model("pixelcnn")
+    model.save(tmp_path)
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    safetensors.torch.save_file({prefix + name: tensor for name, tensor in weights.items()}, tmp_path / "model.safetensors")
+    with pytest.warns(Notice, match=re.escape(repr(prefix))):
+        loaded = nextpixel.load(tmp_path)
+    assert torch.equal(loaded.log_prob(images(model)), model.eval().log_prob(images(model)))
 
 
 @each_condition

@@ -6,7 +6,9 @@ import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +74,8 @@ def test_settings_are_read_without_torch():
 @pytest.mark.parametrize(
     ("wrong", "parts"),
     [
-        ({"levels": 1}, ("--data.levels is 1", "2 to 8192")),
-        ({"levels": 8193}, ("--data.levels is 8193", "2 to 8192")),
+        ({"levels": 1}, ("--data.levels is 1", "2 to 65536")),
+        ({"levels": 65537}, ("--data.levels is 65537", "2 to 65536")),
         ({"source_levels": 1}, ("--data.source_levels is 1",)),
         ({"levels": 4, "binarize": "fixed"}, ("--data.binarize fixed makes 2 levels", "--data.levels is 4")),
         ({"binarize": "sometimes"}, ("'sometimes'", "stochastic")),
@@ -91,7 +93,7 @@ def test_settings_out_of_range(wrong, parts):
 @pytest.mark.parametrize("source", ["/no/such", "./nothing", "data/missing.npz", "a/b/c", "two words", "missing.parquet"])
 def test_no_such_source_is_told_at_once(source, monkeypatch):
     monkeypatch.setattr(hub, "_download", lambda name: pytest.fail("asked the hub"))
-    refuse(DataSettings(source=source), repr(source), '"digits"', ".npz or .parquet")
+    refuse(DataSettings(source=source), repr(source), '"digits"', ".npz, .parquet, .tar or .csv")
 
 
 def test_empty_source_and_glob_without_match(tmp_path):
@@ -101,7 +103,7 @@ def test_empty_source_and_glob_without_match(tmp_path):
 
 def test_strange_file(tmp_path):
     (tmp_path / "notes.txt").write_text("no images")
-    refuse(DataSettings(source=str(tmp_path / "notes.txt")), "notes.txt", ".npy, .npz or .parquet")
+    refuse(DataSettings(source=str(tmp_path / "notes.txt")), "notes.txt", ".npy, .npz, .parquet, .tar or .csv")
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -267,9 +269,14 @@ def test_shapes_of_arrays(tmp_path, stored, seen):
         np.testing.assert_array_equal(images[:, 2], whole[..., 2])
 
 
-def test_channels_first_wins(tmp_path):
+def test_channels_that_may_be_first_or_last_are_asked_for(tmp_path):
     np.save(tmp_path / "a.npy", noise(9, 3, 6, 3))
-    assert load_source(str(tmp_path / "a.npy"), DataSettings())["all"].images.shape == (9, 3, 6, 3)
+    refuse(
+        DataSettings(source=str(tmp_path / "a.npy")), "(9, 3, 6, 3)", "--data.layout NCHW (3 channels of 6x3) or NHWC (3 of 3x6)"
+    )
+    shapes = {"NCHW": (9, 3, 6, 3), "NHWC": (9, 3, 3, 6)}
+    for layout, shape in shapes.items():
+        assert load_source(str(tmp_path / "a.npy"), DataSettings(layout=layout))["all"].images.shape == shape
 
 
 def test_npy_stays_mapped(tmp_path):
@@ -320,7 +327,7 @@ def test_bools_are_bits(tmp_path):
         ({"x": np.zeros((3, H, W), np.float32)}, ("float32", "integers", "round")),
         ({"x": np.zeros((3, H), np.uint8)}, ("(3, 5)", "(N, C, H, W)")),
         ({"x": np.zeros((0, H, W), np.uint8)}, ("(0, 5, 7)",)),
-        ({"a": noise(3, H, W), "b": noise(3, H, W)}, ("a, b", "train, validation, test")),
+        ({"a": noise(3, H, W), "b": noise(3, H, W)}, ("a (uint8 (3, 5, 7)), b", "train, validation, test")),
         ({"x": noise(3, H, W), "y": np.arange(2)}, ("(2,)", "3 integers")),
         ({"x": noise(3, H, W), "y": np.zeros(3)}, ("float64", "3 integers")),
         ({"x": noise(3, H, W), "y": np.array([0, -2, 1])}, ("label -2 of image 1",)),
@@ -422,7 +429,7 @@ def test_parquet_files_that_are_refused(tmp_path):
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "train.parquet")
-    refuse(DataSettings(source=str(tmp_path)), "train.parquet", "no image column", "a, b")
+    refuse(DataSettings(source=str(tmp_path)), "train.parquet", "no image column", "a (int64), b (int64)")
     cell = {"bytes": None, "path": None}
     pq.write_table(pa.table({"one": [cell], "two": [cell]}), tmp_path / "train.parquet")
     refuse(DataSettings(source=str(tmp_path)), "several image columns (one, two)")
@@ -475,7 +482,7 @@ def test_hub_out_of_reach(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     monkeypatch.setattr(datasets, "load_dataset", lambda name: pytest.fail("went on without the hub"))
-    refuse(DataSettings(source="owner/name"), "'owner/name'", "no route to host", ".npz or .parquet")
+    refuse(DataSettings(source="owner/name"), "'owner/name'", "no route to host", ".npz, .parquet, .tar or .csv")
 
 
 # --- symbols ----------------------------------------------------------------------------------------------------------
@@ -783,3 +790,367 @@ def test_settings_of_another_type_are_one_line(name, value):
 
 def test_settings_may_be_numbers_of_numpy():
     DataSettings(levels=np.int64(4), validation=np.float32(0.5), size=[np.uint8(3), 4]).check()
+
+
+# --- layouts that other programs write --------------------------------------------------------------------------------
+
+
+def symbols(count: int, below: int = 256, seed: int = 0) -> np.ndarray:
+    return noise(count, H, W, below=below, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "column"),
+    [
+        ("x_{}", "y_{}", False),
+        ("X_{}", "Y_{}", False),
+        ("{}_images", "{}_labels", True),
+        ("{}_x", "{}_y", False),
+        ("{}_data", "{}_targets", True),
+        ("{}", "{}_labels", False),
+    ],
+)
+@pytest.mark.parametrize("names", [("train", "test"), ("train", "val", "test")])
+def test_npz_that_name_splits_and_kinds(tmp_path, images, labels, column, names):
+    stored = {name: (symbols(4 + n, seed=n), np.arange(4 + n)) for n, name in enumerate(names)}
+    named = {images.format(name): x for name, (x, _) in stored.items()}
+    named |= {labels.format(name): y[:, None] if column else y for name, (_, y) in stored.items()}
+    parts = load_source(arrays(tmp_path, **named), DataSettings())
+    assert list(parts) == ["validation" if name == "val" else name for name in names]
+    for part, (x, y) in zip(parts.values(), stored.values(), strict=True):
+        np.testing.assert_array_equal(part.images[:, 0], x)
+        np.testing.assert_array_equal(part.labels, y)
+
+
+@pytest.mark.parametrize("splits", [True, False])
+@pytest.mark.parametrize("name", ["filenames", "paths", "meta", "class_names"])
+def test_objects_in_a_npz_are_left_alone(tmp_path, name, splits):
+    key, x = "x_train" if splits else "images", symbols(3)
+    objects = np.array(["a.png", None, {"b": 1}], dtype=object)
+    parts = load_source(arrays(tmp_path, **{name: objects, key: x}), DataSettings())
+    np.testing.assert_array_equal(parts["all"].images[:, 0], x)
+
+
+def test_objects_that_are_needed_are_named(tmp_path):
+    objects = np.empty(3, dtype=object)
+    refuse(DataSettings(source=arrays(tmp_path, images=objects)), "a.npz (images)", "Python objects", "astype")
+    with pytest.warns(Notice, match="the labels y are Python objects"):
+        part = load_source(arrays(tmp_path, x=symbols(3), y=np.array(["a", "b", "a"], object)), DataSettings())["all"]
+    assert part.labels is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "names"),
+    [
+        (np.array(["cat", "ant", "cat"]), [1, 0, 1], ["ant", "cat"]),
+        (np.array([b"cat", b"ant", b"cat"]), [1, 0, 1], ["ant", "cat"]),
+        (np.eye(4)[[3, 0, 2]], [3, 0, 2], None),
+        (np.array([[2], [0], [1]], np.uint8), [2, 0, 1], None),
+    ],
+)
+def test_labels_as_they_are_stored(tmp_path, labels, numbers, names):
+    part = load_source(arrays(tmp_path, x=symbols(3), y=labels), DataSettings())["all"]
+    assert (part.labels.tolist(), part.class_names) == (numbers, names)
+
+
+def test_several_labels_and_other_arrays_are_left_alone_with_a_word(tmp_path):
+    source = arrays(tmp_path, images=symbols(3), labels=np.array([[1, 1], [0, 1], [0, 0]]))
+    with pytest.warns(Notice, match=r"several for each image, int64 \(3, 2\)"):
+        assert load_source(source, DataSettings())["all"].labels is None
+    source = arrays(tmp_path, images=symbols(3), masks=symbols(3))
+    with pytest.warns(Notice, match=r"left alone: masks \(uint8 \(3, 5, 7\)\)"):
+        load_source(source, DataSettings())
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((9, 3, 3, 3), "NCHW"),
+        ((9, 1, 6, 1), "NHWC"),
+        ((9, 6, 7, 4), "NHWC"),
+        ((9, 4, 4, 4), "NHWC"),
+        ((9, 12, 6, 7), "NCHW"),
+        ((9, 6, 7, 12), "NHWC"),
+        ((6, 7, 3), "HWC"),
+        ((6, 7, 3), "NHW"),
+        ((2, 9, 6, 7, 3), "NTHWC"),
+        ((2, 9, 6, 7), "TNHW"),
+        ((6, 7, 3, 9), "HWCN"),
+        ((3, 6, 7), "CHW"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_layouts_that_shapes_do_not_tell(tmp_path, shape, layout, kind):
+    x = noise(*shape)
+    np.save(tmp_path / "a.npy", x)
+    source = str(tmp_path / "a.npy") if kind == "npy" else arrays(tmp_path, images=x)
+    if layout not in ("CHW", "HWCN"):
+        refuse(DataSettings(source=source), str(shape), "--data.layout")
+    images = load_source(source, DataSettings(layout=layout))["all"].images
+    outer = [letter for letter in layout if letter in "NT"]
+    expected = np.einsum(f"{layout}->{''.join(outer)}{'C' * ('C' in layout)}HW", x)
+    sizes = dict(zip(layout, shape, strict=True))
+    np.testing.assert_array_equal(images, expected.reshape(-1, sizes.get("C", 1), sizes["H"], sizes["W"]))
+
+
+@pytest.mark.parametrize(("layout", "repeat"), [("NTHW", lambda y: y.repeat(3)), ("TNHW", lambda y: np.tile(y, 3))])
+def test_frames_have_the_label_of_their_clip(tmp_path, layout, repeat):
+    x, y = noise(*((2, 3) if layout[0] == "N" else (3, 2)), H, W), np.array([1, 0])
+    part = load_source(arrays(tmp_path, images=x, labels=y), DataSettings(layout=layout))["all"]
+    assert part.labels.tolist() == repeat(y).tolist()
+
+
+@pytest.mark.parametrize("layout", ["", "NH", "NHHW", "nhwc", "NXHW", "N,H,W"])
+def test_a_layout_of_other_letters(layout):
+    refuse(DataSettings(layout=layout), "--data.layout", "as NHWC")
+
+
+def test_a_layout_of_another_length(tmp_path):
+    refuse(DataSettings(source=arrays(tmp_path, x=symbols(3)), layout="NCHW"), "(3, 5, 7)", "--data.layout NCHW expects 4")
+
+
+@pytest.mark.parametrize(("largest", "stored"), [(200, 256), (1000, 1024), (4000, 4096), (16000, 16384), (65535, 65536)])
+def test_values_beyond_the_levels_name_the_way_out(tmp_path, largest, stored):
+    x = np.zeros((20, H, W), np.uint16)
+    x[3, 2, 1] = largest
+    source = arrays(tmp_path, images=x)
+    refuse(DataSettings(source=source, levels=4), f"value {largest}", f"--data.source_levels {stored}")
+    images = load(DataSettings(source=source, levels=4, source_levels=stored)).train
+    assert images[0][0].max() <= 3
+    assert load_source(source, DataSettings(levels=65536))["all"].images.max() == largest
+
+
+# --- tables whose columns are not in Hugging Face form
+
+
+def png_bytes(pixels: np.ndarray) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def table_of(kind: str, x: np.ndarray, labels: list, name: str = "image"):
+    """An Arrow table with images (N, H, W) in one of many forms."""
+    import datasets
+    import pyarrow as pa
+
+    if kind.startswith("Array"):
+        inner = x[..., None].repeat(3, -1) if kind == "Array3D" else x
+        feature = getattr(datasets, kind)(shape=inner.shape[1:], dtype="uint8")
+        features = datasets.Features({name: feature, "label": datasets.Value("int64")})
+        made = datasets.Dataset.from_dict({name: list(inner), "label": labels}, features=features)
+        return made.data.table.replace_schema_metadata(made.features.arrow_schema.metadata)
+    files = [png_bytes(one) for one in x]
+    column = {
+        "binary": pa.array(files, pa.binary()),
+        "large_binary": pa.array(files, pa.large_binary()),
+        "struct": pa.array([{"bytes": file} for file in files]),
+        "lists": pa.array(x.tolist(), pa.list_(pa.list_(pa.uint8()))),
+        "wide_lists": pa.array(x.tolist(), pa.list_(pa.list_(pa.int64()))),
+        "fixed_lists": pa.array(x.tolist(), pa.list_(pa.list_(pa.int32(), W), H)),
+    }[kind]
+    return pa.table({name: column, "label": labels})
+
+
+KINDS = ["binary", "large_binary", "struct", "Array2D", "Array3D", "lists", "wide_lists", "fixed_lists"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("labels", [[1, 0, 2], ["b", "a", "c"]])
+@pytest.mark.parametrize("name", ["image", "jpg", "anything"])
+def test_columns_of_pictures_in_any_form(tmp_path, kind, labels, name):
+    import pyarrow.parquet as pq
+
+    if kind.startswith("Array") and isinstance(labels[0], str):
+        labels = [1, 0, 2]
+    x = symbols(3)
+    pq.write_table(table_of(kind, x, labels, name), tmp_path / "a.parquet")
+    part = load_source(str(tmp_path / "a.parquet"), DataSettings())["all"]
+    np.testing.assert_array_equal(part.images[:, 0], x)
+    assert part.labels.tolist() == [1, 0, 2]
+    assert part.class_names == (["a", "b", "c"] if isinstance(labels[0], str) else None)
+
+
+@pytest.mark.parametrize(
+    "names", [("00000", "00001"), ("part-0", "part-1"), ("data_a", "data_b"), ("train-0", "train-1"), ("x.1", "y")]
+)
+@pytest.mark.parametrize("other", ["binary", "large_binary", "struct"])
+def test_shards_of_any_name_and_of_compatible_types(tmp_path, names, other):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    x, y = symbols(3), symbols(2, seed=1)
+    pq.write_table(table_of("binary", x, pa.array([1, 0, 2], pa.int64())), tmp_path / f"{names[0]}.parquet")
+    pq.write_table(table_of(other, y, pa.array([1, 0], pa.uint8())), tmp_path / f"{names[1]}.parquet")
+    part = load_source(str(tmp_path), DataSettings())["all"]
+    np.testing.assert_array_equal(part.images[:, 0], np.concatenate([x, y]))
+    assert part.labels.tolist() == [1, 0, 2, 1, 0]
+
+
+def test_shards_that_order_their_classes_differently_are_matched_by_name(tmp_path):
+    import datasets
+
+    for n, names in enumerate((["ant", "bee"], ["bee", "cat", "ant"])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        pictures = [Image.fromarray(x) for x in symbols(len(names))]
+        made = datasets.Dataset.from_dict({"image": pictures, "label": list(range(len(names)))}, features=features)
+        save_parquet(tmp_path / f"{n}.parquet", made)
+    part = load_source(str(tmp_path), DataSettings())["all"]
+    assert part.class_names == ["ant", "bee", "cat"]
+    assert part.labels.tolist() == [0, 1, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "parts"),
+    [
+        ([[[1, 2], [3]]], ("image 0 of", "rows of one length")),
+        ([[[1, 2]], [[1], [2]]], ("image 1 of", "(2, 1)", "(1, 2)")),
+        ([[[1, None]]], ("image 0 of", "none of them missing")),
+        (["a.png"], ("image (string)", "expected pictures, binary files")),
+    ],
+)
+def test_columns_that_are_no_images(tmp_path, cells, parts):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"image": cells}), tmp_path / "a.parquet")
+    refuse(DataSettings(source=str(tmp_path / "a.parquet")), "a.parquet", *parts)
+
+
+@pytest.mark.parametrize("splits", [None, ("train", "test"), ("train", "valid", "test")])
+def test_folders_that_save_to_disk_wrote(tmp_path, no_network, splits):
+    import datasets
+
+    datasets.disable_progress_bars()
+    made = {name: dataset(4 + n, seed=n) for n, name in enumerate(splits or ("all",))}
+    tables = {name: table for name, (table, _) in made.items()}
+    (datasets.DatasetDict(tables) if splits else tables["all"]).save_to_disk(str(tmp_path / "saved"))
+    parts = load_source(str(tmp_path / "saved"), DataSettings())
+    for (_, pixels), part in zip(made.values(), parts.values(), strict=True):
+        np.testing.assert_array_equal(part.images, pixels)
+        assert part.class_names == ["ant", "bee", "cat"]
+    (next((tmp_path / "saved").rglob("state.json"))).write_text("{")
+    refuse(DataSettings(source=str(tmp_path / "saved")), "cannot read", "save_to_disk")
+
+
+# --- WebDataset, tables of paths, MVTec
+
+
+def write_tar(file: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(file, "w:gz" if file.name.endswith("gz") else "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, BytesIO(content))
+
+
+@pytest.mark.parametrize("labels", ["cls", "json", "names", "none"])
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tgz"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_webdataset(tmp_path, labels, ending, shards):
+    x, y = symbols(6), [2, 0, 1, 1, 0, 2]
+    for shard in range(shards):
+        members = {}
+        for n in range(shard * 6 // shards, (shard + 1) * 6 // shards):
+            name = f"{n:04d}"
+            members[f"{name}.png"] = png_bytes(x[n])
+            if labels in ("cls", "names"):
+                members[f"{name}.cls"] = str(y[n] if labels == "cls" else "abc"[y[n]]).encode()
+            if labels == "json":
+                members[f"{name}.json"] = b'{"label": %d, "caption": "it"}' % y[n]
+        write_tar(tmp_path / f"shard-{shard:06d}.{ending}", members)
+    sources = [str(tmp_path), str(tmp_path / f"*.{ending}")] + [str(tmp_path / f"shard-000000.{ending}")] * (shards == 1)
+    for source in sources:
+        part = load_source(source, DataSettings())["all"]
+        np.testing.assert_array_equal(part.images[:, 0], x)
+        assert (None if part.labels is None else part.labels.tolist()) == (None if labels == "none" else y)
+        assert part.class_names == (["a", "b", "c"] if labels == "names" else None)
+
+
+def test_webdataset_splits_and_what_it_leaves_alone(tmp_path):
+    x = symbols(3)
+    for name in ("train-0", "train-1", "val-0"):
+        write_tar(
+            tmp_path / f"{name}.tar", {"0.png": png_bytes(x[0]), "0.txt": b"a cat", "1.png": png_bytes(x[1]), "2.cls": b"1"}
+        )
+    with pytest.warns(Notice, match=r"left alone: 1 \.txt, 1 without a picture"):
+        parts = load_source(str(tmp_path), DataSettings())
+    assert {name: len(part) for name, part in parts.items()} == {"train": 4, "validation": 2}
+
+
+@pytest.mark.parametrize(
+    ("members", "parts"),
+    [
+        ({"a.txt": b"x"}, ("no pictures in", "0000.png")),
+        ({"0.png": b"no", "0.cls": b"1"}, ("cannot read the picture 0.png of",)),
+        ({"0.png": b"PNG", "0.jpg": b"PNG"}, ("0.png and 0.jpg for one sample",)),
+        ({"0.png": b"PNG", "0.cls": b"1", "1.png": b"PNG"}, ("1 of 2 images of", "have no label")),
+        ({"0.png": b"PNG", "0.json": b"{"}, ("(0): its .json is damaged",)),
+        ({"cat/0.png": b"PNG", "dog/0.png": b"PNG"}, ("archive of folders (dog, ...)", "unpack it")),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::nextpixel.errors.Notice")
+def test_tars_that_are_refused(tmp_path, members, parts):
+    picture = png_bytes(symbols(1)[0])
+    write_tar(tmp_path / "a.tar", {name: picture if content == b"PNG" else content for name, content in members.items()})
+    refuse(DataSettings(source=str(tmp_path / "a.tar")), "a.tar", *parts)
+
+
+@pytest.mark.parametrize("kept", [0, 300, 700])
+def test_a_damaged_tar(tmp_path, kept):
+    write_tar(tmp_path / "b.tar", {"0.png": png_bytes(symbols(1)[0])})
+    (tmp_path / "a.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:kept])
+    refuse(DataSettings(source=str(tmp_path / "a.tar")), "a.tar")
+
+
+@pytest.mark.parametrize("label", [None, "label", "class"])
+@pytest.mark.parametrize("path", ["path", "filename", "image", "anything"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_tables_of_paths(tmp_path, label, path, suffix):
+    x = [save_picture(tmp_path / "pictures" / f"{n}.png", seed=n) for n in range(4)]
+    names = ["dog", "cat", "dog", "ant"]
+    rows = [[path, *([label] if label else [])]]
+    rows += [[f"pictures/{n}.png", *([names[n]] if label else [])] for n in range(4)]
+    (tmp_path / f"a.{suffix}").write_text("".join(("," if suffix == "csv" else "\t").join(row) + "\n" for row in rows))
+    part = load_source(str(tmp_path / f"a.{suffix}"), DataSettings())["all"]
+    np.testing.assert_array_equal(part.images, x)
+    assert part.class_names == (["ant", "cat", "dog"] if label else None)
+    assert (None if part.labels is None else part.labels.tolist()) == ([2, 1, 2, 0] if label else None)
+
+
+def test_tables_of_paths_with_splits_and_numbers(tmp_path):
+    for n in range(4):
+        save_picture(tmp_path / f"{n}.png", seed=n)
+    rows = ["path,label,split,size,age"] + [f"{n}.png,{n % 2},{'val' if n == 3 else 'train'},{n}.5,7" for n in range(4)]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    with pytest.warns(Notice, match="left alone: the columns size, age"):
+        parts = load_source(str(tmp_path / "a.csv"), DataSettings())
+    assert {name: part.labels.tolist() for name, part in parts.items()} == {"train": [0, 1, 0], "validation": [1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ("no column of picture files",)),
+        ("path,label\n", ("no column of picture files",)),
+        ("a,b\n1,2\n", ("no column of picture files among a, b",)),
+        ("path\nmissing.png\n", ("lists missing.png, which is no file",)),
+        ("path,label\n0.png,1\n0.png\n", ("row 3 of", "1 columns: expected 2")),
+        ("path,label\n0.png,1\n0.png,\n", ("1 of 2 images of", "have no label")),
+        ("path,label\n0.png,-1\n", ("label -1",)),
+    ],
+)
+def test_tables_that_are_refused(tmp_path, text, parts):
+    save_picture(tmp_path / "0.png")
+    (tmp_path / "a.csv").write_text(text)
+    refuse(DataSettings(source=str(tmp_path / "a.csv")), "a.csv", *parts)
+
+
+def test_mvtec(tmp_path):
+    names = ["train/good/0", "train/good/1", "test/good/0", "test/crack/0", "test/hole/0", "ground_truth/crack/0_mask"]
+    x = {name: save_picture(tmp_path / f"{name}.png", seed=n) for n, name in enumerate(names)}
+    with pytest.warns(Notice, match=r"classes good and defect \(crack, hole\); ground_truth is left alone"):
+        parts = load_source(str(tmp_path), DataSettings())
+    assert {name: part.labels.tolist() for name, part in parts.items()} == {"train": [0, 0], "test": [1, 0, 1]}
+    np.testing.assert_array_equal(parts["test"].images[0], x["test/crack/0"])
+    assert parts["test"].class_names == ["good", "defect"]

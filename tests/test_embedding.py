@@ -102,7 +102,7 @@ def test_saved_networks_are_loaded_from_every_folder_that_may_hold_them(tmp_path
     ("wrong", "message"),
     [
         ({"shape": (1, 8)}, r"shape must be \(channels, height, width\)"),
-        ({"levels": 1}, "levels must be from 2 to 8192, not 1"),
+        ({"levels": 1}, "levels must be from 2 to 65536, not 1"),
         ({"dim": 0}, "dim must be at least 1, not 0"),
         ({"dropout": 1.0}, "dropout must be from 0"),
     ],

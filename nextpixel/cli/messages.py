@@ -80,7 +80,7 @@ def form(hint: Any) -> str:
 
     Example:
         >>> form(int), form(tuple[int, int] | None), form(typing.Literal["adam", "rmsprop"])
-        ('a whole number', 'two whole numbers such as [16,16]', 'adam or rmsprop')
+        ('a whole number', 'two whole numbers such as 28x32', 'adam or rmsprop')
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -92,7 +92,8 @@ def form(hint: Any) -> str:
         numbers = {int: ("whole numbers", "16"), float: ("numbers", "0.9")}
         what, example = numbers.get(inner[0], ("values", "a"))
         count = {2: "two", 3: "three"}.get(len(inner), str(len(inner)))
-        return f"{count} {what} such as [{','.join([example] * len(inner))}]"
+        # A pair of whole numbers is a size, which may be written as one.
+        return f"{count} {what} such as {'28x32' if inner == (int, int) else '[' + ','.join([example] * len(inner)) + ']'}"
     if origin is list or hint is list:
         return "a list such as [a,b]"
     if origin is dict or hint is dict:

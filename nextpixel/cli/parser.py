@@ -155,6 +155,11 @@ def set_defaults(parser: ArgumentParser, group: str, values: dict[str, Any], kno
     for name, value in values.items():
         if name not in known:
             raise InputError(f"{where}: unknown setting {group}.{name}, expected one of {', '.join(known)}")
+        if f"--{group}.{name}" in PAIRS and isinstance(value, str):
+            try:
+                value = list(pair(value))
+            except InputError as error:
+                raise InputError(f"{where}: {group}.{name}: {error}") from None
         parser.set_defaults({f"{group}.{name}": value})
 
 
@@ -199,12 +204,32 @@ def output(
 
 
 def spell_out_data(argv: list[str]) -> list[str]:
-    """`--data D` is short for `--data.source D`, and in `train` `--strict` for `--data.strict true`.
+    """`--data D` is short for `--data.source D`, in `train` `--strict` for `--data.strict true`; sizes may be written 28x32 or 28,32.
 
     Example:
+        >>> spell_out_data(["--data.size", "28x32", "--data.crop=3,4"])
+        ['--data.size', '[28, 32]', '--data.crop=[3, 4]']
         >>> spell_out_data(["digits", "--data", "mine.npy", "--data.levels", "4"])
         ['digits', '--data.source', 'mine.npy', '--data.levels', '4']
     """
     if argv[:1] == ["train"]:
         argv = ["--data.strict=true" if word == "--strict" else word for word in argv]
-    return ["--data.source" + word[len("--data") :] if word == "--data" or word.startswith("--data=") else word for word in argv]
+    words = ["--data.source" + word[len("--data") :] if word == "--data" or word.startswith("--data=") else word for word in argv]
+    for n, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in PAIRS and equals:
+            words[n] = f"{option}={_as_list(value)}"
+        elif n and words[n - 1] in PAIRS:
+            words[n] = _as_list(word)
+    return words
+
+
+PAIRS = ("--data.size", "--data.crop")
+
+
+def _as_list(value: Any) -> Any:
+    """A pair of numbers as the parser reads it; what is none stays as it is, for the parser to refuse."""
+    try:
+        return "[{}, {}]".format(*pair(value)) if isinstance(value, str) else value
+    except InputError:
+        return value

@@ -197,8 +197,10 @@ def run_recipes(args: Any) -> None:
     """Print every recipe: name, model, data, and what it is."""
     from nextpixel.recipes import read_recipe, recipe_names
 
-    for name in recipe_names():
-        recipe = read_recipe(name)
+    names = recipe_names()
+    recipes = {name: read_recipe(name) for name in names}
+    widths = max(24, *(len(name) + 2 for name in names)), max(18, *(len(r["model"]["name"]) + 2 for r in recipes.values()))
+    for name, recipe in recipes.items():
         data = f"{recipe['data']['source']}, {recipe['data']['levels']} levels"
-        print(f"{name:24s}{recipe['model']['name']:18s}{data}")
+        print(f"{name:{widths[0]}s}{recipe['model']['name']:{widths[1]}s}{data}")
         print(textwrap.indent(textwrap.fill(" ".join(recipe["about"].split()), 96), "    "), end="\n\n")

@@ -82,7 +82,8 @@ class Costs:
             for upsampler in upsamplers
         )
         # Of a lane: the distribution of a place, several times over.
-        self.of_lane = 2 * model.likelihood.params + 6 * model.levels
+        # More levels than a softmax can have belong to distributions that are computed at single symbols.
+        self.of_lane = 2 * model.likelihood.params + 6 * min(model.levels, 8192)
         self.cdf = LEVEL * model.levels * self.channels if model.likelihood.coding == "cdf" else 0.0
 
     def scan(self, size: tuple[int, int], lanes: int, pieces: int = 1, payload: int = 0, runs: int = 0) -> Cost:

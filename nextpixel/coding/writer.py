@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -182,7 +183,7 @@ class Writer:
 
 
 def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
-    if not isinstance(x, torch.Tensor) or x.dim() != 3:
+    if not isinstance(x, torch.Tensor | np.ndarray) or x.ndim != 3:
         raise InputError(f"{name}: an image must be (C, H, W) integers, not {getattr(x, 'shape', type(x).__name__)}")
     try:
         checked = model.check_images(x[None])[0]
@@ -190,4 +191,4 @@ def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     # As small as can be: all images are held until the archive is written.
-    return checked.to("cpu", torch.uint8 if model.levels <= 256 else torch.int16)
+    return checked.to("cpu", torch.uint8 if model.levels <= 256 else torch.int16 if model.levels <= 2**15 else torch.int32)

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,8 +110,8 @@ class Condition(nn.Module):
     def as_tensors(self, cond: Any) -> Any:
         """Arrays as tensors; what is none stays as it is, and `forward` refuses it."""
         try:
-            return cond if cond is None else torch.as_tensor(cond)
-        except (TypeError, ValueError, RuntimeError):
+            return cond if cond is None else as_tensor(cond)
+        except InputError:
             return cond
 
     def length(self, cond: Any) -> int | None:
@@ -207,13 +208,20 @@ def positive(kind: str, what: str, size: Any) -> int:
     return size
 
 
-def as_tensor(cond: Any) -> Tensor:
-    """What the user gave as a tensor.
+def as_tensor(cond: Any, what: str = "cond") -> Tensor:
+    """What the user gave, a tensor, an array of numpy or numbers, as a tensor.
 
     Raises:
         InputError: it is not made of numbers.
     """
+    if isinstance(cond, Tensor):
+        return cond
     try:
+        if isinstance(cond, np.ndarray | np.generic):
+            # torch shares no memory that is reversed or read-only, and computes little with unsigned numbers of 16 bits.
+            kind = np.int64 if cond.dtype.kind == "u" and cond.dtype.itemsize > 1 else cond.dtype.newbyteorder("=")
+            return torch.from_numpy(np.array(cond, dtype=kind, order="C"))
         return torch.as_tensor(cond)
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"cond must be numbers, not {type(cond).__name__}") from None
+        given = f"an array of {cond.dtype}" if isinstance(cond, np.ndarray) else type(cond).__name__
+        raise InputError(f"{what} must be numbers, not {given}") from None

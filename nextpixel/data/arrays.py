@@ -1,17 +1,23 @@
 """Integer arrays: scikit-learn's digits, .npy and .npz files, read and written."""
 
+import math
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from nextpixel.data.raw import SPLITS, RawImages, check_labels, split_name
 from nextpixel.data.settings import MAX_LEVELS, DataSettings
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, Notice
 from nextpixel.files import require_regular, write_aside
 from nextpixel.pictures.read import centre_crop
 
-IMAGE_KEYS = ("images", "x", "data", "codes")
-LABEL_KEYS = ("labels", "label", "y")
+IMAGE_KEYS = ("images", "x", "data", "codes", "image", "imgs", "img")
+LABEL_KEYS = ("labels", "label", "y", "targets", "target")
 LEVELS_KEY = "levels"
 
 
@@ -55,32 +61,98 @@ def read_npy(file: str | Path, mapped: bool = False) -> np.ndarray:
     return array
 
 
+def printable(name: str) -> str:
+    """A name from a file, as messages show it: without line breaks, and not longer than 60 characters.
+
+    Example:
+        >>> printable("a\\nb"), len(printable("x" * 100))
+        ('a b', 60)
+    """
+    text = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def load_npz(file: Path, settings: DataSettings) -> dict[str, RawImages]:
-    """Read arrays of symbols.
+    """Read arrays of symbols; only those that are needed, so that an array of Python objects beside them does no harm.
 
-    Where a key names a split (train, val, valid, validation, test), every array of 3 or 4 dimensions is a split, labelled by
-    `<its key>_label` or `<its key>_labels`. Otherwise the images are under images, x, data or codes, or are the only array
-    that is not called labels, label, y or levels; and the first three of these hold the labels. `levels` is one integer, how
-    many levels the values have; without it they have as many as in the settings. Other arrays are ignored.
+    The name of a split (train, val, valid, validation, dev, test) beside x, images, image, imgs, img, data or codes names its
+    images, beside y, label(s) or target(s) its labels: x_train and y_train as of Keras, train_images and train_labels as of
+    MedMNIST. The name of a split alone also names its images; then every other array of 3 or 4 dimensions is a split too.
+    Otherwise the images are under one of those words, or are the only array that can be images. `levels` is one integer, how
+    many levels the values have; without it they have as many as in the settings. Other arrays are left alone, with a notice
+    where they look like images.
+
+    Labels are integers (N,) or (N, 1), strings, or one 1 in each row of (N, K).
 
     Raises:
         InputError: unreadable, no images to be found, two keys for one split, or arrays that do not fit.
     """
-    require_regular(file)
-    try:
-        with np.load(file) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except Exception as error:  # numpy and zipfile pass on whatever damage makes them stumble upon
-        raise InputError(f"cannot read {file} as a .npz archive: {_reason(error)}") from error
-    levels = _levels(arrays.pop(LEVELS_KEY, None), file, settings)
-    if any(split_name(key) in SPLITS for key in arrays):
-        return _splits(arrays, file, settings, levels)
-    key = _image_key(arrays, file)
-    return {"all": _raw(arrays, key, LABEL_KEYS, file, settings, levels)}
+    archive = _Archive(file)
+    levels = _levels(archive.read(LEVELS_KEY) if LEVELS_KEY in archive.headers else None, file, settings)
+    found = _split_keys(archive) or {"all": (_image_key(archive), _first(archive, LABEL_KEYS))}
+    used = {key for keys in found.values() for key in keys}
+    left = [
+        key for key, header in archive.headers.items() if key not in used and len(header.shape) > 2 and header.dtype.kind in "iub"
+    ]
+    if left:
+        warnings.warn(f"{file}: left alone: {_listed(archive, left)}", Notice, stacklevel=2)
+    return {name: _raw(archive, images, labels, settings, levels) for name, (images, labels) in found.items()}
+
+
+class Header(NamedTuple):
+    """What an array is, before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class _Archive:
+    """A .npz file, read array by array.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        require_regular(file)
+        self.file, self.headers = file, dict[str, Header]()
+        try:
+            with zipfile.ZipFile(file) as members:
+                for name in members.namelist():
+                    if name.endswith(".npy"):
+                        with members.open(name) as member:
+                            self.headers[name.removesuffix(".npy")] = _header(member)
+        except Exception as error:  # numpy and zipfile pass on whatever damage makes them stumble upon
+            raise InputError(f"cannot read {file} as a .npz archive: {_reason(error)}") from error
+
+    def read(self, key: str) -> np.ndarray:
+        """The array under a key; never by pickle, which may run any code."""
+        if self.headers[key].dtype.hasobject:
+            raise InputError(
+                f"{self.file} ({printable(key)}) holds Python objects, which are not read: save it as numbers or strings (astype)"
+            )
+        try:
+            with np.load(self.file) as archive:
+                return archive[key]
+        except Exception as error:
+            raise InputError(f"cannot read {self.file} ({printable(key)}) as a .npz archive: {_reason(error)}") from error
+
+
+def _header(member: IO[bytes]) -> Header:
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return Header(shape, dtype)
+
+
+def _listed(archive: _Archive, keys: Iterable[str]) -> str:
+    """Names, types and shapes of some arrays, as messages show them."""
+    shown = [f"{printable(key)} ({archive.headers[key].dtype} {archive.headers[key].shape})" for key in keys]
+    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
 
 
 def save_symbols(x: np.ndarray, path: Path, levels: int, codes: bool, labels: np.ndarray | None = None) -> None:
@@ -117,66 +189,178 @@ def _levels(given: np.ndarray | None, file: Path, settings: DataSettings) -> int
     return int(given)
 
 
-def _splits(arrays: dict[str, np.ndarray], file: Path, settings: DataSettings, levels: int) -> dict[str, RawImages]:
-    """Return the splits of an archive whose keys name them."""
-    parts: dict[str, RawImages] = {}
-    for key, array in arrays.items():
-        name = split_name(key)
-        if name not in SPLITS and array.ndim not in (3, 4):
+def _role(key: str) -> tuple[str | None, str]:
+    """The split and the kind of array that a key names.
+
+    Example:
+        >>> _role("x_train"), _role("val_labels"), _role("trainX"), _role("test"), _role("file_names")
+        (('train', 'images'), ('validation', 'labels'), ('train', 'images'), ('test', 'split'), (None, ''))
+    """
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower().replace("-", "_").replace(".", "_").split("_")
+    splits = [split_name(word) for word in words if split_name(word) in SPLITS]
+    others = [word for word in words if split_name(word) not in SPLITS]
+    if len(splits) != 1 or len(others) > 1:
+        return None, ""
+    if not others:
+        return splits[0], "split"
+    kind = "images" if others[0] in IMAGE_KEYS else "labels" if others[0] in LABEL_KEYS else ""
+    return splits[0], kind
+
+
+def _split_keys(archive: _Archive) -> dict[str, tuple[str, str | None]]:
+    """The keys of the images and labels of each split; nothing where no key names the images of a split."""
+    roles = {key: _role(key) for key in archive.headers}
+    if not any(kind in ("images", "split") for _, kind in roles.values()):
+        return {}
+    every = any(kind == "split" for _, kind in roles.values())
+    images, labels = dict[str, str](), dict[str, str]()
+    for key, (split, kind) in roles.items():
+        if kind == "labels" and split is not None:
+            labels.setdefault(split, key)
+        name = split if kind in ("images", "split") else key if every and kind != "labels" else None
+        if name is None or (kind not in ("images", "split") and len(archive.headers[key].shape) not in (3, 4)):
             continue
-        if name in parts:
-            raise InputError(f"{file} has several arrays for the {name} split ({', '.join(arrays)}): keep one of them")
-        parts[name] = _raw(arrays, key, (f"{key}_label", f"{key}_labels"), file, settings, levels)
-    return parts
+        if name in images:
+            keys = _listed(archive, (images[name], key))
+            raise InputError(f"{archive.file} has several arrays for the {name} split, {keys}: keep one of them")
+        images[name] = key
+    own = {name: _first(archive, (f"{key}_label", f"{key}_labels")) for name, key in images.items()}
+    return {name: (key, own[name] or labels.get(name)) for name, key in images.items()}
 
 
-def _image_key(arrays: dict[str, np.ndarray], file: Path) -> str:
+def _first(archive: _Archive, names: tuple[str, ...]) -> str | None:
+    """The first of these keys that there is, in small letters or in large ones."""
+    keys = {key.lower(): key for key in reversed(archive.headers)}
+    return next((keys[name.lower()] for name in names if name.lower() in keys), None)
+
+
+def _image_key(archive: _Archive) -> str:
     """Return the key of the images in an archive without split names."""
-    known = [key for key in IMAGE_KEYS if key in arrays]
-    candidates = known or [key for key in arrays if key not in LABEL_KEYS]
-    if len(candidates) != 1:
-        keys = ", ".join(arrays) or "nothing"
-        raise InputError(f"{file} holds {keys}: expected one array of images, or keys named train, validation, test")
-    return candidates[0]
+    candidates = [key for key in archive.headers if key.lower() not in (*LABEL_KEYS, LEVELS_KEY)]
+    shaped = [key for key in candidates if len(archive.headers[key].shape) > 2 and archive.headers[key].dtype.kind in "iubf"]
+    known = [key for key in candidates if key.lower() in IMAGE_KEYS]
+    for some in ([key for key in known if key in shaped], known, shaped, candidates):
+        if len(some) == 1:
+            return some[0]
+        if some:
+            break
+    keys = _listed(archive, archive.headers) or "nothing"
+    wanted = "one array of images, or keys named train, validation, test or x_train, y_train, x_test, y_test"
+    raise InputError(f"{archive.file} holds {keys}: expected {wanted}")
 
 
-def _raw(
-    arrays: dict[str, np.ndarray], key: str, label_keys: tuple[str, ...], file: Path, settings: DataSettings, levels: int
-) -> RawImages:
-    """Return the images under `key` with the labels under the first of `label_keys` that exists."""
-    where = f"{file} ({key})"
-    images = as_images(arrays[key], where, settings)
-    labels = next((arrays[name] for name in label_keys if name in arrays), None)
-    labels = None if labels is None else check_labels(labels, len(images), where)
-    return RawImages(images, labels, None, levels)
+def _raw(archive: _Archive, key: str, label_key: str | None, settings: DataSettings, levels: int) -> RawImages:
+    """Return the images under `key` with their labels."""
+    where = f"{archive.file} ({printable(key)})"
+    array = archive.read(key)
+    images = as_images(array, where, settings)
+    if label_key is None:
+        return RawImages(images, None, None, levels)
+    if archive.headers[label_key].dtype.hasobject:
+        what = f"the labels {printable(label_key)} are Python objects, which are not read (astype(str) makes them strings)"
+        warnings.warn(f"{archive.file}: {what}: images without labels", Notice, stacklevel=2)
+        return RawImages(images, None, None, levels)
+    labels = archive.read(label_key)
+    if settings.layout is not None and "T" in settings.layout and labels.ndim and len(labels) < len(images):
+        frames = array.shape[settings.layout.index("T")]  # each has its clip's label
+        later = settings.layout.index("T") < (settings.layout + "N").index("N")
+        labels = np.concatenate([labels] * frames) if later else np.repeat(labels, frames, 0)
+    return RawImages(images, *as_labels(labels, len(images), f"{archive.file} ({printable(label_key)})"), levels)
+
+
+def as_labels(labels: np.ndarray, count: int, where: str) -> tuple[np.ndarray | None, list[str] | None]:
+    """Labels int64 (count,) and the names of the classes, where there are any, of labels as they are usually stored.
+
+    Integers (N,) or (N, 1); strings, whose classes are numbered by their sorted names; one 1 in each row of (N, K). Several
+    labels for an image are left alone, with a notice.
+
+    Raises:
+        InputError: they are not one label per image.
+
+    Example:
+        >>> as_labels(np.array(["cat", "ant", "cat"]), 3, "a.npz")
+        (array([1, 0, 1]), ['ant', 'cat'])
+    """
+    if labels.shape == (count, 1):
+        labels = labels[:, 0]
+    if labels.shape == (count,) and labels.dtype.kind in "US":
+        names, numbers = np.unique(labels, return_inverse=True)
+        return numbers.reshape(count).astype(np.int64), [
+            name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names
+        ]
+    if labels.ndim == 2 and len(labels) == count and labels.shape[1] > 1 and labels.dtype.kind in "iubf":
+        if np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all():
+            return labels.argmax(1).astype(np.int64), None
+        what = f"the labels of {where} are several for each image, {labels.dtype} {labels.shape}"
+        warnings.warn(f"{what}: images without labels (expected one integer for each)", Notice, stacklevel=2)
+        return None, None
+    return check_labels(labels, count, where), None
 
 
 def as_images(array: np.ndarray, where: str, settings: DataSettings) -> np.ndarray:
     """Return a view (N, C, H, W) of an integer or bool array, cropped as set.
 
-    (N, H, W) has one channel. With 4 dimensions, channels come first: (N, C, H, W). Only where the last dimension is 1 or 3
-    and the second is neither are the channels taken to be last, (N, H, W, C).
+    (N, H, W) has one channel. With 4 dimensions one of them has the size of channels, 1 or 3, and nothing is guessed where
+    both sides of the image do, or neither: then `settings.layout` must name the dimensions, as for more than 4 of them.
 
     Raises:
-        InputError: another dtype or number of dimensions, no images, or a setting that only pictures can follow.
+        InputError: another dtype or number of dimensions, no images, a layout that is missing or does not fit, or a setting
+            that only pictures can follow.
 
     Example:
         >>> as_images(np.zeros((5, 6, 7, 3), dtype=np.uint8), "x", DataSettings()).shape
         (5, 3, 6, 7)
-        >>> as_images(np.zeros((5, 3, 6, 3), dtype=np.uint8), "x", DataSettings()).shape
-        (5, 3, 6, 3)
+        >>> as_images(np.zeros((5, 2, 6, 7, 3), dtype=np.uint8), "x", DataSettings(layout="NTHWC")).shape
+        (10, 3, 6, 7)
+        >>> as_images(np.zeros((5, 3, 6, 3), dtype=np.uint8), "x", DataSettings())
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: x has the shape (5, 3, 6, 3): give --data.layout NCHW (3 channels of 6x3) or NHWC (3 of 3x6)
     """
     for name, given in (("size", settings.size is not None), ("grayscale", settings.grayscale)):
         if given:
             raise InputError(f"--data.{name} is for pictures, but {where} is an array of symbols")
     if array.dtype.kind not in "iub":
         raise InputError(f"{where} holds {array.dtype}: expected integers (round or quantise them to 0..levels-1 first)")
-    if array.ndim not in (3, 4) or 0 in array.shape:
-        raise InputError(f"{where} has the shape {array.shape}: expected (N, H, W), (N, C, H, W) or (N, H, W, C), none of them 0")
     if array.dtype.kind == "b":
         array = array.view(np.uint8)
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
-        array = np.moveaxis(array, -1, 1)
+    array = _arranged(array, settings.layout or _layout(array.shape, where), where)
     return array if settings.crop is None else centre_crop(array, settings.crop, (2, 3), where)
+
+
+def _layout(shape: tuple[int, ...], where: str) -> str:
+    """The dimensions of an array, where its shape leaves no doubt."""
+    has = f"{where} has the shape {shape}"
+    if len(shape) > 4:
+        raise InputError(f"{has}: say what each is with --data.layout, as NTHWC (N images, or clips of T frames or slices)")
+    if len(shape) < 3 or 0 in shape:
+        flat = math.isqrt(shape[1]) if len(shape) == 2 else 0
+        hint = f"; reshape flat ones, perhaps to ({shape[0]}, {flat}, {flat})" if flat > 1 and flat**2 == shape[1] else ""
+        raise InputError(f"{has}: expected (N, H, W), (N, C, H, W) or (N, H, W, C), none of them 0{hint}")
+    if len(shape) == 3:
+        if shape[2] in (3, 4) and min(shape[:2]) > 4:
+            single = f"{has}: give --data.layout HWC (one image in {shape[2]} channels)"
+            raise InputError(f"{single} or NHW ({shape[0]} images of {shape[1]}x{shape[2]})")
+        return "NHW"
+    _, a, b, c = shape
+    rank_first, rank_last = (0 if size in (1, 3) else 1 if size in (2, 4) else 2 for size in (a, c))
+    # 1 or 3 channels against 2, 4 or more; an image one place wide is none where the other reading has two sides.
+    if rank_first == 0 and (rank_last > 0 or (min(a, b) == 1 < min(b, c))):
+        return "NCHW"
+    if rank_last == 0 and (rank_first > 0 or (min(b, c) == 1 < min(a, b))):
+        return "NHWC"
+    if rank_first == 1 and rank_last == 2:
+        return "NCHW"
+    raise InputError(f"{has}: give --data.layout NCHW ({a} channels of {b}x{c}) or NHWC ({c} of {a}x{b})")
+
+
+def _arranged(array: np.ndarray, layout: str, where: str) -> np.ndarray:
+    """A view (N, C, H, W) of an array whose dimensions are `layout`; frames T are images too."""
+    if len(layout) != array.ndim or 0 in array.shape:
+        raise InputError(
+            f"{where} has the shape {array.shape}: --data.layout {layout} expects {len(layout)} sizes, none of them 0"
+        )
+    outer = [letter for letter in layout if letter in "NT"]  # in their order: so a map from disk stays a view
+    order = [layout.index(letter) for letter in (*outer, *"C" * ("C" in layout), *"HW")]
+    array = array.transpose(order)
+    sizes = array.shape[len(outer) :] if "C" in layout else (1, *array.shape[len(outer) :])
+    return array.reshape(math.prod(array.shape[: len(outer)]), *sizes)

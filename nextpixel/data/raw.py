@@ -111,9 +111,9 @@ def check_range(images: np.ndarray, levels: int, where: str, setting: str = "--d
         InputError: a value lies outside; the message gives it, its place, and what was expected.
 
     Example:
-        >>> check_range(np.array([[[[0, 1], [2, 3]]]]), levels=3, where="codes.npy")
+        >>> check_range(np.array([[[[0, 1], [2, 3]]]]), levels=3, where="codes.npy", setting="levels")
         Traceback (most recent call last):
-        nextpixel.errors.InputError: value 3 in codes.npy (image 0, channel 0, row 1, column 1): expected 0 to 2 (--data.levels 3)
+        nextpixel.errors.InputError: value 3 in codes.npy (image 0, channel 0, row 1, column 1): expected 0 to 2 (levels 3)
     """
     bounds = np.iinfo(images.dtype)
     if bounds.min >= 0 and bounds.max < levels:
@@ -125,7 +125,17 @@ def check_range(images: np.ndarray, levels: int, where: str, setting: str = "--d
             continue
         image, c, i, j = np.argwhere((chunk < 0) | (chunk >= levels))[0]
         value, place = chunk[image, c, i, j], f"image {first + image}, channel {c}, row {i}, column {j}"
-        raise InputError(f"value {value} in {where} ({place}): expected 0 to {levels - 1} ({setting} {levels})")
+        hint = _way_out(images, levels) if setting == "--data.levels" else ""
+        raise InputError(f"value {value} in {where} ({place}): expected 0 to {levels - 1} ({setting} {levels}){hint}")
+
+
+def _way_out(images: np.ndarray, levels: int) -> str:
+    """What to say where values are more than the model's levels: how many levels they may have, to be quantised."""
+    largest, least = int(images.max()), int(images.min())
+    stored = next((n for n in (2**bits for bits in (8, 10, 12, 14, 16)) if n > max(largest, levels)), None)
+    if least < 0 or stored is None:
+        return ""
+    return f"; values 0 to {stored - 1} are quantised with --data.source_levels {stored}"
 
 
 def quantise(x: Tensor, source_levels: int, levels: int) -> Tensor:

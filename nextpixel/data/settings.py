@@ -5,8 +5,11 @@ from typing import Literal, get_type_hints
 
 from nextpixel.errors import InputError, fits, spelled
 
-MAX_LEVELS = 8192
-FORMS = '"digits", "digits-identities", a Hugging Face id (owner/name), a folder of pictures, or a .npy, .npz or .parquet file'
+MAX_LEVELS = 65536
+FORMS = (
+    '"digits", "digits-identities", a Hugging Face id (owner/name), a folder of pictures, '
+    "or a .npy, .npz, .parquet, .tar or .csv file"
+)
 
 
 @dataclass
@@ -15,9 +18,9 @@ class DataSettings:
 
     Args:
         source: "digits" (8x8, in scikit-learn), "digits-identities" (each of them in its eight orientations), a Hugging Face data
-            set id, a folder of images, a .npy or .npz file of integers, a .parquet file or a glob of such files, or a folder of
-            them.
-        levels: How many symbols the model sees: 0..levels-1.
+            set id, a folder of images, a .npy or .npz file of integers, a .parquet or WebDataset .tar file or a glob of such
+            files, or a folder of them, a folder that `datasets` saved, or a .csv file with a column of paths.
+        levels: How many symbols the model sees: 0..levels-1, up to 8192, or 65536 with --model.likelihood logistic-mixture.
         source_levels: How many levels the stored values have. Left out: 256 for pictures, 17 for digits, what a .npz has
             under `levels`, and `levels` for other integer arrays, whose values are symbols already.
         binarize: How pixels become bits (levels must be 2). "fixed": drawn once per image with probability proportional to
@@ -25,6 +28,8 @@ class DataSettings:
         size: Resize pictures to this height and width (Lanczos).
         crop: Cut this height and width out of the centre, before the resize.
         grayscale: Turn colour pictures into gray ones (ITU-R 601 luma).
+        layout: What the dimensions of an array are, where its shape leaves a doubt: NHW, NCHW, NHWC, HWC, NTHWC, ... of N images,
+            T frames or slices (each is an image), C channels, H rows and W columns.
         flip: Flip training images left to right with probability 1/2.
         validation: Share of the training images kept for validation where the source brings no such split.
         test: Share of the images kept for testing where the source brings no such split.
@@ -48,6 +53,7 @@ class DataSettings:
     size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     grayscale: bool = False
+    layout: str | None = None
     flip: bool = False
     validation: float = 0.1
     test: float = 0.1
@@ -67,7 +73,7 @@ class DataSettings:
         Example:
             >>> DataSettings(levels=1).check()
             Traceback (most recent call last):
-            nextpixel.errors.InputError: --data.levels is 1: expected 2 to 8192
+            nextpixel.errors.InputError: --data.levels is 1: expected 2 to 65536
         """
         for name, hint in get_type_hints(DataSettings).items():
             if not fits(getattr(self, name), hint):
@@ -84,6 +90,10 @@ class DataSettings:
             value = getattr(self, name)
             if value is not None and min(value) < 1:
                 raise InputError(f"--data.{name} is {tuple(value)}: expected a height and a width of at least 1")
+        if self.layout is not None and not (
+            set("HW") <= set(self.layout) <= set("NTCHW") and len(set(self.layout)) == len(self.layout)
+        ):
+            raise InputError(f"--data.layout is {self.layout[:40]!r}: expected H and W, and N, C or T, each once, as NHWC")
         for name in ("validation", "test"):
             value = getattr(self, name)
             if not 0 <= value < 1:

@@ -15,7 +15,8 @@ from nextpixel.data.folder import load_folder
 from nextpixel.data.images import Images, load_digit_identities
 from nextpixel.data.raw import RawImages, check_range, split_name
 from nextpixel.data.settings import FORMS, DataSettings
-from nextpixel.data.tables import HUB_ID, load_hub, load_parquet
+from nextpixel.data.streams import TARS, is_mvtec, load_csv, load_mvtec, load_tars
+from nextpixel.data.tables import HUB_ID, is_saved, load_hub, load_parquet, load_saved
 from nextpixel.errors import InputError
 
 
@@ -147,7 +148,7 @@ def _carve(count: int, shares: dict[str, float], settings: DataSettings) -> dict
     return carved
 
 
-FILES = (".npy", ".npz", ".parquet")
+FILES = (".npy", ".npz", ".parquet", ".tar", ".csv")
 
 
 def load_source(source: str, settings: DataSettings, progress: bool = False) -> dict[str, RawImages]:
@@ -185,8 +186,7 @@ def _load(source: str, settings: DataSettings, progress: bool) -> dict[str, RawI
         raise InputError(f"the source of the data is empty: a source is {FORMS}")
     path = Path(source).expanduser()
     if path.is_dir():
-        tables = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))  # `data/`: a clone of a hub data set
-        return load_parquet(tables, settings, progress) if tables else load_folder(path, settings, progress)
+        return _load_in(path, settings, progress)
     if path.is_file():
         return _load_files([path], settings, progress)
     if glob.has_magic(source):
@@ -200,14 +200,31 @@ def _load(source: str, settings: DataSettings, progress: bool) -> dict[str, RawI
     return load_hub(source, settings, progress)
 
 
+def _load_in(folder: Path, settings: DataSettings, progress: bool) -> dict[str, RawImages]:
+    """Choose the reader by what a folder holds."""
+    if is_saved(folder):
+        return load_saved(folder, settings, progress)
+    for pattern in ("*.parquet", "data/*.parquet"):  # `data/`: a clone of a hub data set
+        if tables := sorted(folder.glob(pattern)):
+            return load_parquet(tables, settings, progress)
+    if tars := sorted(file for file in folder.iterdir() if file.name.lower().endswith(TARS)):
+        return load_tars(tars, settings, progress)
+    reader = load_mvtec if is_mvtec(folder) else load_folder
+    return reader(folder, settings, progress)
+
+
 def _load_files(files: list[Path], settings: DataSettings, progress: bool) -> dict[str, RawImages]:
-    """Read one array, or any number of parquet files."""
+    """Read one array or table of paths, or any number of parquet files or tars."""
     suffixes = {file.suffix.lower() for file in files}
     if suffixes == {".parquet"}:
         return load_parquet(files, settings, progress)
+    if all(file.name.lower().endswith(TARS) for file in files):
+        return load_tars(files, settings, progress)
     if len(files) == 1 and suffixes == {".npy"}:
         return load_npy(files[0], settings)
     if len(files) == 1 and suffixes == {".npz"}:
         return load_npz(files[0], settings)
+    if len(files) == 1 and suffixes <= {".csv", ".tsv"}:
+        return load_csv(files[0], settings, progress)
     strange = next((file for file in files if file.suffix.lower() != ".parquet"), files[0])
-    raise InputError(f"cannot use {strange} as a source: a source is {FORMS}; a glob may only match .parquet files")
+    raise InputError(f"cannot use {strange} as a source: a source is {FORMS}; a glob may only match .parquet or .tar files")

@@ -37,7 +37,7 @@ class EmbeddingNetwork(nn.Module):
     Args:
         shape: (C, H, W) of the training images. Any H and W from 8 up can be embedded; a larger image is averaged to the same
             `pool` x `pool` places, so what matters must fill it in the same way.
-        levels: symbols are the integers 0..levels-1, from 2 to 8192.
+        levels: symbols are the integers 0..levels-1, from 2 to 65536.
         dim: size of the vector.
         features: maps at full size; each stage after the first has twice as many at half of the size.
         stages: sizes of map.

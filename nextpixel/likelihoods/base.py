@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nextpixel.errors import InputError
 
-MAX_LEVELS = 8192
+MAX_LEVELS = 65536  # of any likelihood; each has a limit of its own
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Place:
         """As `Likelihood.draw`; a channel before the largest c so far must not change in `known` any more."""
         return self.likelihood.draw(self.params, known, c, noise, temperature)
 
-    def cdf(self, known: Tensor, c: int) -> Tensor:
-        """The distribution function of channel c: P(X <= k) for every symbol k, (B, levels).
+    def cdf(self, known: Tensor, c: int, symbols: Tensor | None = None) -> Tensor:
+        """The distribution function of channel c: P(X <= k) for every symbol k, (B, levels), or for these `symbols` (B, S).
 
         It never falls but by rounding errors. A channel before the largest c so far must not change in `known` any more.
 
@@ -56,7 +56,8 @@ class Place:
             >>> place.cdf(torch.zeros(1, 1), c=0)
             tensor([[0.2500, 0.5000, 0.7500, 1.0000]])
         """
-        return self.likelihood.pmf(self.params, known, c).cumsum(-1)
+        cdf = self.likelihood.pmf(self.params, known, c).cumsum(-1)
+        return cdf if symbols is None else cdf.gather(1, symbols)
 
 
 class Likelihood(ABC):
@@ -72,16 +73,18 @@ class Likelihood(ABC):
         params: P, how many numbers the network computes for each place.
         colours: how many colour groups the network keeps apart: C if channel c depends on the earlier channels through the
             network, 1 if the likelihood couples the channels itself.
+        most_levels: how many levels it may have: 8192, where the network computes a number for each, else up to 65536.
         precise: whether params rounded to bf16 would spoil it: a mean rounded to 8 bits is off by half a bin.
         settings: further constructor arguments, which a model has under the same names.
         coding: the frequency tables of the codec, by their name in `nextpixel.coding.entropy.choosers`; the default, "cdf",
             computes all values of the distribution function and serves every likelihood.
 
     Raises:
-        InputError: levels outside 2..8192 or no channels.
+        InputError: levels outside 2..most_levels or no channels.
     """
 
     name: ClassVar[str]
+    most_levels: ClassVar[int] = 8192
     settings: ClassVar[tuple[str, ...]] = ()
     coding: ClassVar[str] = "cdf"
     precise: bool = False
@@ -91,8 +94,11 @@ class Likelihood(ABC):
     def __init__(self, channels: int, levels: int) -> None:
         if channels < 1:
             raise InputError(f"channels must be at least 1, not {channels}")
-        if not 2 <= levels <= MAX_LEVELS:
-            raise InputError(f"levels must be from 2 to {MAX_LEVELS}, not {levels}")
+        if not 2 <= levels <= self.most_levels:
+            deeper = (
+                f" (up to {MAX_LEVELS} with the logistic-mixture likelihood)" if self.most_levels < levels <= MAX_LEVELS else ""
+            )
+            raise InputError(f"levels must be from 2 to {self.most_levels}, not {levels}{deeper}")
         self.channels, self.levels = channels, levels
 
     @abstractmethod

@@ -35,6 +35,7 @@ class Guided(Likelihood):
     """
 
     def __init__(self, likelihood: Likelihood, guidance: float) -> None:
+        self.most_levels = likelihood.most_levels
         super().__init__(likelihood.channels, likelihood.levels)
         self.likelihood, self.guidance = likelihood, guidance
         self.name, self.params, self.colours = likelihood.name, likelihood.params, likelihood.colours

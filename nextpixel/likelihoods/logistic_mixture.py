@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextpixel.errors import InputError
-from nextpixel.likelihoods.base import DrawInstruction, Likelihood, Place, at_least_float32
+from nextpixel.likelihoods.base import MAX_LEVELS, DrawInstruction, Likelihood, Place, at_least_float32
 
-# Log scales of the logistic mixture: the authors' lower limit at 256 levels, and an upper one under which the bins of 8192
+# Log scales of the logistic mixture: the authors' lower limit at 256 levels, and an upper one under which the bins of 65536
 # levels still have a width in float32.
 LOWEST_LOG_SCALE, HIGHEST_LOG_SCALE = -7.0, 12.0
 # The outer side of the first and the last bin: saturates every sigmoid, as infinity would, but leaves gradients finite.
@@ -29,7 +29,7 @@ class DiscretizedLogisticMixture(Likelihood):
     means, C log scales, and the coefficients a in the order (c, d) = (1, 0), (2, 0), (2, 1), ...
 
     Raises:
-        InputError: levels outside 2..8192, no channels or no components.
+        InputError: levels outside 2..65536, no channels or no components.
 
     Example:
         >>> likelihood = DiscretizedLogisticMixture(channels=3, levels=256, mixtures=10)
@@ -44,6 +44,7 @@ class DiscretizedLogisticMixture(Likelihood):
     coding = "logistic-mixture"
     colours = 1
     precise = True
+    most_levels = MAX_LEVELS
 
     def __init__(self, channels: int, levels: int, mixtures: int = 10) -> None:
         super().__init__(channels, levels)
@@ -119,9 +120,10 @@ class _MixturePlace(Place):
         cumulative = torch.sub(sides, mean).mul_(rate).sigmoid_().mul_(weights).sum(0, dtype=torch.float64)
         return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).add_(group, alpha=len(ends))
 
-    def cdf(self, known: Tensor, c: int) -> Tensor:
+    def cdf(self, known: Tensor, c: int, symbols: Tensor | None = None) -> Tensor:
         logits, mean, rate = self.given(known, c)
-        return torch.sub(self.tables[0][0], mean).mul_(rate).sigmoid_().mul_(logits.softmax(0)).sum(0)
+        sides = self.tables[0][0] if symbols is None else self.tables[0][0][symbols]
+        return torch.sub(sides, mean).mul_(rate).sigmoid_().mul_(logits.softmax(0)).sum(0)
 
     def given(self, known: Tensor, c: int) -> tuple[Tensor, Tensor, Tensor]:
         """The weights' logits, the means and 1 / s of channel c given those before it."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nextpixel.conditions import Condition, make_condition
+from nextpixel.conditions.base import as_tensor
 from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
@@ -47,7 +48,7 @@ class AutoregressiveModel(nn.Module, ABC):
 
     Args:
         shape: (C, H, W) of the training images. Fully convolutional models take any H and W at use time.
-        levels: symbols are the integers 0..levels-1, from 2 to 8192.
+        levels: symbols are the integers 0..levels-1, from 2 to 8192, or to 65536 with a logistic mixture.
         likelihood: "categorical" or "logistic-mixture".
         inputs: "intensity" feeds symbols as numbers from -1 to 1, "embedding" as learned vectors (codes without order).
         embedding_features: size of these vectors.
@@ -129,7 +130,7 @@ class AutoregressiveModel(nn.Module, ABC):
         """log p(x) of whole images in nats: x (B, C, H, W) integers give (B,).
 
         Args:
-            x: the images.
+            x: the images, a tensor or an array of numpy, as wherever images, masks or conditions are given.
             cond: the condition, for one image or for all.
             guidance: s, the exact distribution that `sample` draws from with this guidance; 1 is the model itself.
 
@@ -268,7 +269,7 @@ class AutoregressiveModel(nn.Module, ABC):
 
     def bits_per_dim(self, x: Tensor, cond: Any = None, guidance: float = 1.0) -> Tensor:
         """-log2 p(x) divided by the image's C * H * W numbers, (B,)."""
-        return -self.log_prob(x, cond, guidance) / (x[0].numel() * math.log(2))
+        return -self.log_prob(x, cond, guidance) / (math.prod(as_tensor(x, "images").shape[1:]) * math.log(2))
 
     def initialise(self, x: Tensor, cond: Any = None) -> None:
         """Data-dependent initialisation from images (B, C, H, W), before the first training step, in the papers that have one.
@@ -326,12 +327,13 @@ class AutoregressiveModel(nn.Module, ABC):
         h = self.condition(cond, batch, height, width)
         return h if kept is None else torch.where(kept[:, None, None, None], h, 0)
 
-    def check_images(self, x: Tensor) -> Tensor:
-        """x as int64 on the model's device.
+    def check_images(self, x: Any) -> Tensor:
+        """x, a tensor or an array of numpy, as int64 on the model's device.
 
         Raises:
-            InputError: not an integer tensor (B, C, H, W) of symbols 0..levels-1 with this model's channels.
+            InputError: not integers (B, C, H, W) of symbols 0..levels-1 with this model's channels.
         """
+        x = as_tensor(x, "images")
         if x.dim() != 4 or x.shape[1] != self.shape[0] or min(x.shape) < 1:
             raise InputError(f"images must be (B, {self.shape[0]}, H, W), not {tuple(x.shape)}")
         if x.is_floating_point() or x.is_complex():

@@ -26,6 +26,7 @@ LONGEST_SIDE = 2**16  # of the images that a stored model is for
 FREE = 2**16  # what numbers of a configuration may sum to beside the bytes of the weights
 # Calls of torch that constructors make: some 20 for each weight of a PixelCNN, more where many channels make many colour groups.
 CALLS, CALLS_FOR_A_WEIGHT = 5000, 25
+WRAPPERS = ("module.", "_orig_mod.")
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -325,12 +326,23 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Tensors that are mapped from the file: what is not looked at takes no memory."""
     try:
         os.close(open_regular(path))
-        return safetensors.torch.load_file(path)
+        return _plain_names(safetensors.torch.load_file(path), path)
     except InputError:
         raise
     except Exception as error:  # safetensors has errors of its own, and passes on those of torch
         reason = error.strerror if isinstance(error, OSError) and error.strerror else _short(error)
         raise InputError(f"cannot read {path}: {reason}") from error
+
+
+def _plain_names(weights: dict[str, torch.Tensor], source: Path) -> dict[str, torch.Tensor]:
+    """Weights without the prefixes that DataParallel, DistributedDataParallel and torch.compile give to their names."""
+    plain, removed = weights, ""
+    while plain and (prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in plain)), "")):
+        plain, removed = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}, removed + prefix
+    if removed:
+        notice = f"{source}: all names of weights begin with {removed!r}, as DataParallel or torch.compile write them: left out"
+        warnings.warn(notice, Notice, stacklevel=2)
+    return plain
 
 
 def read_json(path: Path) -> Any:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nextpixel.compiled import why_not
 from nextpixel.compiled.instructions import NotRecordableError
+from nextpixel.conditions.base import as_tensor
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import Guided, Likelihood
 from nextpixel.likelihoods.guided import twice, with_and_without
@@ -126,14 +127,14 @@ def partly_known(model: Model, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor
     Raises:
         InputError: as `check_images`, or `known` is not a bool mask that fits x.
     """
-    known = torch.as_tensor(known, device=model.device)
+    x, known = as_tensor(x, "images"), as_tensor(known, "known").to(model.device)
     if known.dtype != torch.bool:
         raise InputError(f"known must be a bool mask, not {known.dtype}")
     try:
         known = known.expand(x.shape)
     except RuntimeError:
         raise InputError(f"known {tuple(known.shape)} does not fit images {tuple(x.shape)}") from None
-    x = torch.where(known, torch.as_tensor(x, device=model.device), torch.zeros((), dtype=x.dtype, device=model.device))
+    x = torch.where(known, x.to(model.device), torch.zeros((), dtype=x.dtype, device=model.device))
     return model.check_images(x), known
 
 

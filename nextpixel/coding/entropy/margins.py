@@ -36,6 +36,8 @@ LEAST_EPSILON = 2.0**-30
 MOST_ERROR = 1 / 16
 ABSOLUTE = 1e-13  # rounding errors of the distribution function, which gets no noise
 TINY = 1e-300
+# Above so many levels not all values of a distribution function are measured; and how many of those far from the symbol are.
+MOST_MEASURED, EVERYWHERE = 8192, 256
 CHUNK = 2**22  # probabilities computed at once
 
 
@@ -86,7 +88,9 @@ def measured_epsilon(model: AutoregressiveModel, x: Tensor, h: Tensor | None, bi
     for known_part, *parts in zip(*(t.split(max(1, CHUNK // model.levels)) for t in (known, *params)), strict=True):
         places = [model.likelihood.at(part) for part in parts]
         for c in range(model.shape[0]):
-            right, wrong = (place.cdf(known_part, c)[:, :-1].cpu().numpy() for place in places)
+            ends = _measured(known_part[:, c], model.levels)
+            right, wrong = (place.cdf(known_part, c, ends) for place in places)
+            right, wrong = (cdf[:, :-1].cpu().numpy() if ends is None else cdf.cpu().numpy() for cdf in (right, wrong))
             matters = np.minimum(right, 1 - right) > 2.0**-bits / 8
             largest = max(largest, (np.abs(right - wrong)[matters] / error_form(right[matters])).max(initial=0.0))
     # In steps of 19 percent, so that the last digits of a measurement are not in the file.
@@ -96,6 +100,19 @@ def measured_epsilon(model: AutoregressiveModel, x: Tensor, h: Tensor | None, bi
     if not epsilon * error_form(smallest) * 2.0**bits <= MOST_ERROR:
         raise InputError(f"this model turns noise of {noise} into errors of {largest:.1g}: no archive of it would be portable")
     return float(epsilon)
+
+
+def _measured(x: Tensor, levels: int) -> Tensor | None:
+    """The symbols k whose P(X <= k) are compared, (B, S); None for all, but for so many levels that all would take minutes.
+
+    These are the coded symbols x (B,), what lies around them at each distance, and some everywhere.
+    """
+    if levels <= MOST_MEASURED:
+        return None
+    near = 2 ** torch.arange((levels - 1).bit_length(), device=x.device)
+    around = x[:, None].long() + torch.cat([-near, torch.zeros_like(near[:1]), near])
+    everywhere = torch.arange(0, levels - 1, levels // EVERYWHERE, device=x.device).expand(len(x), -1)
+    return torch.cat([around.clamp(0, levels - 2), everywhere], 1)
 
 
 class Perturbed(TorchDispatchMode):

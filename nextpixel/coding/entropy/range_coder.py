@@ -71,7 +71,7 @@ def _three_symbols(lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, object, 
     """The intervals as symbols of distributions over three: what is below, the interval, what is above.
 
     None may be empty. So an interval that begins at 0 is the first of the three and one that ends at the top the last, and
-    one count is split off the rest, which has more than one, because a table's count is 2^(24 - bits) >= 16 of these.
+    one count is split off the rest, which has more than one, because a table's count is 2^(24 - bits) >= 2 of these.
     """
     first, last = lo == 0, hi == _WHOLE
     one = np.where(first, hi, np.where(last, 1, lo))

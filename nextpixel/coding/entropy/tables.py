@@ -28,18 +28,20 @@ import numpy as np
 
 from nextpixel.errors import InputError
 
-LEAST_BITS, MOST_BITS = 16, 20
+LEAST_BITS, USUAL_BITS, MOST_BITS = 16, 20, 23
 LEAST_DIGITS, MORE_DIGITS = 7, 3
 
 
 def table_bits(levels: int) -> int:
-    """How fine the tables for so many levels are: 12 bits below a uniform distribution over them, but from 16 to 20 bits.
+    """How fine the tables for so many levels are: 12 bits below a uniform distribution over them, but from 16 to 20 bits,
+    and at least 7 bits below it: what each symbol has in any case, one count, then takes 1/128 of all counts.
 
     Example:
-        >>> [table_bits(levels) for levels in (2, 32, 256, 8192)]
-        [16, 17, 20, 20]
+        >>> [table_bits(levels) for levels in (2, 32, 256, 8192, 65536)]
+        [16, 17, 20, 20, 23]
     """
-    return min(MOST_BITS, max(LEAST_BITS, (levels - 1).bit_length() + 12))
+    digits = (levels - 1).bit_length()
+    return max(LEAST_BITS, min(USUAL_BITS, digits + 12), digits + 7)
 
 
 def table_digits(levels: int, epsilon: float | None) -> int:
