@@ -378,8 +378,8 @@ def test_pairs_of_numbers_in_any_form(option, text, form):
 @pytest.mark.parametrize(
     ("option", "value", "wanted"),
     [
-        ("size", "8", "two numbers, such as 28x32"),
-        ("crop", "axb", "two numbers, such as 28x32"),
+        ("size", "8", "two whole numbers such as 28x32"),
+        ("crop", "axb", "two whole numbers such as 28x32"),
         ("levels", "x", "a whole number"),
         ("limit", "1.5", "a whole number"),
         ("validation", "x", "a number"),
