@@ -204,7 +204,7 @@ def output(
 
 
 def spell_out_data(argv: list[str]) -> list[str]:
-    """`--data D` is short for `--data.source D`, `--strict` in `train` for `--data.strict true`; sizes may be written 28x32 or 28,32.
+    """`--data D` is short for `--data.source D`, and `train --strict` for `--data.strict true`; sizes may be 28x32 or 28,32.
 
     Example:
         >>> spell_out_data(["--data.size", "28x32", "--data.crop=3,4"])
