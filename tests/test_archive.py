@@ -442,7 +442,9 @@ def test_a_list_of_thresholds_is_read_in_time_in_proportion(model, whole):
         assert "did not decode" in refused(join(replace(contents, entries=[first, *rest], streams=streams)), model)
 
 
-@pytest.mark.parametrize("name", ["../a", "/a", "a/b", "a\\b", "", ".", "..", ".a", "a\0", "a\n", "a ", "C:a", "x" * 201, "a*"])
+@pytest.mark.parametrize(
+    "name", ["../a", "/a", "a//b", "a/../b", "a/", "a\\b", "", ".", "..", ".a", "a\0", "a\n", "a ", "C:a", "x" * 201, "a*"]
+)
 def test_names_that_lead_elsewhere(model, whole, name):
     with pytest.raises(InputError, match="no plain file name"):
         check_name(name)
@@ -455,7 +457,7 @@ def test_indices_that_cannot_be_right(model, whole):
     contents = split(whole, "x")
     good = pack_index(contents.entries)
     same = with_entries(whole, lambda entries: [replace(entry, name="a") for entry in entries])
-    assert "one name twice" in refused(same)
+    assert "two images are called 'a'" in refused(same)
     assert "does not fill the file" in refused(with_entries(whole, lambda entries: entries[:2]))
     huge = with_entries(whole, lambda entries: [replace(entries[0], label=2**64), *entries[1:]])
     assert "a is of class 18446744073709551616" in refused(huge)
@@ -534,7 +536,7 @@ def test_images_and_settings_that_cannot_be_used(model):
         (x + 3, {}, r"0: images must have symbols 0\.\.3, but these have"),
         (x.float(), {}, "0: images must be integers"),
         ([x[0], x], {}, r"1: an image must be \(C, H, W\) integers, not torch.Size\(\[2, 1, 4, 4\]\)"),
-        ([np.zeros((1, 4, 4))], {}, r"0: an image must be \(C, H, W\) integers, not \(1, 4, 4\)"),
+        ([np.zeros((1, 4, 4))], {}, r"0: images must be integers 0..3, not torch.float64"),
         (x.repeat(1, 3, 1, 1), {}, r"0: images must be \(B, 1, H, W\)"),
     ]
     for x, arguments, line in cases:

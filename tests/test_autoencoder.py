@@ -419,7 +419,7 @@ def test_the_command_line_draws_what_is_like_a_picture(finished, tmp_path, capsy
     drawn = tmp_path / "drawn.npy"
     assert main(["sample", str(out), "-n", "5", "--like", str(tmp_path / "like.png"), "--out", str(drawn)]) == 0
     assert (np.load(drawn) == model.sample(5, likeness).numpy()).all()
-    command = ["complete", str(out), "--image", str(tmp_path / "like.png"), "--out", str(tmp_path / "completed.png")]
+    command = ["complete", str(out), "--image", str(tmp_path / "like.png"), "--out", str(tmp_path / "completed.png"), "--force"]
     assert main([*command, "--like", str(tmp_path / "like.png")]) == 0
     assert main(["inspect", str(out), "--size", "5x6", "--out", str(tmp_path / "field.png")]) == 0
     assert ", 0 leaks" in capsys.readouterr().out

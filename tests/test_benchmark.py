@@ -171,8 +171,8 @@ def test_without_naive_sampler_and_training(tmp_path):
     [
         ("nothing", "unknown model 'nothing'"),
         ("pixelcnn --preset paper", "pixelcnn has no preset 'paper'"),
-        ("pixelcnn --rounds 0", "--rounds is 0: expected at least 1"),
-        ("pixelcnn --batch [0]", r"--batch is [0]: expected numbers of at least 1"),
+        ("pixelcnn --rounds 0", "--rounds is 0: expected from 1 to 16384"),
+        ("pixelcnn --batch [0]", r"--batch is [0]: expected numbers from 1 to 16384"),
         ("pixelcnn --size 3", "is no pair of numbers"),
     ],
 )

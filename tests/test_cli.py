@@ -384,7 +384,7 @@ def test_pairs_of_numbers_in_any_form(option, text, form):
         ("limit", "1.5", "a whole number"),
         ("validation", "x", "a number"),
         ("flip", "maybe", "true or false"),
-        ("binarize", "q", "'none' | 'fixed'"),
+        ("binarize", "q", "none, fixed, stochastic or threshold"),
     ],
 )
 def test_an_option_of_the_data_names_the_form_that_is_wanted(option, value, wanted):

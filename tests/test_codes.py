@@ -128,7 +128,9 @@ def test_evaluate_prints_no_image_format(run, capsys):
 
 def test_several_codebooks_and_many_codes(tmp_path):
     np.save(tmp_path / "codes.npy", np.random.default_rng(0).integers(600, size=(300, 2, 3, 4)))
-    command = f"train vq-prior --data {tmp_path / 'codes.npy'} --data.levels 600 --out {tmp_path / 'run'} {TINY}"
+    command = (
+        f"train vq-prior --data {tmp_path / 'codes.npy'} --data.levels 600 --data.layout NCHW --out {tmp_path / 'run'} {TINY}"
+    )
     once = "--training.epochs 1 --training.eval_every 1 --training.sample_every 0"
     assert main(f"{command} {once}".split()) == 0
     assert main(["sample", str(tmp_path / "run"), "-n", "5", "--out", str(tmp_path / "made.npz")]) == 0
@@ -234,7 +236,7 @@ GOOD = np.zeros((30, 4, 5), dtype=np.int64)
         ({"codes": GOOD - 1}, "", "value -1 in codes.npz (image 0, channel 0, row 0, column 0): expected 0 to 5"),
         ({"codes": GOOD + 0.5}, "", "codes.npz (codes) holds float64: expected integers"),
         ({"codes": GOOD.reshape(30, 20)}, "", "codes.npz (codes) has the shape (30, 20): expected (N, H, W), (N, C, H, W)"),
-        ({"codes": GOOD, "labels": np.zeros(29, int)}, "", "codes.npz (codes) are int64 of shape (29,): expected 30 integers"),
+        ({"codes": GOOD, "labels": np.zeros(29, int)}, "", "codes.npz (labels) are int64 of shape (29,): expected 30 integers"),
         ({"codes": GOOD, "levels": np.array(512)}, "", "has values of 512 levels, but --data.levels is 6: codes"),
         ({"codes": GOOD + 9, "levels": np.array(512)}, "", "has values of 512 levels, but --data.levels is 6: codes"),
         ({"codes": GOOD, "levels": np.array([6, 6])}, "", "codes.npz (levels) is int64 of shape (2,): expected one integer"),

@@ -491,7 +491,7 @@ def test_dropout_of_any_shape_and_type(shape, dtype):
         (lambda: MaskedConv2d(2, 4, 3, "A", colours=3), r"2 features cannot be cut into 3 colour groups"),
         (lambda: MaskedConv2d(4, 4, 3, "A", colours=3, parts=2), r"2 features cannot be cut into 3 colour groups"),
         (lambda: VerticalConv2d(4, 4, 4), r"kernel_size must be odd.* not 4"),
-        (lambda: VerticalConv2d(4, 4, 1, exclude_current_row=True), r"at least 3 without the current row, not 1"),
+        (lambda: VerticalConv2d(4, 4, 1, exclude_current_row=True), r"at least 3 without the current row and at most 255, not 1"),
     ],
 )
 def test_sizes_that_make_no_layer(make, message):
