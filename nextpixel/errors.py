@@ -10,6 +10,8 @@ import types
 import typing
 from typing import Any
 
+LONGEST_SHOWN = 150  # characters of a name in a message
+
 
 class InputError(ValueError):
     """Bad input: the message names what was given and what was expected, on one line.
@@ -29,6 +31,17 @@ class Stopped(KeyboardInterrupt):
 
 class Notice(UserWarning):
     """A notice about a result that is as good as it can be; the command line prints the line alone."""
+
+
+def shown(name: object, longest: int = LONGEST_SHOWN) -> str:
+    """A name from a file or a file system as a message shows it: in one line, and not longer than needed to find it.
+
+    Example:
+        >>> shown("a\\nb.png"), len(shown("x" * 500)), len(shown("x" * 500, longest=60))
+        ('a\\\\nb.png', 150, 60)
+    """
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
+    return text if len(text) <= longest else f"{text[: longest // 5]}...{text[longest // 5 + 3 - longest :]}"
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -30,6 +30,9 @@ SAMPLES = 8
 WEIGHT_NOISE = 1e-3
 
 
+LEAK, BLIND, UNREACHED, FUTURE = "#d62728", "#f5a31a", "#f4f1e8", "#c9c9c9"
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """The measured context of one place.
@@ -255,9 +258,6 @@ def _sensitivity(
     if not total.sum().isfinite():
         raise InputError(f"the network's derivative at place ({i}, {j}) is not finite")
     return total.reshape(colours, colours, features // colours, height, width).numpy()
-
-
-LEAK, BLIND, UNREACHED, FUTURE = "#d62728", "#f5a31a", "#f4f1e8", "#c9c9c9"
 
 
 def draw(contexts: dict[str, Context], path: str | Path) -> None:

@@ -221,7 +221,7 @@ def test_estimates_bound_the_memory_that_scans_take(models, name, kind):
         h = coder.condition(random_cond(model, lanes, size), lanes, *size)
         with Watched() as watched:
             coder.decode(streams[:lanes], size, h)
-        said = costs.scan(size, lanes, len(coder.pieces(lanes)), max(len(s.payload) for s in streams))
+        said = costs.scan(size, lanes, len(coder.chunks(lanes)), max(len(s.payload) for s in streams))
         assert watched.memory < said.memory + 6e6, (lanes, watched.memory, said)  # and the weights
         assert watched.seconds < 10 * said.seconds, (lanes, watched.seconds, said)
 

@@ -22,6 +22,12 @@ METHOD = (
 )
 
 
+ENDS = ("from", "to")
+# What an end may be, and the options that would repeat it.
+LABEL, PICTURE, ARRAY = "a label", "a picture", "a .npy file"
+SAME = {LABEL: ("label",), PICTURE: ("like",), ARRAY: ("label", "like")}
+
+
 def add_sample(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
     parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
@@ -142,12 +148,6 @@ def _read(files: list[str], model: "AutoregressiveModel") -> "tuple[Tensor, Tens
             sizes = f"{tuple(picture.shape[1:])} and {tuple(pictures[0].shape[1:])}"
             raise InputError(f"{path} and {files[0]} differ in size: {sizes}; complete them one by one")
     return torch.stack(pictures), None
-
-
-ENDS = ("from", "to")
-# What an end may be, and the options that would repeat it.
-LABEL, PICTURE, ARRAY = "a label", "a picture", "a .npy file"
-SAME = {LABEL: ("label",), PICTURE: ("like",), ARRAY: ("label", "like")}
 
 
 def add_interpolate(parser: ArgumentParser, argv: list[str]) -> None:

@@ -50,6 +50,10 @@ GUIDANCE = (
 )
 
 
+DEVICE = "where to compute: auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU"
+PAIRS = ("--data.size", "--data.crop")
+
+
 class Parser(ArgumentParser):
     """jsonargparse's parser, whose errors are one line with the way out.
 
@@ -89,9 +93,6 @@ def add_condition(parser: ArgumentParser, label: str, like: str) -> None:
     """The options --label and --like, with these helps, which `cli.runs.RunConditions` reads."""
     parser.add_argument("--label", type=int, help=label)
     parser.add_argument("--like", help=like)
-
-
-DEVICE = "where to compute: auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU"
 
 
 def add_device(parser: ArgumentParser) -> None:
@@ -224,12 +225,9 @@ def spell_out_data(argv: list[str]) -> list[str]:
     return words
 
 
-PAIRS = ("--data.size", "--data.crop")
-
-
-def _as_list(value: Any) -> Any:
-    """A pair of numbers as the parser reads it; what is none stays as it is, for the parser to refuse."""
+def _as_list(value: str) -> str:
+    """A pair of numbers as the parser reads it; other text stays as it is, for the parser to refuse."""
     try:
-        return "[{}, {}]".format(*pair(value)) if isinstance(value, str) else value
+        return "[{}, {}]".format(*pair(value))
     except InputError:
         return value

@@ -21,6 +21,8 @@ from nextpixel.pictures.read import picture_symbols, read_picture
 from nextpixel.recipes import Experiment, read_experiment
 from nextpixel.scoring.baselines import PixelMarginal
 
+LABEL, LIKE = "--label", "--like"
+
 
 @dataclass
 class Run:
@@ -66,9 +68,6 @@ def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: A
             each = torch.as_tensor(cond).reshape(-1)
             labels = each.repeat_interleave(len(x) // len(each)).cpu().numpy()
         save_symbols(x.cpu().numpy(), out, model.levels, model.codes, labels)
-
-
-LABEL, LIKE = "--label", "--like"
 
 
 class RunConditions:

@@ -199,7 +199,7 @@ class Archive:
         conditions = Conditions(coder, self._cond(), [entry.size for entry in self.entries])
         wanted = set(self.names if names is None else names)
         missing = {n: len(entry.tiles) for n, entry in enumerate(self.entries)}
-        pieces: dict[int, Tensor] = {}
+        unfinished: dict[int, Tensor] = {}
         for group in plan:
             with threads(self.header.made["threads"] if self.header.mode == "fast" else None):
                 streams = [self._stream(tile) for tile in group]
@@ -209,11 +209,11 @@ class Archive:
                 if entry.name not in wanted:
                     continue
                 self._check(entry, tile, pixels)
-                x = pieces.setdefault(tile.image, torch.empty(self.header.channels, *entry.size, dtype=self._dtype))
+                x = unfinished.setdefault(tile.image, torch.empty(self.header.channels, *entry.size, dtype=self._dtype))
                 x[:, slice(*tile.rows), slice(*tile.columns)] = pixels
                 missing[tile.image] -= 1
                 if not missing[tile.image]:
-                    yield entry.name, pieces.pop(tile.image)
+                    yield entry.name, unfinished.pop(tile.image)
 
     def _scans(self, names: Sequence[str] | None) -> list[list[Tile]]:
         """What is decoded side by side, for these or for all images."""

@@ -28,6 +28,18 @@ from nextpixel.scan.raster import Choose, Progress, raster
 LEAST_TILE = 8
 
 
+Mode = Literal["float64", "fast"]
+Chooser = TypeVar("Chooser", bound=Choose)
+LANES = 64
+MOST_LANES = 4096
+# Images, and rows and columns of each, that the error bound is measured on.
+MEASURED_IMAGES, MEASURED_SIDE = 4, 32
+CHECKED_AT_ONCE = 4096  # of a `cond`
+# What a core has at least: images, as many rows as a product does at once, and multiplications a step, for which it is worth to
+# wait for the other cores' Python.
+CORE_LANES, CORE_WORK = 8, 2**20
+
+
 class Tile(NamedTuple):
     """Which image it belongs to, which of its tiles it is, and where it lies there."""
 
@@ -89,18 +101,6 @@ def check_tile(tile: tuple[int, int] | None) -> None:
     """
     if tile is not None and min(tile) < LEAST_TILE:
         raise InputError(f"tiles must be at least {LEAST_TILE}x{LEAST_TILE}, not {tile[0]}x{tile[1]}")
-
-
-Mode = Literal["float64", "fast"]
-Chooser = TypeVar("Chooser", bound=Choose)
-LANES = 64
-MOST_LANES = 4096
-# Images, and rows and columns of each, that the error bound is measured on.
-MEASURED_IMAGES, MEASURED_SIDE = 4, 32
-CHECKED_AT_ONCE = 4096  # of a `cond`
-# What a core has at least: images, as many rows as a product does at once, and multiplications a step, for which it is worth to
-# wait for the other cores' Python.
-CORE_LANES, CORE_WORK = 8, 2**20
 
 
 class LaneCoder:
@@ -173,7 +173,7 @@ class LaneCoder:
             return Encode(self.model.likelihood, self.bits, self.epsilon, images.stop - images.start)
 
         encoded = self._scan(self._filled(x.long()), choose, self._filled(h), progress)
-        return [stream for piece in encoded for stream in piece.streams()][: len(x)]
+        return [stream for chunk in encoded for stream in chunk.streams()][: len(x)]
 
     def decode(
         self, streams: list[Stream], size: tuple[int, int], h: Tensor | None = None, progress: Progress | None = None
@@ -189,18 +189,18 @@ class LaneCoder:
         self._scan(x, choose, self._filled(h), progress)
         return x[:n]
 
-    def pieces(self, lanes: int) -> list[slice]:
+    def chunks(self, lanes: int) -> list[slice]:
         """How a group of so many lanes is cut for the cores."""
         work = lanes * self.parameters
         return cut(lanes, max(1, min(torch.get_num_threads(), lanes // CORE_LANES, work // CORE_WORK)))
 
     def _scan(self, x: Tensor, choose: Callable[[slice], Chooser], h: Tensor | None, progress: Progress | None) -> list[Chooser]:
-        """Scan x in pieces, each with a chooser of its own: the steps are programs, where that can be, and else torch's."""
+        """Scan x in chunks, each with a chooser of its own: the steps are programs, where that can be, and else torch's."""
         if self.model.device.type == "cpu":
-            pieces = self.pieces(len(x))
-            choosers, hs = [choose(piece) for piece in pieces], [None if h is None else h[piece] for piece in pieces]
+            chunks = self.chunks(len(x))
+            choosers, hs = [choose(chunk) for chunk in chunks], [None if h is None else h[chunk] for chunk in chunks]
             try:
-                scan_steps(self.model, list(zip((x[piece] for piece in pieces), choosers, hs, strict=True)), progress)
+                scan_steps(self.model, list(zip((x[chunk] for chunk in chunks), choosers, hs, strict=True)), progress)
                 return choosers
             except NotRecordableError as error:
                 warnings.warn(f"{self.model.name} is coded step by step, because its scan is no program: {error}", stacklevel=2)

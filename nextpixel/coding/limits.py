@@ -6,7 +6,7 @@ x W places takes time for its recording, for each step, and for the arithmetic; 
 lane, and where a condition is a map for each place. All of it follows from the shapes of the weights:
 
     seconds = tensors record + H W (C (place + B lane) + tensors instruction + B (parameters multiply + K level))
-    bytes   = pieces tensors (W views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
+    bytes   = chunks tensors (W views + program) + B W (numbers of all layers) + B H W (symbols, and maps of the condition)
 
 The constants are rounded from measurements on two cores of an AMD EPYC; `benchmarks/cost.py` measures again. Seconds were right
 within a factor of 2, bytes are an upper bound. The bound, scan by scan:
@@ -86,13 +86,13 @@ class Costs:
         self.of_lane = 2 * model.likelihood.params + 6 * min(model.levels, 8192)
         self.cdf = LEVEL * model.levels * self.channels if model.likelihood.coding == "cdf" else 0.0
 
-    def scan(self, size: tuple[int, int], lanes: int, pieces: int = 1, payload: int = 0, runs: int = 0) -> Cost:
+    def scan(self, size: tuple[int, int], lanes: int, chunks: int = 1, payload: int = 0, runs: int = 0) -> Cost:
         """The cost of decoding a group.
 
         Args:
             size: (H, W) of its images, or tiles.
             lanes: how many there are.
-            pieces: that they are cut into, each with a program of its own.
+            chunks: that they are cut into, each with a program of its own.
             payload: bytes of the longest; the others are brought to its length.
             runs: of thresholds, over all lanes.
         """
@@ -107,9 +107,9 @@ class Costs:
             instruction = INSTRUCTION if program else CALL * INSTRUCTION
             of_symbols = self.channels * (PLACE + lanes * LANE)
             arithmetic = lanes * (MULTIPLY * stage.parameters + self.cdf)
-            seconds += pieces * RECORD * tensors * recorded
+            seconds += chunks * RECORD * tensors * recorded
             seconds += height * width * (of_symbols + instruction * stage.instructions * self.colours + arithmetic)
-            memory += pieces * tensors * (columns * VIEWS + recorded * PROGRAM)
+            memory += chunks * tensors * (columns * VIEWS + recorded * PROGRAM)
             memory += self.itemsize * lanes * (columns * stage.of_column + height * width * (stage.of_place + self.of_place))
         return Cost(seconds, memory)
 
@@ -204,7 +204,7 @@ class Allowance:
         seconds, memory, for_a_byte = self.seconds, self.memory, SECONDS_FOR_A_BYTE
         if given:
             symbols_of_own = TRUSTED_LANES * math.prod(coder.model.shape)
-            own = costs.scan(coder.model.shape[1:], TRUSTED_LANES, len(coder.pieces(TRUSTED_LANES)))
+            own = costs.scan(coder.model.shape[1:], TRUSTED_LANES, len(coder.chunks(TRUSTED_LANES)))
             seconds, memory = max(seconds, 2 * own.seconds), max(memory, own.memory)
             for_a_byte = max(for_a_byte, own.seconds * SYMBOLS_FOR_A_BYTE / symbols_of_own)
         if self.limit is None and RESULTS * results > memory:
@@ -240,7 +240,7 @@ class Allowance:
         lanes = coder.width(lanes or len(group))
         stored = [self.entries[tile.image].tiles[tile.number] for tile in group]
         payload, runs = max(tile.payload for tile in stored), sum(tile.thresholds for tile in stored)
-        return costs.scan(group[0].size, lanes, len(coder.pieces(lanes)), payload, runs)
+        return costs.scan(group[0].size, lanes, len(coder.chunks(lanes)), payload, runs)
 
     def _stored(self, tile: Tile) -> int:
         return self.entries[tile.image].tiles[tile.number].stored

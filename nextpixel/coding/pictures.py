@@ -13,10 +13,10 @@ from torch import Tensor
 from nextpixel.coding.format.index import wrong_with
 from nextpixel.data.arrays import as_images, read_npy
 from nextpixel.data.settings import DataSettings
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, shown
 from nextpixel.models import AutoregressiveModel
 from nextpixel.pictures.grid import brightness
-from nextpixel.pictures.read import count_pages, page_of, read_picture, shown
+from nextpixel.pictures.read import count_pages, page_of, read_pages
 from nextpixel.pictures.tree import PictureTree
 
 
@@ -47,12 +47,12 @@ def read_images(path: str, model: AutoregressiveModel, stem: str | None = None) 
         kind = "codes" if model.codes else f"{model.shape[0]} channels of {model.levels} levels"
         raise InputError(f"{path}: this model is of {kind}, which no picture file holds: expected a .npy file of integers")
     number = count_pages(file, path, previews=True)
+    pages = {n: f"#{n + 1}" if number > 1 else "" for n in (range(number) if page is None else [page])}
+    pictures = read_pages(file, [(f"{file}{suffix}", n) for n, suffix in pages.items()], lossless=True)
     found = []
-    for n in range(number) if page is None else [page]:
-        suffix = f"#{n + 1}" if number > 1 else ""
-        x = read_picture(file, f"{file}{suffix}", page=n, lossless=True)
-        symbols = _symbols(_in_channels(x, shown(f"{file}{suffix}"), model.shape[0]), shown(f"{file}{suffix}"), model.levels)
-        found.append((stem + suffix, torch.from_numpy(symbols)))
+    for x, suffix in zip(pictures, pages.values(), strict=True):
+        name = shown(f"{file}{suffix}")
+        found.append((stem + suffix, torch.from_numpy(_symbols(_in_channels(x, name, model.shape[0]), name, model.levels))))
     return found
 
 
@@ -60,7 +60,7 @@ def find_images(arguments: Sequence[str], strict: bool = False) -> list[tuple[st
     """The files that are meant and their names in an archive, for files and folders, whose pictures are found at any depth.
 
     A name is a file's without its ending; where two would be the same, and below folders, with the folders below the one that
-    all have in common. What is left out of a folder is said in a `Notice`.
+    all have in common. A `Notice` counts the files of a folder that are left out.
 
     Raises:
         InputError: a folder without pictures, or a name that no archive can hold; with `strict`, a file that is left out.

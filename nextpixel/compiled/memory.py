@@ -28,6 +28,14 @@ from nextpixel.compiled.jit import jit
 from nextpixel.compiled.simd import REGISTER, ROWS, panel_registers, peek, register_bytes
 from nextpixel.compiled.vector_math import FUNCTIONS
 
+DRAWS = ("binary", "categorical", "mixture")
+SYMBOL, NOISE, SETTING, FLAG = 8, 8, 8, 1
+# Odd numbers without a pattern: 2^64 / golden ratio, and two of xxHash's primes.
+PRIME_1, PRIME_2, PRIME_3 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9)
+SHIFT, ZERO = np.uint64(29), np.uint64(0)
+# The exponent bits of the numbers in a word of 64 bits: all ones where a number is infinite or NaN.
+EXPONENTS = {torch.float32: (0x7F800000, 0x7F800000 << 32), torch.float64: (0x7FF << 52, 0x7FF << 52)}
+
 
 class Memory:
     """Everything that the programs of one scan address.
@@ -224,10 +232,6 @@ def _bytes(storage: torch.UntypedStorage) -> Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
-DRAWS = ("binary", "categorical", "mixture")
-SYMBOL, NOISE, SETTING, FLAG = 8, 8, 8, 1
-
-
 class Access(NamedTuple):
     """What one operand of some instructions touches, from which byte to which (n,), and whether it is written."""
 
@@ -319,13 +323,6 @@ class _Operands:
         begin = address + sum(np.minimum(reach, 0) for reach in reaches)
         end = address + sum(np.maximum(reach, 0) for reach in reaches) + np.asarray(run) * size
         return Access(begin[there], end[there], writes)
-
-
-# Odd numbers without a pattern: 2^64 / golden ratio, and two of xxHash's primes.
-PRIME_1, PRIME_2, PRIME_3 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x165667B19E3779F9)
-SHIFT, ZERO = np.uint64(29), np.uint64(0)
-# The exponent bits of the numbers in a word of 64 bits: all ones where a number is infinite or NaN.
-EXPONENTS = {torch.float32: (0x7F800000, 0x7F800000 << 32), torch.float64: (0x7FF << 52, 0x7FF << 52)}
 
 
 def digest(tensors: list[Tensor]) -> tuple[int, int, bool]:

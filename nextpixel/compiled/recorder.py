@@ -22,6 +22,11 @@ from nextpixel.compiled.memory import Memory
 from nextpixel.compiled.operations import OPERATIONS, VIEWS, view
 from nextpixel.layers.pointwise import repeat
 
+# Columns after which the calls repeat: each resolution of PixelCNN++ doubles the period.
+PERIODS = (1, 2, 4, 8, 16, 32, 64)
+# Bytes of instructions of a row in which no period was found.
+MOST_BYTES = 2**26
+
 
 class Recorder(Emitter, TorchFunctionMode):
     """Records the calls inside `with recorder:`."""
@@ -103,12 +108,6 @@ class Recorder(Emitter, TorchFunctionMode):
             signature(handler).bind(self, *args, **kwargs)
         except TypeError as error:
             raise NotRecordableError(f"{resolve_name(func) or func} has no instruction: {error}") from None
-
-
-# Columns after which the calls repeat: each resolution of PixelCNN++ doubles the period.
-PERIODS = (1, 2, 4, 8, 16, 32, 64)
-# Bytes of instructions of a row in which no period was found.
-MOST_BYTES = 2**26
 
 
 def all_columns(record: Callable[[int], np.ndarray], width: int) -> list[Block]:

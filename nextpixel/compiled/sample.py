@@ -25,6 +25,9 @@ from nextpixel.scan.job import DrawJob
 from nextpixel.scan.protocols import Model
 from nextpixel.scan.raster import Choose, passes, raster, scan_rows
 
+# Images of a chunk: as many rows as fill the tiles of a product, and no more than the caches hold.
+CHUNK = 16
+
 
 def cut(batch: int, chunks: int) -> list[slice]:
     """A batch in at most so many chunks of equal size, but for the last.
@@ -98,10 +101,6 @@ def scan_steps(model: Model, chunks: Sequence[tuple[Tensor, Choose, Tensor | Non
     report = SharedProgress(progress, len(chunks))
     work = [partial(raster, Stepped(model), x, choose, h, report) for x, choose, h in chunks]
     on_cores(work, len(chunks), report)
-
-
-# Images of a chunk: as many rows as fill the tiles of a product, and no more than the caches hold.
-CHUNK = 16
 
 
 @torch.inference_mode()

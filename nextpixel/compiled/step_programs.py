@@ -27,6 +27,9 @@ from nextpixel.compiled.row_programs import Recording, memory_for
 from nextpixel.layers.pointwise import without_autocast
 from nextpixel.scan.protocols import Model, ModelScanner, Scanner
 
+# The side of the small images: they hold rows of every kind, and columns at the edges and between them.
+SIDE = 2**6
+
 
 class Stepped:
     """The passes of a model, for `nextpixel.scan.raster.raster`, with programs as their steps.
@@ -112,10 +115,6 @@ class _Steps:
         if len(ends) != (len(block.bounds) - 1) * self.colours or not np.isin(block.bounds[1:], ends).all():
             raise NotRecordableError("steps whose params have no instruction of their own")
         return replace(block, first=block.first * self.colours, bounds=(0, *ends.tolist()))
-
-
-# The side of the small images: they hold rows of every kind, and columns at the edges and between them.
-SIDE = 2**6
 
 
 class _Allocated(TorchDispatchMode):

@@ -12,7 +12,7 @@ import numpy as np
 
 from nextpixel.data.raw import SPLITS, RawImages, check_labels, split_name
 from nextpixel.data.settings import MAX_LEVELS, DataSettings
-from nextpixel.errors import InputError, Notice
+from nextpixel.errors import InputError, Notice, shown
 from nextpixel.files import require_regular, write_aside
 from nextpixel.pictures.read import centre_crop
 
@@ -59,17 +59,6 @@ def read_npy(file: str | Path, mapped: bool = False) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise InputError(f"cannot read {file} as a .npy array: it is an archive of several")
     return array
-
-
-def printable(name: str) -> str:
-    """A name from a file, as messages show it: without line breaks, and not longer than 60 characters.
-
-    Example:
-        >>> printable("a\\nb"), len(printable("x" * 100))
-        ('a b', 60)
-    """
-    text = " ".join("".join(c if c.isprintable() else " " for c in name).split())
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _reason(error: Exception) -> str:
@@ -133,13 +122,13 @@ class _Archive:
         """The array under a key; never by pickle, which may run any code."""
         if self.headers[key].dtype.hasobject:
             raise InputError(
-                f"{self.file} ({printable(key)}) holds Python objects, which are not read: save it as numbers or strings (astype)"
+                f"{self.file} ({shown(key)}) holds Python objects, which are not read: save it as numbers or strings (astype)"
             )
         try:
             with np.load(self.file) as archive:
                 return archive[key]
         except Exception as error:
-            raise InputError(f"cannot read {self.file} ({printable(key)}) as a .npz archive: {_reason(error)}") from error
+            raise InputError(f"cannot read {self.file} ({shown(key)}) as a .npz archive: {_reason(error)}") from error
 
 
 def _header(member: IO[bytes]) -> Header:
@@ -151,8 +140,8 @@ def _header(member: IO[bytes]) -> Header:
 
 def _listed(archive: _Archive, keys: Iterable[str]) -> str:
     """Names, types and shapes of some arrays, as messages show them."""
-    shown = [f"{printable(key)} ({archive.headers[key].dtype} {archive.headers[key].shape})" for key in keys]
-    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
+    listed = [f"{shown(key)} ({archive.headers[key].dtype} {archive.headers[key].shape})" for key in keys]
+    return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
 
 
 def save_symbols(x: np.ndarray, path: Path, levels: int, codes: bool, labels: np.ndarray | None = None) -> None:
@@ -251,13 +240,13 @@ def _image_key(archive: _Archive) -> str:
 
 def _raw(archive: _Archive, key: str, label_key: str | None, settings: DataSettings, levels: int) -> RawImages:
     """Return the images under `key` with their labels."""
-    where = f"{archive.file} ({printable(key)})"
+    where = f"{archive.file} ({shown(key)})"
     array = archive.read(key)
     images = as_images(array, where, settings)
     if label_key is None:
         return RawImages(images, None, None, levels)
     if archive.headers[label_key].dtype.hasobject:
-        what = f"the labels {printable(label_key)} are Python objects, which are not read (astype(str) makes them strings)"
+        what = f"the labels {shown(label_key)} are Python objects, which are not read (astype(str) makes them strings)"
         warnings.warn(f"{archive.file}: {what}: images without labels", Notice, stacklevel=2)
         return RawImages(images, None, None, levels)
     labels = archive.read(label_key)
@@ -265,7 +254,7 @@ def _raw(archive: _Archive, key: str, label_key: str | None, settings: DataSetti
         frames = array.shape[settings.layout.index("T")]  # each has its clip's label
         later = settings.layout.index("T") < (settings.layout + "N").index("N")
         labels = np.concatenate([labels] * frames) if later else np.repeat(labels, frames, 0)
-    return RawImages(images, *as_labels(labels, len(images), f"{archive.file} ({printable(label_key)})"), levels)
+    return RawImages(images, *as_labels(labels, len(images), f"{archive.file} ({shown(label_key)})"), levels)
 
 
 def as_labels(labels: np.ndarray, count: int, where: str) -> tuple[np.ndarray | None, list[str] | None]:
@@ -331,7 +320,9 @@ def _layout(shape: tuple[int, ...], where: str) -> str:
     """The dimensions of an array, where its shape leaves no doubt."""
     has = f"{where} has the shape {shape}"
     if len(shape) > 4:
-        raise InputError(f"{has}: say what each is with --data.layout, as NTHWC (N images, or clips of T frames or slices)")
+        raise InputError(
+            f"{has}: name its dimensions with --data.layout, such as NTHWC (N images, or clips of T frames or slices)"
+        )
     if len(shape) < 3 or 0 in shape:
         flat = math.isqrt(shape[1]) if len(shape) == 2 else 0
         hint = f"; reshape flat ones, perhaps to ({shape[0]}, {flat}, {flat})" if flat > 1 and flat**2 == shape[1] else ""

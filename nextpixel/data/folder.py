@@ -2,7 +2,8 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -10,9 +11,9 @@ import numpy as np
 
 from nextpixel.data.raw import SPLITS, RawImages, allocate, split_name
 from nextpixel.data.settings import DataSettings
-from nextpixel.errors import InputError, Notice
+from nextpixel.errors import InputError, Notice, shown
 from nextpixel.pictures.headers import SUFFIXES
-from nextpixel.pictures.read import read_picture, shown
+from nextpixel.pictures.read import read_pages, read_picture
 from nextpixel.pictures.tree import Page, PictureTree
 from nextpixel.progress import track
 
@@ -22,7 +23,7 @@ def load_folder(folder: Path, settings: DataSettings, progress: bool) -> dict[st
 
     Where a top-level sub-folder is called train, val, valid, validation or test, every sub-folder is a split. Inside a split
     (or the folder itself) sub-folders are classes, numbered by their sorted names over all splits. Files that are no pictures
-    are left out, which a `Notice` says.
+    are left out, and a `Notice` counts them.
 
     Raises:
         InputError: no pictures, pictures beside split or class folders, or whatever `read_picture` and `stack_pictures` refuse;
@@ -34,13 +35,13 @@ def load_folder(folder: Path, settings: DataSettings, progress: bool) -> dict[st
     depth = 0 if list(parts) == ["all"] else 1
     class_names = sorted({file.parts[depth] for files in parts.values() for file in files if len(file.parts) > depth + 1})
     if not class_names and not any(parts.values()):
-        raise _no_pictures(folder, tree)
+        raise no_pictures(folder, tree)
     converted: Counter[str] = Counter()
     loaded = {}
     for name, files in parts.items():
         where = folder if not depth else folder / (files[0].parts[0] if files else name)
         if not files:
-            raise _no_pictures(where, tree)
+            raise no_pictures(where, tree)
         loaded[name] = _load_part(where, tree, files, depth, class_names, settings, progress, converted)
     if converted:
         kinds = ", ".join(f"{number} {mode}" for mode, number in converted.most_common())
@@ -48,7 +49,8 @@ def load_folder(folder: Path, settings: DataSettings, progress: bool) -> dict[st
     return loaded
 
 
-def _no_pictures(folder: Path, tree: PictureTree) -> InputError:
+def no_pictures(folder: Path, tree: PictureTree) -> InputError:
+    """What to raise where a folder holds no pictures that can be read: the kinds that can, and what is left out."""
     kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
     left_out = f"; {tree.describe()}" if tree.left_out else ""
     return InputError(f"no pictures in {shown(folder)} (expected {kinds} files){left_out}")
@@ -101,7 +103,7 @@ def _load_part(
 
 
 def stack_pictures(
-    files: Iterable[tuple[Page | BinaryIO, str]],
+    files: Iterable[tuple[Page | Path | BinaryIO, str]],
     total: int,
     settings: DataSettings,
     what: str,
@@ -117,10 +119,7 @@ def stack_pictures(
     """
     stacked: np.ndarray | None = None
     first_name = ""
-    for n, (file, name) in enumerate(track(files, total, f"decoding {what}", progress)):
-        source, page = (file.file, file.page or 0) if isinstance(file, Page) else (file, None)
-        prepared = {"grayscale": settings.grayscale, "crop": settings.crop, "size": settings.size}
-        picture = read_picture(source, name, **prepared, page=page, converted=converted)
+    for n, (picture, name) in enumerate(track(_decoded(files, settings, converted), total, f"decoding {what}", progress)):
         if stacked is None:
             stacked, first_name = allocate((total, *picture.shape)), name
         _compare(picture.shape, name, stacked.shape[1:], first_name)
@@ -128,6 +127,20 @@ def stack_pictures(
     if stacked is None:
         raise InputError(f"{what} holds no pictures")
     return stacked
+
+
+def _decoded(
+    files: Iterable[tuple[Page | Path | BinaryIO, str]], settings: DataSettings, converted: Counter[str] | None
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Pictures with their names; pages of one file, which follow one another, are read while it is open once."""
+    prepared = {"grayscale": settings.grayscale, "crop": settings.crop, "size": settings.size, "converted": converted}
+    for page, group in groupby(files, key=lambda named: named[0].path if isinstance(named[0], Page) else None):
+        if page is None:
+            yield from ((read_picture(file, name, **prepared), name) for file, name in group)
+        else:
+            pages = list(group)
+            pictures = read_pages(pages[0][0].file, [(name, page.page or 0) for page, name in pages], **prepared)
+            yield from zip(pictures, (name for _, name in pages), strict=True)
 
 
 def _compare(shape: tuple[int, ...], name: str, first: tuple[int, ...], first_name: str) -> None:

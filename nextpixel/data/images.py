@@ -15,6 +15,8 @@ from nextpixel.data.raw import RawImages, draw_bits, fixed_uniforms, quantise, t
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
 
+ORIENTATIONS = 8
+
 
 class Images(Dataset):
     """The symbols of stored images, computed when they are asked for.
@@ -142,9 +144,6 @@ class Images(Dataset):
             return draw_bits(x, source, torch.rand(x.shape, dtype=torch.float64))
         uniform = fixed_uniforms(self.settings.seed, self.split, positions, places=x[0].numel() if len(x) else 0)
         return draw_bits(x, source, uniform.view(x.shape))
-
-
-ORIENTATIONS = 8
 
 
 def load_digit_identities(settings: DataSettings) -> dict[str, RawImages]:

@@ -130,7 +130,7 @@ def check_range(images: np.ndarray, levels: int, where: str, setting: str = "--d
 
 
 def _way_out(images: np.ndarray, levels: int) -> str:
-    """What to say where values are more than the model's levels: how many levels they may have, to be quantised."""
+    """The way out where values exceed the model's levels: how many levels they may have, to be quantised."""
     largest, least = int(images.max()), int(images.min())
     stored = next((n for n in (2**bits for bits in (8, 10, 12, 14, 16)) if n > max(largest, levels)), None)
     if least < 0 or stored is None:

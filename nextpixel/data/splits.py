@@ -19,6 +19,8 @@ from nextpixel.data.streams import TARS, is_mvtec, load_csv, load_mvtec, load_ta
 from nextpixel.data.tables import HUB_ID, is_saved, load_hub, load_parquet, load_saved
 from nextpixel.errors import InputError
 
+FILES = (".npy", ".npz", ".parquet", ".tar", ".csv")
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -146,9 +148,6 @@ def _carve(count: int, shares: dict[str, float], settings: DataSettings) -> dict
         asked = ", ".join(f"--data.{name} {share:g}" for name, share in shares.items()) or "no shares to carve out"
         raise InputError(f"{settings.source}: {count} training images leave none for {' and '.join(empty)} ({asked})")
     return carved
-
-
-FILES = (".npy", ".npz", ".parquet", ".tar", ".csv")
 
 
 def load_source(source: str, settings: DataSettings, progress: bool = False) -> dict[str, RawImages]:

@@ -16,13 +16,15 @@ from typing import BinaryIO
 
 import numpy as np
 
-from nextpixel.data.arrays import as_labels, printable
-from nextpixel.data.folder import SUFFIXES, stack_pictures
+from nextpixel.data.arrays import as_labels
+from nextpixel.data.folder import no_pictures, stack_pictures
 from nextpixel.data.raw import RawImages, split_name
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.tables import LABEL_NAMES, group_by_split
-from nextpixel.errors import InputError, Notice
+from nextpixel.errors import InputError, Notice, shown
 from nextpixel.files import require_regular
+from nextpixel.pictures.headers import SUFFIXES
+from nextpixel.pictures.tree import PictureTree
 
 TARS = (".tar", ".tgz", ".tar.gz")
 PATH_NAMES = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "image_id")
@@ -60,9 +62,7 @@ def _load_shards(files: list[Path], settings: DataSettings, progress: bool) -> R
         raise InputError(f"no pictures in {where} (expected members such as 0000.png and 0000.cls)")
     folders = {key.rpartition("/")[0] for _, samples in shards for key in samples}
     if len(folders) > 1 and not any(sample.label or sample.about for _, samples in shards for sample in samples.values()):
-        raise InputError(
-            f"{where} is an archive of folders ({printable(sorted(folders)[-1])}, ...): unpack it and name the folder"
-        )
+        raise InputError(f"{where} is an archive of folders ({shown(sorted(folders)[-1])}, ...): unpack it and name the folder")
     labels: list[int | str | None] = []
 
     def pictures() -> Iterator[tuple[BinaryIO, str]]:
@@ -70,8 +70,8 @@ def _load_shards(files: list[Path], settings: DataSettings, progress: bool) -> R
             try:
                 with tarfile.open(file) as archive:
                     for key, sample in samples.items():
-                        labels.append(_label(archive, sample, f"{file} ({printable(key)})"))
-                        yield BytesIO(_content(archive, sample.picture)), f"{printable(sample.picture.name)} of {file}"
+                        labels.append(_label(archive, sample, f"{file} ({shown(key)})"))
+                        yield BytesIO(_content(archive, sample.picture)), f"{shown(sample.picture.name)} of {file}"
             except (tarfile.TarError, OSError, EOFError) as error:
                 raise _unreadable(file, error) from error
 
@@ -96,13 +96,13 @@ def _samples(file: Path) -> dict[str, _Sample]:
                     left["." + kind if member.isfile() else "link"] += 1
                 elif getattr(sample, place) is not None:
                     one = getattr(sample, place).name
-                    raise InputError(f"{file} has {printable(one)} and {printable(member.name)} for one sample: keep one of them")
+                    raise InputError(f"{file} has {shown(one)} and {shown(member.name)} for one sample: keep one of them")
                 else:
                     setattr(sample, place, member)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise _unreadable(file, error) from error
     left["without a picture"] += sum(sample.picture is None for sample in samples.values())
-    kinds = ", ".join(f"{count} {printable(kind)}" for kind, count in (+left).most_common(4))
+    kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in (+left).most_common(4))
     if kinds:
         warnings.warn(f"{file}: left alone: {kinds}", Notice, stacklevel=2)
     return {key: sample for key, sample in samples.items() if sample.picture is not None}
@@ -176,13 +176,13 @@ def load_csv(file: Path, settings: DataSettings, progress: bool) -> dict[str, Ra
     names = [name.strip().lower() for name in header]
     path = _column(names, PATH_NAMES, rows)
     if path is None or not rows:
-        listed = ", ".join(printable(name) for name in header[:8])
+        listed = ", ".join(shown(name) for name in header[:8])
         raise InputError(
             f"{file} has no column of picture files among {listed or 'none'}: expected one called path, file or image"
         )
     label = next((names.index(name) for name in LABEL_NAMES if name in names and names.index(name) != path), None)
     split = next((names.index(name) for name in SPLIT_NAMES if name in names), None)
-    left = [printable(name) for n, name in enumerate(header) if n not in (path, label, split)]
+    left = [shown(name) for n, name in enumerate(header) if n not in (path, label, split)]
     if left:
         more = f" and {len(left) - 6} more" if len(left) > 6 else ""
         warnings.warn(f"{file}: left alone: the columns {', '.join(left[:6])}{more}", Notice, stacklevel=2)
@@ -207,7 +207,7 @@ def _load_rows(
     files = [file.parent / Path(row[path].strip()).expanduser() for row in rows]
     for n, picture in enumerate(files):
         if not picture.is_file():
-            raise InputError(f"{file} lists {printable(rows[n][path])}, which is no file: expected paths relative to its folder")
+            raise InputError(f"{file} lists {shown(rows[n][path])}, which is no file: expected paths relative to its folder")
     images = stack_pictures(((picture, str(picture)) for picture in files), len(files), settings, str(file), progress)
     if label is None:
         return RawImages(images, None, None, levels=256)
@@ -229,19 +229,20 @@ def load_mvtec(folder: Path, settings: DataSettings, progress: bool) -> dict[str
     """Read train/good and all of test, in the classes good and defect; the masks in ground_truth are left alone.
 
     Raises:
-        InputError: a picture cannot be used.
+        InputError: no pictures, or one that cannot be used; with `settings.strict`, a file that is left out.
     """
     parts: dict[str, RawImages] = {}
     kinds = sorted(child.name for child in (folder / "test").iterdir() if child.is_dir() and not child.name.startswith("."))
     for split in ("train", "test"):
-        classes = [child for child in (folder / split).iterdir() if child.is_dir() and not child.name.startswith(".")]
-        files = sorted(file for child in classes for file in child.iterdir() if file.suffix.lower() in SUFFIXES)
-        if not files:
-            raise InputError(f"no pictures in {folder / split} (expected {', '.join(sorted(s[1:] for s in SUFFIXES))} files)")
-        images = stack_pictures(((file, str(file)) for file in files), len(files), settings, str(folder / split), progress)
-        labels = np.array([file.parent.name != "good" for file in files], dtype=np.int64)
+        tree = PictureTree(folder / split)
+        tree.report(settings.strict)
+        pages = tree.pages([file for file in tree.files if len(file.parts) > 1])
+        if not pages:
+            raise no_pictures(folder / split, tree)
+        images = stack_pictures(((page, str(page)) for page in pages), len(pages), settings, shown(folder / split), progress)
+        labels = np.array([page.path.parts[0] != "good" for page in pages], dtype=np.int64)
         parts[split] = RawImages(images, labels, ["good", "defect"], levels=256)
-    defects = [printable(kind) for kind in kinds if kind != "good"]
+    defects = [shown(kind) for kind in kinds if kind != "good"]
     what = f"classes good and defect ({', '.join(defects[:5])}{', ...' if len(defects) > 5 else ''})"
     warnings.warn(f"{folder} has MVTec's layout: {what}; ground_truth is left alone", Notice, stacklevel=2)
     return parts

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from nextpixel.data.arrays import as_images, as_labels, printable
+from nextpixel.data.arrays import as_images, as_labels
 from nextpixel.data.folder import stack_pictures
 from nextpixel.data.raw import SPLITS, RawImages, split_name
 from nextpixel.data.settings import FORMS, DataSettings
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, shown
 
 if TYPE_CHECKING:
     import datasets
@@ -33,6 +33,10 @@ BATCH = 256  # rows between two reads
 LABEL_NAMES = ("label", "labels", "class", "target", "y")
 # Where several columns can be images.
 IMAGE_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "pixels", "pixel_values", "image_bytes", "bytes")
+
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+TIMEOUT = 10.0  # seconds until the hub must have answered the first question
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ def find_columns(features: "datasets.Features", where: str) -> Columns:
         images = images or [name for name, kind in features.items() if test(kind)]
     named = [name for name in IMAGE_NAMES if name in images]
     if not images or (len(images) > 1 and not named):
-        found = f"several image columns ({', '.join(map(printable, images[:6]))})" if images else "no image column"
-        kinds = ", ".join(f"{printable(name)} ({_kind(kind)})" for name, kind in list(features.items())[:6])
+        found = f"several image columns ({', '.join(map(shown, images[:6]))})" if images else "no image column"
+        kinds = ", ".join(f"{shown(name)} ({_kind(kind)})" for name, kind in list(features.items())[:6])
         wanted = (
             "expected one, or one called image or img" if images else "expected pictures, binary files of pictures, or arrays"
         )
@@ -267,10 +271,6 @@ def _load_group(files: list[Path], settings: DataSettings, progress: bool) -> Ra
 
 def _unreadable(file: Path, error: Exception) -> InputError:
     return InputError(f"cannot read {file} as a parquet file: {' '.join(str(error).split())}")
-
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-TIMEOUT = 10.0  # seconds until the hub must have answered the first question
 
 
 def load_hub(name: str, settings: DataSettings, progress: bool) -> dict[str, RawImages]:

@@ -20,6 +20,10 @@ from nextpixel.reports.sections import Section
 IDENTITIES, DRAWN = 64, 4  # that are measured at most; images of each
 
 
+SHOWN = 8
+PICTURE = Path("samples") / "portraits.png"
+
+
 @dataclass(frozen=True, eq=False)
 class Likeness:
     r"""How often an image is nearer to the wanted identity than to a random other one; 1/2 is chance.
@@ -154,10 +158,6 @@ def _shares(vectors: Tensor, references: Tensor) -> np.ndarray:
     own = distances.diagonal(dim1=0, dim2=2).T[..., None]
     nearer = (own < distances).double() + (own == distances).double() / 2
     return ((nearer.sum(2) - 0.5) / (len(references) - 1)).mean(1).numpy()  # own against itself is a tie, and does not count
-
-
-SHOWN = 8
-PICTURE = Path("samples") / "portraits.png"
 
 
 def portray(model: AutoregressiveModel, network: EmbeddingNetwork, images: EmbeddedImages, seed: int, out: Path) -> Portraits:

@@ -23,6 +23,10 @@ from nextpixel.recipes import Experiment
 from nextpixel.reports.report import data_line, describe_speed
 from nextpixel.training.checkpoint import BEST, Progress, read_best
 
+QUERIES, NEIGHBOURS, FRAME = 8, 7, 1
+# Two colours that the colour-blind tell apart (Okabe and Ito 2008); the query's frame is grey.
+RIGHT, WRONG, QUERY = (0, 158, 115), (213, 94, 0), (128, 128, 128)
+
 
 def finish_embedding(experiment: Experiment, out: Path, splits: Splits, done: Progress, console: Console) -> list[Verification]:
     """Verify the best weights on the test identities, write pictures and report, add the figures to RUN/model's card, print them.
@@ -107,11 +111,6 @@ Test images (grey) and those with the nearest embeddings in the test split: gree
   {done.seconds / 60:.1f} minutes: {speed}.
 - Machine: {machine_line()}.
 """
-
-
-QUERIES, NEIGHBOURS, FRAME = 8, 7, 1
-# Two colours that the colour-blind tell apart (Okabe and Ito 2008); the query's frame is grey.
-RIGHT, WRONG, QUERY = (0, 158, 115), (213, 94, 0), (128, 128, 128)
 
 
 def draw_roc(verifications: list[Verification], path: str | Path) -> None:

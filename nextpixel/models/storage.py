@@ -30,6 +30,10 @@ WRAPPERS = ("module.", "_orig_mod.")
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+IN_PLACE = ("normal_", "uniform_", "zero_", "fill_", "copy_", "kaiming_uniform_", "__setitem__")
+COMPARISONS = ("lt", "le", "__lt__", "__le__")
+
+
 class Storable(Protocol):
     """What can be written and read: a module with a name and the arguments of its constructor as plain values."""
 
@@ -88,7 +92,7 @@ def write_folder(model: Storable, folder: str | Path, card: str) -> None:
     Raises:
         InputError: the folder cannot be written, or holds what is no part of a model.
     """
-    config, weights = parts(model)
+    config, weights = config_and_weights(model)
     with replace_folder(folder, (CONFIG, WEIGHTS, CARD)) as aside:
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (aside / CARD).write_text(card, encoding="utf-8")
@@ -100,7 +104,7 @@ def write_folder(model: Storable, folder: str | Path, card: str) -> None:
         os.chmod(aside / WEIGHTS, stat.S_IMODE((aside / CONFIG).stat().st_mode))
 
 
-def parts(model: Storable) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def config_and_weights(model: Storable) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What is stored of a model, and `build` builds it from: its configuration and its weights."""
     return {"model": model.name, **model.config}, {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
@@ -219,10 +223,6 @@ def _sum_of_counts(value: Any, name: str = "") -> float:
     if isinstance(value, list | tuple):
         return sum(map(_sum_of_counts, value[:1] if name == "shape" else value))
     return float(min(abs(value), 2**62)) if isinstance(value, int | float) else 0
-
-
-IN_PLACE = ("normal_", "uniform_", "zero_", "fill_", "copy_", "kaiming_uniform_", "__setitem__")
-COMPARISONS = ("lt", "le", "__lt__", "__le__")
 
 
 class _AtMost(TorchFunctionMode):

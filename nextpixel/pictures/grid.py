@@ -25,6 +25,10 @@ WIDEST = 2000  # wanted limit on the width of a picture, pixels of the file
 Array = torch.Tensor | np.ndarray
 
 
+# Multiples of these three fill a cube evenly, as many as one may take (Roberts 2018: the sequence R3).
+EVEN = np.array([0.8191725133961645, 0.6710436067037893, 0.5497004779019703])
+
+
 def save_grid(
     x: Array,
     levels: int,
@@ -163,10 +167,6 @@ def _save(tiles: np.ndarray, columns: int, scale: int | None, path: str | Path) 
         canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     with write_aside(path) as aside:
         Image.fromarray(canvas).save(aside, format="PNG")
-
-
-# Multiples of these three fill a cube evenly, as many as one may take (Roberts 2018: the sequence R3).
-EVEN = np.array([0.8191725133961645, 0.6710436067037893, 0.5497004779019703])
 
 
 def brightness(levels: int) -> np.ndarray:

@@ -18,6 +18,8 @@ _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 277, 338, 339
 _FORMATS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
 _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}  # of a photometric interpretation, without its alpha
 _MOST_PAGES, _MOST_VALUES = 65536, 64
+# What the parsers below raise on damaged headers.
+_DAMAGED = (struct.error, IndexError, KeyError, ValueError, OverflowError, TypeError, OSError)
 _J2K, _JP2 = b"\xff\x4f\xff\x51", b"jP  \r\n\x87\n"
 
 # Kinds of intact files that Pillow may have no reader for; (where the mark stands, the mark).
@@ -51,10 +53,10 @@ def has_decoder(suffix: str) -> bool:
     return suffix in _PLAIN or Image.registered_extensions().get(suffix) in Image.OPEN
 
 
-def unusable(stream: BinaryIO, page: int = 0) -> str | None:
-    """What a page's pixels are, where they are something else than 1 to 8 bits, grey, palette or colour; None where they fit.
+def unusable(stream: BinaryIO) -> str | None:
+    """What the first page's pixels are, where they are not 1 to 8 bits, grey, palette or colour; None where they fit.
 
-    Pillow would cut off bits, or leave out channels, without a word. The stream is left at its beginning.
+    Pillow drops the other bits and channels silently. The stream is rewound.
 
     Example:
         >>> import io
@@ -67,14 +69,25 @@ def unusable(stream: BinaryIO, page: int = 0) -> str | None:
         if head.startswith(b"\x89PNG\r\n\x1a\n"):
             return _depth(*head[24:25])
         if head[:4] in _TIFF:
-            return _of_tiff(stream, page)
+            return next(map(_of_tiff, _tiff_pages(stream)), None)
         if head.startswith(_J2K) or head[4:12] == _JP2:
             return _of_jpeg_2000(stream)
         if head[4:8] == b"ftyp" and b"avi" in head[8:]:
             return _of_avif(stream)
         return _of_jpeg(stream) if head.startswith(b"\xff\xd8") else None
-    except (struct.error, IndexError, KeyError, ValueError, OverflowError, TypeError, OSError):  # damaged: the decoder raises
+    except _DAMAGED:  # the decoder raises
         return None
+    finally:
+        stream.seek(0)
+
+
+def unusable_pages(stream: BinaryIO) -> list[str | None]:
+    """As `unusable`, of every page of a TIFF, in one walk through it; empty for other kinds, and where it is damaged."""
+    stream.seek(0)
+    try:
+        return list(map(_of_tiff, _tiff_pages(stream))) if stream.read(4) in _TIFF else []
+    except _DAMAGED:
+        return []
     finally:
         stream.seek(0)
 
@@ -108,21 +121,17 @@ def _depth(bits: int, signed: bool = False) -> str | None:
     return f"signed integers of {bits} bits" if signed else None
 
 
-def _of_tiff(stream: BinaryIO, number: int) -> str | None:
-    for n, page in enumerate(_tiff_pages(stream)):
-        if n < number:
-            continue
-        bits, kinds = page.get(_BITS, (1,)), page.get(_FORMAT, (1,))
-        samples, extra = page.get(_SAMPLES, (1,))[0], page.get(_EXTRA, ())
-        named = next((_FORMATS[kind] for kind in kinds if kind in _FORMATS), None)
-        if named:
-            return f"{named} of {max(bits)} bits per channel"
-        if max(bits) > 8:
-            return _depth(max(bits))
-        usual = _CHANNELS.get(page.get(_PHOTOMETRIC, (1,))[0], samples)
-        alpha = samples == usual + 1 and (not extra or extra[0] in (1, 2))
-        return None if samples == usual or alpha else f"{samples} channels, where {usual} and alpha would be usual"
-    return None
+def _of_tiff(page: dict[int, tuple[int, ...]]) -> str | None:
+    bits, kinds = page.get(_BITS, (1,)), page.get(_FORMAT, (1,))
+    samples, extra = page.get(_SAMPLES, (1,))[0], page.get(_EXTRA, ())
+    named = next((_FORMATS[kind] for kind in kinds if kind in _FORMATS), None)
+    if named:
+        return f"{named} of {max(bits)} bits per channel"
+    if max(bits) > 8:
+        return _depth(max(bits))
+    usual = _CHANNELS.get(page.get(_PHOTOMETRIC, (1,))[0], samples)
+    alpha = samples == usual + 1 and (not extra or extra[0] in (1, 2))
+    return None if samples == usual or alpha else f"{samples} channels, where {usual} and alpha would be usual"
 
 
 def _tiff_pages(stream: BinaryIO) -> Iterator[dict[int, tuple[int, ...]]]:

@@ -6,7 +6,7 @@ import re
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,11 +15,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nextpixel.errors import InputError, Notice
+from nextpixel.errors import LONGEST_SHOWN, InputError, Notice, shown
 from nextpixel.files import open_regular
-from nextpixel.pictures.headers import foreign_kind, unusable
-
-LONGEST_SHOWN = 150  # characters of a name in a message
+from nextpixel.pictures.headers import foreign_kind, unusable, unusable_pages
 
 # What Pillow raises for damaged files, depending on the format and the place of the damage.
 DAMAGED = (
@@ -66,7 +64,7 @@ def read_picture(
         size: (H, W) that it is then resized to.
         page: which page or frame, from 0; without it a file must hold one.
         lossless: refuse colour spaces that become RGB by rounding (CMYK, YCbCr).
-        converted: counts these by their name; without it a `Notice` says so.
+        converted: counts these by their name; without it each gives a `Notice`.
 
     Raises:
         InputError: damaged, of a kind that cannot be read, of several pages, more than 8 bits per channel, transparent, or in
@@ -75,20 +73,65 @@ def read_picture(
     name = str(file) if name is None else name
     if isinstance(file, str | Path) and page is None:
         file, page = page_of(file)
-    with _opened(file, name) as opened:
-        frames = _frames(opened, previews=lossless)
-        if page is None and frames > 1:
-            raise InputError(f"{shown(name)} holds {frames} pages or frames, expected one: name it as {shown(name)}#1")
-        if (page or 0) >= frames:
-            raise InputError(
-                f"{shown(name)} holds {frames} {'page or frame' if frames == 1 else 'pages or frames'}, not {page + 1}"
-            )
-        opened.seek(page or 0)
-        deep = _deep(opened)
-        if deep:
-            raise _too_deep(name, deep)
-        image = ImageOps.exif_transpose(opened)
-        several = frames > 1 and opened.format == "GIF"
+    prepared = {"grayscale": grayscale, "crop": crop, "size": size, "lossless": lossless, "converted": converted}
+    return next(read_pages(file, [(name, page)], **prepared))
+
+
+def read_pages(
+    file: str | Path | BinaryIO,
+    pages: Iterable[tuple[str, int | None]],
+    *,
+    grayscale: bool = False,
+    crop: tuple[int, int] | None = None,
+    size: tuple[int, int] | None = None,
+    lossless: bool = False,
+    converted: Counter[str] | None = None,
+) -> Iterator[np.ndarray]:
+    """Decode pages or frames of one file, which is opened once, in the order given.
+
+    Args:
+        file: a path, or what is open for reading.
+        pages: the name of each in messages, and its number from 0; None for the only one.
+        grayscale, crop, size, lossless, converted: as of `read_picture`.
+
+    Raises:
+        InputError: as `read_picture`.
+    """
+    with ExitStack() as stack:
+        wrong: list[str | None] | None = None
+        opened: Image.Image | None = None
+        for name, page in pages:
+            with _damage(name):
+                if opened is None:
+                    opened = _open(file, name, stack)
+                frames = _frames(opened, previews=lossless)
+                if page is None and frames > 1:
+                    raise InputError(f"{shown(name)} holds {frames} pages or frames, expected one: name it as {shown(name)}#1")
+                if (page or 0) >= frames:
+                    count = "1 page or frame" if frames == 1 else f"{frames} pages or frames"
+                    raise InputError(f"{shown(name)} holds {count}, not {page + 1}")
+                opened.seek(page or 0)
+                if page and opened.format == "TIFF":
+                    wrong = _unusable_pages(opened) if wrong is None else wrong
+                    if page < len(wrong) and wrong[page]:
+                        raise _too_deep(name, wrong[page])
+                if deep := _deep(opened):
+                    raise _too_deep(name, deep)
+                image = ImageOps.exif_transpose(opened)
+            several = frames > 1 and opened.format == "GIF"
+            yield _prepared(image, name, several, grayscale, crop, size, lossless, converted)
+
+
+def _prepared(
+    image: Image.Image,
+    name: str,
+    several: bool,
+    grayscale: bool,
+    crop: tuple[int, int] | None,
+    size: tuple[int, int] | None,
+    lossless: bool,
+    converted: Counter[str] | None,
+) -> np.ndarray:
     if image.mode in INEXACT and not lossless:
         if converted is None:
             warnings.warn(f"{shown(name)} is {image.mode}: converted to RGB", Notice, stacklevel=2)
@@ -123,8 +166,9 @@ def count_pages(file: str | Path | BinaryIO, name: str | None = None, previews: 
     Raises:
         InputError: it cannot be opened, or its pixels are of a kind that cannot be used.
     """
-    with _opened(file, str(file) if name is None else name) as image:
-        return _frames(image, previews)
+    name = str(file) if name is None else name
+    with ExitStack() as stack, _damage(name):
+        return _frames(_open(file, name, stack), previews)
 
 
 def page_of(path: str | Path) -> tuple[str | Path, int | None]:
@@ -151,25 +195,28 @@ def pages_of(path: str) -> list[str]:
     return [f"{path}#{n + 1}" for n in range(number)]
 
 
+def _open(file: str | Path | BinaryIO, name: str, stack: ExitStack) -> Image.Image:
+    """The first page of a file, which `stack` closes."""
+    stream = stack.enter_context(os.fdopen(open_regular(file), "rb")) if isinstance(file, str | Path) else file
+    try:
+        if wrong := unusable(stream):
+            raise _too_deep(name, wrong)
+        return stack.enter_context(Image.open(stream))
+    except UnidentifiedImageError as error:  # its own message shows the address of a buffer
+        if kind := foreign_kind(stream):
+            raise unsupported(name, kind) from error
+        raise unreadable(name, "not an image, or its beginning is damaged") from error
+
+
 @contextmanager
-def _opened(file: str | Path | BinaryIO, name: str) -> Iterator[Image.Image]:
-    """The first page of a file; all that goes wrong with it, in the body too, is an InputError."""
-    with ExitStack() as stack:
-        try:
-            stream = stack.enter_context(os.fdopen(open_regular(file), "rb")) if isinstance(file, str | Path) else file
-            try:
-                if wrong := unusable(stream):
-                    raise _too_deep(name, wrong)
-                image = stack.enter_context(Image.open(stream))
-            except UnidentifiedImageError as error:  # its own message shows the address of a buffer
-                if kind := foreign_kind(stream):
-                    raise unsupported(name, kind) from error
-                raise unreadable(name, "not an image, or its beginning is damaged") from error
-            yield image
-        except InputError:
-            raise
-        except DAMAGED as error:
-            raise unreadable(name, error) from error
+def _damage(name: str) -> Iterator[None]:
+    """All that Pillow raises in the body is an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except DAMAGED as error:
+        raise unreadable(name, error) from error
 
 
 def _frames(image: Image.Image, previews: bool) -> int:
@@ -180,12 +227,6 @@ def _frames(image: Image.Image, previews: bool) -> int:
 
 def _deep(image: Image.Image) -> str | None:
     """What is more than 8 bits in the page that is open: for colour, Pillow would cut it off silently."""
-    if image.format == "TIFF" and image.tell():
-        place = image.fp.tell()
-        wrong = unusable(image.fp, image.tell())
-        image.fp.seek(place)
-        if wrong:
-            return wrong
     for tile in image.tile:
         args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if any(isinstance(arg, str) and ";16" in arg for arg in args):
@@ -195,6 +236,13 @@ def _deep(image: Image.Image) -> str | None:
     if image.mode.startswith("I"):
         return f"more than 8 bits per channel ({16 if '16' in image.mode else 32})"
     return "floats of 32 bits per channel" if image.mode.startswith("F") else None
+
+
+def _unusable_pages(image: Image.Image) -> list[str | None]:
+    place = image.fp.tell()
+    wrong = unusable_pages(image.fp)
+    image.fp.seek(place)
+    return wrong
 
 
 def _too_deep(name: str, what: str) -> InputError:
@@ -211,17 +259,6 @@ def unsupported(name: str, kind: str) -> InputError:
     return InputError(
         f"{shown(name)} is of a kind that is not supported here ({kind}): save it as PNG or TIFF, 8 bits, grey or RGB"
     )
-
-
-def shown(name: str | Path) -> str:
-    """A name from a file system as a message shows it: in one line, and not longer than needed to find it.
-
-    Example:
-        >>> shown("a\\nb.png"), len(shown("x" * 500))
-        ('a\\\\nb.png', 150)
-    """
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:30]}...{text[33 - LONGEST_SHOWN :]}"
 
 
 def centre_crop(x: np.ndarray, crop: tuple[int, int], axes: tuple[int, int], name: str) -> np.ndarray:

@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from nextpixel.errors import InputError, Notice
+from nextpixel.errors import InputError, Notice, shown
 from nextpixel.pictures.headers import SUFFIXES, has_decoder
-from nextpixel.pictures.read import count_pages, shown
+from nextpixel.pictures.read import count_pages
 
 # The kinds of files that may hold several pages or frames.
 _SEVERAL = (".png", ".gif", ".webp", ".tif", ".tiff", ".avif")
@@ -134,7 +134,7 @@ class PictureTree:
         return f"{out} of {out + len(self.files)} files left out: {', '.join(kinds)}"
 
     def report(self, strict: bool = False) -> None:
-        """Say what is left out, as a `Notice`.
+        """Count what is left out, in a `Notice`.
 
         Raises:
             InputError: there is something, and `strict` is set.

@@ -24,6 +24,15 @@ from nextpixel.scoring.autoencoder import ConvAutoencoder, squared_error
 from nextpixel.scoring.baselines import PixelMarginal
 from nextpixel.scoring.recognition import Classifier, Recognition, Strength, recognise_samples, sampled, sweep
 
+RECONSTRUCTED, ROWS, DRAWN = 64, 8, 6  # images that are measured, and drawn; samples of each
+RECONSTRUCTIONS = Path("samples") / "reconstructions.png"
+COLUMNS = 20  # samples in a row of the picture
+PLOT, GUIDED = Path("samples") / "guidance.png", Path("samples") / "guidance-samples.png"
+NO_GUIDANCE = """
+Not measured: every training image came with its label (condition dropout 0), so the unconditional distribution, which guidance
+needs, was not trained.
+"""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -38,10 +47,6 @@ class Section:
     markdown: str
     lines: list[str]
     pictures: list[Path]
-
-
-RECONSTRUCTED, ROWS, DRAWN = 64, 8, 6  # images that are measured, and drawn; samples of each
-RECONSTRUCTIONS = Path("samples") / "reconstructions.png"
 
 
 @dataclass(frozen=True)
@@ -132,14 +137,6 @@ def _draw(original: Tensor, answers: Tensor, drawn: Tensor, path: Path) -> None:
 def _with_error(values: np.ndarray) -> str:
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return f"{values.mean():.4f} ± {error:.4f}"
-
-
-COLUMNS = 20  # samples in a row of the picture
-PLOT, GUIDED = Path("samples") / "guidance.png", Path("samples") / "guidance-samples.png"
-NO_GUIDANCE = """
-Not measured: every training image came with its label (condition dropout 0), so the unconditional distribution, which guidance
-needs, was not trained.
-"""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ COMPONENTS = 50
 BATCH = 1024  # images read at once
 
 
+STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+SCORED = 500  # images whose likelihood is computed at every strength
+
+
 @dataclass(frozen=True, eq=False)
 class Recognition:
     """What a classifier sees in N images, each of which should be of a certain class.
@@ -228,10 +232,6 @@ def _read(images: Images, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _scaled(x: Tensor, levels: int) -> np.ndarray:
     return (x.flatten(1) / (levels - 1)).float().numpy()
-
-
-STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
-SCORED = 500  # images whose likelihood is computed at every strength
 
 
 @dataclass(frozen=True, eq=False)

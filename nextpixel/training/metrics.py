@@ -25,6 +25,9 @@ METRICS = "metrics.csv"
 LOGGERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # and the package that each needs
 
 
+QUIET = 60.0  # seconds without a line, where there is no bar
+
+
 class Logger(Protocol):
     """What receives figures beside metrics.csv."""
 
@@ -151,9 +154,6 @@ class WandB:
 
     def close(self) -> None:
         self._run.finish()
-
-
-QUIET = 60.0  # seconds without a line, where there is no bar
 
 
 class RunProgress:

@@ -32,6 +32,15 @@ LEAST_BITS, USUAL_BITS, MOST_BITS = 16, 20, 23
 LEAST_DIGITS, MORE_DIGITS = 7, 3
 
 
+THRESHOLDS = 1 / 4 + np.arange(16) / 32
+USUAL = 8  # one half
+# Turns of a run: finer where those of deep networks are.
+LENGTHS = np.array([1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096])
+LONGEST = int(LENGTHS[-1])
+# From the threshold that costs nothing to those that cost most: rounding is the less exact the farther it is from one half.
+_BY_COST = np.argsort(np.abs(THRESHOLDS - THRESHOLDS[USUAL]), kind="stable")
+
+
 def table_bits(levels: int) -> int:
     """How fine the tables for so many levels are: 12 bits below a uniform distribution over them, but from 16 to 20 bits,
     and at least 7 bits below it: what each symbol has in any case, one count, then takes 1/128 of all counts.
@@ -110,15 +119,6 @@ def boundaries(cdf: np.ndarray, bits: int, digits: int, threshold: float = 0.5) 
     found[:, 1:-1] += np.arange(1, levels)
     found[:, 0], found[:, -1] = 0, 2**bits
     return found
-
-
-THRESHOLDS = 1 / 4 + np.arange(16) / 32
-USUAL = 8  # one half
-# Turns of a run: finer where those of deep networks are.
-LENGTHS = np.array([1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096])
-LONGEST = int(LENGTHS[-1])
-# From the threshold that costs nothing to those that cost most: rounding is the less exact the farther it is from one half.
-_BY_COST = np.argsort(np.abs(THRESHOLDS - THRESHOLDS[USUAL]), kind="stable")
 
 
 class Runs:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from nextpixel.conditions import CONDITIONS
 from nextpixel.errors import InputError
 from nextpixel.models import MODELS, AutoregressiveModel
-from nextpixel.models.storage import build, parts
+from nextpixel.models.storage import build, config_and_weights
 
 _SIZE = struct.Struct("<I")
 
@@ -33,7 +33,7 @@ def fingerprint(model: AutoregressiveModel) -> str:
         >>> fingerprint(models[0]) == fingerprint(models[0]), fingerprint(models[0]) == fingerprint(models[1])
         (True, False)
     """
-    config, weights = parts(model)
+    config, weights = config_and_weights(model)
     found = hashlib.sha256(canonical(identity(config)))
     for name in sorted(weights):
         tensor = weights[name].cpu()
@@ -44,7 +44,7 @@ def fingerprint(model: AutoregressiveModel) -> str:
 
 def pack_model(model: AutoregressiveModel) -> bytes:
     """A model as bytes: the size of its configuration, the configuration, and its weights in the safetensors format."""
-    config, weights = parts(model)
+    config, weights = config_and_weights(model)
     text = canonical(config)
     return _SIZE.pack(len(text)) + text + safetensors.torch.save({name: weight.cpu() for name, weight in weights.items()})
 
