@@ -1,11 +1,13 @@
 """A folder of picture files: sub-folders are splits, then classes."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from nextpixel.data.classes import in_order
 from nextpixel.data.raw import SPLITS, RawImages, allocate, split_name
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
@@ -25,15 +27,28 @@ def load_folder(folder: Path, settings: DataSettings, progress: bool) -> dict[st
         InputError: no pictures, pictures beside split or class folders, or whatever `read_picture` and `stack_pictures` refuse.
     """
     parts = _split_folders(folder)
-    class_names = sorted({child.name for part in parts.values() for child in _subfolders(part) if _pictures(child)})
-    return {name: _load_part(part, class_names, settings, progress) for name, part in parts.items()}
+    found = {child.name for part in parts.values() for child in _subfolders(part) if _pictures(child)}
+    class_names = sorted(found) if settings.split_by == "position" else in_order(list(found))
+    loaded = {name: _load_part(part, class_names, settings, progress) for name, part in parts.items()}
+    start = len(folder.parts)
+    return {name: (replace(part, names=["/".join(Path(n).parts[start:]) for n in part.names])) for name, part in loaded.items()}
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split; {"all": folder} where there are no splits."""
-    children = _subfolders(folder)
+    whole, children = folder, _subfolders(folder)
     if not any(split_name(child.name) in SPLITS for child in children):
-        return {"all": folder}
+        below = _split_parents(folder)
+        if not below:
+            return {"all": folder}
+        folder, children = below[0], _subfolders(below[0])
+        beside = next((file for file in _pictures(whole) if not file.is_relative_to(folder)), None)
+        if len(below) > 1 or beside is not None:
+            other = below[1] if len(below) > 1 else beside
+            raise InputError(
+                f"{folder} has split folders, but {other} lies outside of them: put train, validation and test folders "
+                f"at the top of {whole}, with class folders in each, or rename them where they are none"
+            )
     loose = _own_pictures(folder)
     if loose:
         raise InputError(f"{folder} has pictures ({loose[0].name}) beside split folders: move them into one of them")
@@ -46,6 +61,15 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return parts
 
 
+def _split_parents(folder: Path) -> list[Path]:
+    """The folders anywhere under `folder` that have a train folder and another split, as in an unpacked archive."""
+    found = []
+    for child in _subfolders(folder):
+        names = {split_name(below.name) for below in _subfolders(child)} & set(SPLITS)
+        found += [child] if "train" in names and len(names) > 1 else _split_parents(child)
+    return found
+
+
 def _load_part(folder: Path, class_names: list[str], settings: DataSettings, progress: bool) -> RawImages:
     """Read one split."""
     loose, classes = _own_pictures(folder), {child.name: _pictures(child) for child in _subfolders(folder)}
@@ -54,12 +78,13 @@ def _load_part(folder: Path, class_names: list[str], settings: DataSettings, pro
         raise InputError(f"{folder} has pictures ({loose[0].name}) beside class folders ({files[0].parent.name}): keep one form")
     if not loose and not files:
         raise InputError(f"no pictures in {folder} (expected {', '.join(sorted(s[1:] for s in SUFFIXES))} files)")
+    names = [str(file) for file in loose or files]
     named = ((file, str(file)) for file in loose or files)
     images = stack_pictures(named, len(loose or files), settings, str(folder), progress)
     if loose:
-        return RawImages(images, None, None, levels=256)
+        return RawImages(images, None, None, levels=256, names=names)
     labels = np.repeat(np.arange(len(class_names)), [len(classes.get(name, [])) for name in class_names])
-    return RawImages(images, labels.astype(np.int64), class_names, levels=256)
+    return RawImages(images, labels.astype(np.int64), class_names, levels=256, names=names)
 
 
 def _subfolders(folder: Path) -> list[Path]:

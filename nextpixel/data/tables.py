@@ -10,16 +10,17 @@ Data sets of the Hugging Face hub.
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from nextpixel.data.classes import in_order
 from nextpixel.data.folder import stack_pictures
 from nextpixel.data.raw import RawImages, check_labels, split_name
-from nextpixel.data.settings import FORMS, DataSettings
+from nextpixel.data.settings import FORMS, RELATIVE, DataSettings
 from nextpixel.errors import InputError
 
 if TYPE_CHECKING:
@@ -148,16 +149,22 @@ def _load_group(files: list[Path], settings: DataSettings, progress: bool) -> Ra
         except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
             raise _unreadable(file, error) from error
     features = [datasets.Features.from_arrow_schema(table.schema_arrow) for table in tables]
-    for file, own in zip(files, features, strict=True):
-        if own != features[0]:
+    found = [find_columns(own, str(file)) for file, own in zip(files, features, strict=True)]
+    names = found[0].class_names
+    if settings.split_by != "position" and any(own.class_names != names for own in found) and all(o.class_names for o in found):
+        names = in_order([name for own in found for name in own.class_names])
+    for file, own, mine in zip(files, features, found, strict=True):
+        same = {k: v for k, v in own.items() if k != mine.label} == {k: v for k, v in features[0].items() if k != found[0].label}
+        named = mine.label == found[0].label and mine.class_names and names and list(own) == list(features[0]) and same
+        if own != features[0] and not (named and settings.split_by != "position"):
             raise InputError(
                 f"the columns of {file} ({', '.join(own)}) differ from those of {files[0]} ({', '.join(features[0])})"
             )
     where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    columns = find_columns(features[0], where)
+    columns = replace(found[0], class_names=names)
 
     def batches() -> "Iterator[pyarrow.RecordBatch]":
-        for file, table in zip(files, tables, strict=True):
+        for file, table, own in zip(files, tables, found, strict=True):
             reader = table.iter_batches(BATCH, columns=columns.names)
             while True:
                 try:
@@ -166,10 +173,24 @@ def _load_group(files: list[Path], settings: DataSettings, progress: bool) -> Ra
                     raise _unreadable(file, error) from error
                 if batch is None:
                     break
-                yield batch
+                yield batch if own.class_names == names else _by_name(batch, own, names)
 
     rows = sum(table.metadata.num_rows for table in tables)
     return decode_table(batches(), rows, columns, where, settings, progress)
+
+
+def _by_name(batch: "pyarrow.RecordBatch", columns: Columns, names: list[str]) -> "pyarrow.RecordBatch":
+    """A batch whose labels count in `names` instead of in those of its own file."""
+    import pyarrow as pa
+
+    numbers = [names.index(name) for name in columns.class_names]
+    labels = batch.column(columns.label).to_pylist()
+    strange = next((k for k in labels if k is not None and not -1 <= k < len(numbers)), None)
+    if strange is not None:
+        raise InputError(f"a label is {strange}, but its file names {len(numbers)} classes: expected 0 to {len(numbers) - 1}")
+    matched = [k if k is None or k < 0 else numbers[k] for k in labels]
+    place = batch.schema.get_field_index(columns.label)
+    return batch.set_column(place, columns.label, pa.array(matched, pa.int64()))
 
 
 def _unreadable(file: Path, error: Exception) -> InputError:
@@ -211,7 +232,8 @@ def _download(name: str) -> "datasets.DatasetDict":
     except Exception as error:  # the type depends on the versions of the hub's libraries and their network layer
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(
-            f"cannot load {name!r} from the Hugging Face hub ({reason}), and no file or folder has this name: a source is {FORMS}"
+            f"cannot load {name!r} from the Hugging Face hub ({reason}), and no file or folder has this name "
+            f"({RELATIVE}): a source is {FORMS}"
         ) from error
     finally:
         if bars:
