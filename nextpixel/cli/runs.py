@@ -17,6 +17,7 @@ from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError, Notice
 from nextpixel.identities.network import INSIDE, EmbeddingNetwork, kept_embedding
 from nextpixel.models import AutoregressiveModel
+from nextpixel.models.names import classes_of
 from nextpixel.models.storage import load
 from nextpixel.pictures.grid import save_grid
 from nextpixel.pictures.read import picture_symbols, read_picture
@@ -86,9 +87,7 @@ def label_number(text: str, model: AutoregressiveModel, option: str = "--label")
     Raises:
         InputError: there is no such class; the message names the nearest.
     """
-    parts = [] if model.condition is None else [part for part in model.condition.each() if part.source == "label"]
-    classes = getattr(parts[0], "classes", 0) if parts else 0
-    return class_number(text, model.class_names, classes, option)
+    return class_number(text, model.class_names, classes_of(model) or 0, option)
 
 
 LABEL, LIKE = "--label", "--like"

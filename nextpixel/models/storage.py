@@ -15,12 +15,11 @@ import torch
 from safetensors import SafetensorError
 from torch.overrides import TorchFunctionMode
 
-from nextpixel.conditions import Labels
 from nextpixel.errors import InputError, Notice, fits, spelled
 from nextpixel.files import current, open_regular, read_text, replace_folder
 from nextpixel.models.base import AutoregressiveModel
+from nextpixel.models.names import header, listed, read_names
 
-CLASSES = "class_names"  # in the header of the weights
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 PROGRESS = "progress.json"  # of a run: {"finished": bool, "best": "epoch 3 of 20", ...}
 LONGEST = 2**18  # bytes of a configuration
@@ -78,18 +77,10 @@ def save(model: AutoregressiveModel, folder: str | Path, notes: str = "") -> Non
         levels=model.levels,
         parameters=sum(p.numel() for p in model.parameters()),
         cond=", cond=..." if model.condition is not None else "",
-        classes=_listed(model.class_names),
+        classes=listed(model.class_names),
         notes=f"\n{notes.strip()}\n" if notes.strip() else "",
     )
     write_folder(model, folder, card)
-
-
-def _listed(names: list[str] | None) -> str:
-    """The classes by their numbers, for the card; the first hundred."""
-    if names is None:
-        return ""
-    more = f", ... ({len(names)} in all)" if len(names) > 100 else ""
-    return "\nClasses: " + ", ".join(f"{k} {' '.join(name.split())}" for k, name in enumerate(names[:100])) + more + ".\n"
 
 
 def write_folder(model: Storable, folder: str | Path, card: str) -> None:
@@ -103,38 +94,11 @@ def write_folder(model: Storable, folder: str | Path, card: str) -> None:
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (aside / CARD).write_text(card, encoding="utf-8")
         try:
-            safetensors.torch.save_file(weights, aside / WEIGHTS, metadata={"format": "pt", "model": model.name, **_names(model)})
+            safetensors.torch.save_file(weights, aside / WEIGHTS, metadata={"format": "pt", "model": model.name, **header(model)})
         except SafetensorError as error:  # as it calls the errors of the system
             raise OSError(str(error)) from error
         # It gives its files to their owner alone, whatever the umask is.
         os.chmod(aside / WEIGHTS, stat.S_IMODE((aside / CONFIG).stat().st_mode))
-
-
-def _names(model: Storable) -> dict[str, str]:
-    """The names of a model's classes as readers of before leave them alone: an unknown key of config.json they refuse."""
-    names = getattr(model, "class_names", None)
-    return {} if names is None else {CLASSES: json.dumps(list(names))}
-
-
-def _read_names(path: Path, classes: int | None) -> list[str] | None:
-    """The names of so many classes in a file of weights; None where it has none.
-
-    Raises:
-        InputError: it has something else.
-    """
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(CLASSES)
-        names = None if text is None else json.loads(text)
-    except Exception as error:  # as `_read_weights`
-        raise InputError(f"cannot read {path}: {_short(error)}") from error
-    if names is None:
-        return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        raise InputError(f"the names of classes in {path} must be different texts in a list, not {_short(names)}")
-    if classes is not None and len(names) != classes:
-        raise InputError(f"{path} has names of {len(names)} classes, but its model has {classes}")
-    return names
 
 
 def parts(model: Storable) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -172,8 +136,7 @@ def read_folder(folder_or_hub_id: str | Path, models: dict[str, type[Stored]]) -
     folder, run = _find(folder_or_hub_id)
     model = build(*_read(folder), models, folder / CONFIG, folder / WEIGHTS)
     if isinstance(model, AutoregressiveModel) and model.condition is not None:
-        counts = [part.classes for part in model.condition.each() if isinstance(part, Labels)]
-        model.class_names = _read_names(folder / WEIGHTS, counts[0]) if counts else None
+        model.class_names = read_names(folder / WEIGHTS, model)
     if run is not None and (unfinished := _unfinished(run)):
         warnings.warn(unfinished, Notice, stacklevel=3)
     return model
