@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nextpixel.conditions import Encoded, Labels, Vector, cond_of, default_cond
 from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits, absolute
-from nextpixel.data.trained import changed, save_trained
+from nextpixel.data.trained import changed, read_trained, save_trained
 from nextpixel.errors import InputError
 from nextpixel.identities.images import CONDITION, EmbeddedImages, embedding_network, load_images
 from nextpixel.identities.likeness import Portraits, portrait_section, portray
@@ -92,8 +92,8 @@ def train(
     def prepare() -> None:
         kept_data = replace(experiment.data, source=absolute(experiment.data.source), classes=model.class_names)
         replace(experiment, data=kept_data).save(job.out / "config.yaml")
-        if not job.goes_on:
-            save_trained(splits.train, job.out)
+        if not job.goes_on or read_trained(job.out) is not None:  # of a run of before not all is known
+            save_trained(splits.train, job.out, further=job.goes_on)
         marginal.save(job.out / "marginal.npz")
         if network is not None and not job.goes_on:
             save_embedding(network, job.out / INSIDE)

@@ -122,7 +122,8 @@ def _read(files: list[str], model: "AutoregressiveModel") -> "tuple[Tensor, Tens
     from nextpixel.pictures.read import load_image
 
     if len(files) == 1 and files[0].endswith((".npy", ".npz")):
-        settings = DataSettings(source=files[0], levels=model.levels)
+        # Labels are numbers of the model's classes, as `sample` writes them: they stay as they are.
+        settings = DataSettings(source=files[0], levels=model.levels, split_by="position")
         parts = load_source(files[0], settings)
         if list(parts) != ["all"]:
             raise InputError(f"{files[0]} has the splits {', '.join(parts)}: expected one array of images")

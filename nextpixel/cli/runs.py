@@ -74,7 +74,7 @@ def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: A
 def notice_guidance(guidance: float, model: AutoregressiveModel, run: str) -> None:
     """One line where guidance takes an unconditional distribution that was never trained, as the run's config tells."""
     config = Path(run) / "config.yaml"
-    if guidance == 1 or model.condition is None or not config.is_file():
+    if guidance == 1 or not abs(guidance) <= 1e6 or model.condition is None or not config.is_file():
         return
     if getattr(read_experiment(config).training, "condition_dropout", 1) == 0:
         what = f"--guidance {guidance:g} needs the unconditional distribution, which this run did not train (condition dropout 0)"

@@ -136,7 +136,7 @@ def compare(parts: dict[str, RawImages], source: str) -> None:
 
 
 def by_position(settings: DataSettings) -> bool:
-    """Whether images go to splits by their position: by the old rule, or in the embedded sets, to which nobody adds an image."""
+    """Whether images go to splits by their position: by the old rule, or in the embedded sets, which never change."""
     return settings.split_by == "position" or settings.source in ("digits", "digits-identities")
 
 

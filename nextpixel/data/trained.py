@@ -14,10 +14,14 @@ from nextpixel.files import write_aside
 TRAINED = "trained.npy"
 
 
-def save_trained(images: Images, run: Path) -> None:
-    """Write RUN/trained.npy: the sorted hashes of the images' stored values, uint64 (N,)."""
+def save_trained(images: Images, run: Path, further: bool = False) -> None:
+    """Write RUN/trained.npy: the sorted hashes of the images' stored values, uint64 (N,); `further` to those it has."""
+    hashes = pixel_hashes(images.raw.images, images.indices)
+    before = read_trained(run) if further else None
+    if before is not None:
+        hashes = np.concatenate([before, hashes[~np.isin(hashes, before)]])
     with write_aside(run / TRAINED) as aside, open(aside, "wb") as file:
-        np.save(file, np.sort(pixel_hashes(images.raw.images, images.indices)))
+        np.save(file, np.sort(hashes))
 
 
 def read_trained(run: str | Path) -> np.ndarray | None:
@@ -51,7 +55,7 @@ def changed(images: Images, run: str | Path) -> str:
         return ""
     now = pixel_hashes(images.raw.images, images.indices)
     new, gone = int((~np.isin(now, trained)).sum()), int((~np.isin(trained, now)).sum())
-    if not new and not gone and len(now) == len(trained):
+    if not new and not gone:
         return ""
     counts = f"{new} training images are new, {gone} are gone"
     return f"the data have changed since this run began: {counts} (of {len(trained)})"
