@@ -187,8 +187,8 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
     if settings.get("condition") == "labels":
         if images.classes is None:
             raise InputError(f"--model.condition labels needs labelled images, but {experiment.data.source} has no labels")
-        values = len(np.unique(images.labels))
-        if values > max(MOST_ALONE, len(images) // 2):
+        values = images.classes
+        if values > MOST_ALONE and values > len(images) // 2 and len(np.unique(images.labels)) > len(images) // 2:
             what = f"the labels of {experiment.data.source} have {values} values for {len(images)} images"
             raise InputError(f"--model.condition labels: {what}: these are no classes; leave --model.condition out")
         settings["condition"] = Labels(images.classes)
@@ -201,7 +201,7 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
     try:
         model = MODELS[name](shape=images.shape, levels=images.levels, **settings)
         labelled = model.condition is not None and any(isinstance(part, Labels) for part in model.condition.each())
-        model.class_names = images.class_names if labelled and experiment.data.split_by != "position" else None
+        model.class_names = getattr(images, "class_names", None) if labelled and experiment.data.split_by != "position" else None
         return model
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
