@@ -1,20 +1,23 @@
 """One run, from an experiment to a folder with a trained model, pictures and an honest report.
 
 RUN/  config.yaml   metrics.csv   progress.json   checkpoints/{best,last}.ckpt   model/ (the best weights so far)
-      samples/*.png   marginal.npz   report.md   embedding/ (the network whose vectors a model is conditioned on)
+      samples/*.png   trained.npy (hashes of the training images)
+      marginal.npz   report.md   embedding/ (the network whose vectors a model is conditioned on)
 """
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from nextpixel.conditions import Encoded, Labels, Vector, cond_of, default_cond
 from nextpixel.data.images import Images
-from nextpixel.data.splits import Splits
+from nextpixel.data.splits import Splits, absolute
+from nextpixel.data.trained import changed, read_trained, save_trained
 from nextpixel.errors import InputError
 from nextpixel.identities.images import CONDITION, EmbeddedImages, embedding_network, load_images
 from nextpixel.identities.likeness import Portraits, portrait_section, portray
@@ -36,6 +39,7 @@ from nextpixel.training.processes import Plan, is_first
 from nextpixel.training.trainer import Detail, Job, fit, in_memory_order, lock
 
 INITIAL_IMAGES = 64  # of a data-dependent initialisation
+MOST_ALONE = 100  # classes that may have fewer than two training images on average
 CODE = 10  # numbers of an autoencoder's code where none are given: the smaller of the paper's two
 
 
@@ -73,6 +77,8 @@ def train(
         splits = load_images(experiment.data, network, progress=job.first)
         torch.manual_seed(job.settings.seed)
         model = build(experiment, splits.train)
+        if found_changes := changed(splits.train, job.out) if job.first and job.goes_on else "":
+            console.print(found_changes, highlight=False, soft_wrap=True)
         if model.codes:
             splits.train.check_codes()
         if not job.goes_on:
@@ -84,7 +90,10 @@ def train(
         objective = Likelihood(in_memory_order(model, job.settings, found), job.settings)
 
     def prepare() -> None:
-        experiment.save(job.out / "config.yaml")
+        kept_data = replace(experiment.data, source=absolute(experiment.data.source), classes=model.class_names)
+        replace(experiment, data=kept_data).save(job.out / "config.yaml")
+        if not job.goes_on or read_trained(job.out) is not None:  # of a run of before not all is known
+            save_trained(splits.train, job.out, further=job.goes_on)
         marginal.save(job.out / "marginal.npz")
         if network is not None and not job.goes_on:
             save_embedding(network, job.out / INSIDE)
@@ -178,6 +187,10 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
     if settings.get("condition") == "labels":
         if images.classes is None:
             raise InputError(f"--model.condition labels needs labelled images, but {experiment.data.source} has no labels")
+        values = images.classes
+        if values > MOST_ALONE and values > len(images) // 2 and len(np.unique(images.labels)) > len(images) // 2:
+            what = f"the labels of {experiment.data.source} have {values} values for {len(images)} images"
+            raise InputError(f"--model.condition labels: {what}: these are no classes; leave --model.condition out")
         settings["condition"] = Labels(images.classes)
     elif settings.get("condition") == Encoded.name:
         settings["condition"] = Encoded(CODE)
@@ -186,7 +199,10 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
             raise InputError(f"--model.condition {CONDITION} needs images with vectors, but {experiment.data.source} has none")
         settings["condition"] = Vector(images.dim)
     try:
-        return MODELS[name](shape=images.shape, levels=images.levels, **settings)
+        model = MODELS[name](shape=images.shape, levels=images.levels, **settings)
+        labelled = model.condition is not None and any(isinstance(part, Labels) for part in model.condition.each())
+        model.class_names = getattr(images, "class_names", None) if labelled and experiment.data.split_by != "position" else None
+        return model
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
 

@@ -179,7 +179,7 @@ def test_class_conditional(tmp_path, capsys, refuse):
     for given, message in (("nan", "guidance.*nan"), ("2e6", r"guidance must be from -1e\+06 to 1e\+06, not 2000000\.0")):
         assert re.search(message, refuse(["sample", out, "--guidance", given, "--out", tmp_path / "x.png"]))
     assert "needs a condition" in refuse(["complete", out, "--image", image, "--out", tmp_path / "x.png"])
-    assert "labels must be from 0 to 9, not 10 to 10" in refuse(["sample", out, "--label", "10", "--out", tmp_path / "x.png"])
+    assert "--label 10: no such class" in refuse(["sample", out, "--label", "10", "--out", tmp_path / "x.png"])
     assert not (tmp_path / "x.png").exists()
 
 

@@ -13,7 +13,7 @@ from nextpixel import Combination, Encoded, Labels, SpatialMap, Vector
 from nextpixel.cli import main
 from nextpixel.data.settings import DataSettings
 from nextpixel.identities.network import INSIDE, EmbeddingNetwork, save_embedding
-from nextpixel.recipes import Experiment
+from nextpixel.recipes import Experiment, read_experiment
 
 CROP, SIZE = (12, 10), (8, 9)
 PREPARED = DataSettings(levels=3, crop=CROP, size=SIZE, grayscale=True)
@@ -194,10 +194,10 @@ BETWEEN = "interpolate run --from a.png --to b.png"
         ("none", "sample run --label 1", "--label 1: the model in run is not class-conditional"),
         ("encoded", "sample run --label 1", "--label 1: the model in run is not class-conditional"),
         ("vector", f"{LIKE} --label 1", "--label 1: the model in run is not class-conditional"),
-        ("labels", "sample run --label 4", "labels must be from 0 to 3, not 4 to 4"),
-        ("labels", "sample run --label -1", "labels must be from 0 to 3, not -1 to -1"),
-        ("labels+encoded", f"{LIKE} --label 4", "labels must be from 0 to 3, not 4 to 4"),
-        ("labels", "sample run --label cat", "--label cat: expected a whole number"),
+        ("labels", "sample run --label 4", "--label 4: expected a number from 0 to 3"),
+        ("labels", "sample run --label -1", "--label -1: expected a number from 0 to 3"),
+        ("labels+encoded", f"{LIKE} --label 4", "--label 4: expected a number from 0 to 3"),
+        ("labels", "sample run --label cat", "--label cat: expected a number from 0 to 3 (no class has a name)"),
         ("encoded", "sample run", "the model in run needs --like"),
         ("vector", "sample run", "the model in run needs --like"),
         ("spatial-map", "sample run", "the model in run needs a spatial-map, which only Python can give"),
@@ -224,7 +224,7 @@ BETWEEN = "interpolate run --from a.png --to b.png"
         ("vector", "interpolate run --from a.png --to b.npy", "--from a.png is a picture, but --to b.npy is a .npy file"),
         ("vector", "interpolate run --from a.npy --to 3", "--from a.npy is a .npy file, but --to 3 is a label"),
         ("labels+encoded", BETWEEN, "the model in run also needs --label"),
-        ("labels+encoded", f"{BETWEEN} --label 4", "labels must be from 0 to 3, not 4 to 4"),
+        ("labels+encoded", f"{BETWEEN} --label 4", "--label 4: expected a number from 0 to 3"),
         ("encoded", f"{BETWEEN} --label 1", "--label 1: the model in run is not class-conditional"),
         ("encoded", f"{BETWEEN} --like a.png", "--like a.png: --from a.png and --to b.png already give that"),
         ("labels", "interpolate run --from 1 --to 2 --label 3", "--label 3: --from 1 and --to 2 already give that"),
@@ -284,3 +284,99 @@ def test_a_broken_config_is_named(workplace, refuse):
     make_run(workplace / "run", "encoded")
     (workplace / "run" / "config.yaml").write_text("dat: {}")
     assert "run/config.yaml: unknown setting 'dat'" in refuse(LIKE)
+
+
+# --- classes by name, and a run that knows what it was trained on -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def named_run(tmp_path_factory):
+    """A run of two class folders, trained for an epoch without condition dropout, on a relative path."""
+    folder = tmp_path_factory.mktemp("named")
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / "pics" / name).mkdir(parents=True)
+        for k in range(20):
+            Image.fromarray(generator.integers(256, size=(8, 8), dtype=np.uint8)).save(folder / "pics" / name / f"{k}.png")
+    sizes = ["--model.features", "8", "--model.blocks", "1", "--model.head_features", "8", "--training.condition_dropout", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train = ["train", "digits-class", "--data", "pics", "--data.levels", "4", "--data.source_levels", "256", "--out", "RUN"]
+        assert main([*train, *sizes, "--training.epochs", "1", "--report", "none"]) == 0
+    return folder
+
+
+def test_a_run_and_its_model_keep_the_names_of_classes(named_run):
+    assert nextpixel.load(named_run / "RUN").class_names == ["cat", "dog"]
+    assert "Classes: 0 cat, 1 dog." in (named_run / "RUN" / "model" / "README.md").read_text()
+    nextpixel.load(named_run / "RUN").save(named_run / "again")
+    assert nextpixel.load(named_run / "again").class_names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("verb", ["sample", "complete", "interpolate", "compress"])
+def test_a_class_is_given_by_its_name(named_run, tmp_path, monkeypatch, capsys, verb):
+    monkeypatch.chdir(tmp_path)
+    run, picture = str(named_run / "RUN"), str(named_run / "pics" / "dog" / "0.png")
+    np.save("x.npy", np.zeros((1, 1, 8, 8), dtype=np.uint8))
+
+    def draw(name, out):
+        words = {
+            "sample": ["sample", run, "-n", "2", "--label", name, "--out", out],
+            "complete": ["complete", run, "--image", picture, "-n", "1", "--label", name, "--out", out],
+            "interpolate": ["interpolate", run, "--from", name, "--to", "cat", "-n", "1", "--steps", "2", "--out", out],
+            "compress": ["compress", run, "x.npy", "--label", name, "-o", out],
+        }
+        return main(words[verb])
+
+    assert draw("dog", "by-name.npy") == draw("1", "by-number.npy") == 0
+    assert (tmp_path / "by-name.npy").read_bytes() == (tmp_path / "by-number.npy").read_bytes()
+    capsys.readouterr()
+    assert draw("dgo", "wrong.npy") == 2
+    assert "no such class; nearest are dog" in capsys.readouterr().err
+    assert not (tmp_path / "wrong.npy").exists()
+
+
+def test_a_run_is_evaluated_from_any_folder_and_tells_what_it_was_trained_on(named_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = str(named_run / "RUN")
+    assert main(["evaluate", run, "--csv", "a.csv"]) == 0
+    assert "trained on" not in capsys.readouterr().out
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert lines[0] == "index,file,label,nats,bits_per_dim"
+    assert all(line.split(",")[1].startswith(("cat/", "dog/")) for line in lines[1:])
+    assert main(["evaluate", run, "--data", str(named_run / "pics")]) == 0
+    trained = len(np.load(named_run / "RUN" / "trained.npy"))
+    assert f"{trained} of 40 all images were trained on" in capsys.readouterr().out
+
+
+def test_a_resumed_run_says_that_its_data_have_changed(named_run, tmp_path, monkeypatch, capsys):
+    run, pics = tmp_path / "RUN", tmp_path / "pics"
+    shutil.copytree(named_run / "RUN", run)
+    shutil.copytree(named_run / "pics", pics)
+    for k in range(6):
+        Image.new("L", (8, 8), k).save(pics / "cat" / f"new{k}.png")
+    words = ["train", "--out", str(run), "--resume", "--data.source", str(pics), "--training.epochs", "2", "--report", "none"]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "the data have changed since this run began" in shown.out + shown.err
+
+
+def test_other_sizes_are_evaluated_without_the_marginal_and_guidance_says_what_it_lacks(named_run, tmp_path, capsys):
+    (tmp_path / "dog").mkdir()
+    Image.new("L", (12, 10), 3).save(tmp_path / "dog" / "a.png")
+    assert (
+        main(["evaluate", str(named_run / "RUN"), "--data", str(tmp_path), "--guidance", "0", "--csv", str(tmp_path / "b.csv")])
+        == 0
+    )
+    shown = capsys.readouterr()
+    assert "left out" in shown.out
+    assert "condition dropout 0" in shown.err
+    assert (tmp_path / "b.csv").read_text().splitlines()[1].startswith("0,dog/a.png,1,")  # a subset keeps its number
+
+
+def test_a_run_of_before_keeps_its_rule_of_splits(tmp_path):
+    Experiment(data=DataSettings(source="x.npy")).save(tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text()
+    assert read_experiment(tmp_path / "config.yaml").data.split_by == "image"
+    (tmp_path / "config.yaml").write_text(text.replace("  split_by: image\n", ""))
+    assert read_experiment(tmp_path / "config.yaml").data.split_by == "position"

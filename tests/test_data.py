@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -399,13 +400,14 @@ def no_network(monkeypatch):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("labels", ["class", "integer", "none"])
+@pytest.mark.filterwarnings("ignore:labels of .* become classes 0 to 2")
 def test_parquet_file(tmp_path, no_network, channels, labels):
     table, pixels = dataset(300, channels, labels=labels)
     save_parquet(tmp_path / "train.parquet", table)
     part = load_source(str(tmp_path / "train.parquet"), DataSettings())["all"]
     np.testing.assert_array_equal(part.images, pixels)
-    assert part.class_names == (["ant", "bee", "cat"] if labels == "class" else None)
-    expected = {"class": [0, 1, 2], "integer": [4, 5, 6], "none": None}[labels]
+    assert part.class_names == {"class": ["ant", "bee", "cat"], "integer": ["4", "5", "6"], "none": None}[labels]
+    expected = None if labels == "none" else [0, 1, 2]
     assert (None if part.labels is None else part.labels[:3].tolist()) == expected
 
 
@@ -652,7 +654,9 @@ def numbers(images: Images) -> list[int]:
 def test_splits_are_carved_out_of_one_part(tmp_path):
     settings = DataSettings(source=arrays(tmp_path, x=numbered(100)), validation=0.15, test=0.25)
     splits = load(settings)
-    assert [len(splits[name]) for name in splits] == [60, 15, 25]
+    assert [len(splits[name]) for name in splits] == [58, 13, 29]
+    by_position = load(replace(settings, split_by="position"))
+    assert [len(by_position[name]) for name in splits] == [60, 15, 25]
     kept = {name: numbers(splits[name]) for name in splits}
     assert sorted(kept["train"] + kept["validation"] + kept["test"]) == list(range(100))
     assert all(ascending == sorted(ascending) for ascending in kept.values())
@@ -670,7 +674,7 @@ def test_only_missing_splits_are_carved(tmp_path):
     splits = load(DataSettings(source=source))
     assert numbers(splits.test) == list(range(50, 57))
     assert sorted(numbers(splits.train) + numbers(splits.validation)) == list(range(50))
-    assert len(splits.validation) == 5
+    assert len(splits.validation) == 4
     assert list(splits) == ["train", "validation", "test", "gallery"]
     assert numbers(splits["gallery"]) == [60, 61, 62]
     assert splits["val"] is splits.validation
@@ -699,8 +703,8 @@ def test_load_one(tmp_path):
         ({"train": noise(9, H, W), "test": noise(9, W, H)}, r"differ in shape .*train has \(1, 5, 7\) and test has \(1, 7, 5\)"),
         ({"valid": noise(9, H, W), "test": noise(9, H, W)}, "no train split: it has validation, test"),
         (
-            {"x": noise(4, H, W)},
-            r"4 training images leave none for test and validation \(--data.test 0.1, --data.validation 0.1\)",
+            {"x": noise(2, H, W)},
+            r"2 training images leave none for train \(--data.test 0.1, --data.validation 0.1\)",
         ),
     ],
 )
@@ -718,7 +722,101 @@ def test_splits_with_other_classes(tmp_path):
         tmp_path / "test.parquet", table.cast_column("fine_label", datasets.ClassLabel(names=["ant", "bee", "cow", "dog"]))
     )
     with pytest.raises(InputError, match=r"name different classes .*: test has 4 and train has 3"):
-        load(DataSettings(source=str(tmp_path)))
+        load(DataSettings(source=str(tmp_path), split_by="position"))
+    splits = load(DataSettings(source=str(tmp_path)))
+    assert splits.train.class_names == splits.test.class_names == ["ant", "bee", "cat", "cow", "dog"]
+    assert splits.train.raw.labels[:3].tolist() == [0, 1, 2]
+    assert splits.test.raw.labels[:3].tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize("names", [["train-0-of-2", "train-1-of-2"], ["train", "test"]])
+def test_parquet_files_that_name_classes_in_another_order_are_matched_by_name(tmp_path, names):
+    import datasets
+
+    table, _ = dataset()
+    save_parquet(tmp_path / f"{names[0]}.parquet", table)
+    words = ["cat", "ant", "bee"]
+    own = [["ant", "bee", "cat"][k] for k in table["fine_label"]]
+    other = table.remove_columns("fine_label").add_column("fine_label", [words.index(word) for word in own])
+    save_parquet(tmp_path / f"{names[1]}.parquet", other.cast_column("fine_label", datasets.ClassLabel(names=words)))
+    parts = load_source(str(tmp_path), DataSettings())
+    found = [part.class_names[k] for part in parts.values() for k in part.labels]
+    assert found == own + own
+
+
+def save_classes(folder, names, number=3):
+    for n, name in enumerate(names):
+        for k in range(number):
+            save_picture(folder / name / f"{k}.png", seed=100 * n + k)
+
+
+@pytest.mark.parametrize("nested", ["", "archive/", "a/b/"])
+def test_official_splits_are_found_at_any_depth(tmp_path, nested):
+    save_classes(tmp_path, [f"{nested}{split}/{name}" for split in ("train", "test") for name in ("cat", "dog")])
+    parts = load_source(str(tmp_path), DataSettings())
+    assert {name: (len(part), part.class_names) for name, part in parts.items()} == {
+        "train": (6, ["cat", "dog"]),
+        "test": (6, ["cat", "dog"]),
+    }
+
+
+def test_pictures_outside_of_nested_splits_are_refused(tmp_path):
+    save_classes(tmp_path, ["archive/train/cat", "archive/test/cat", "more/cat"])
+    refuse(DataSettings(source=str(tmp_path)), "has split folders", "outside of them", "rename")
+
+
+def test_numeric_class_folders_sort_as_numbers_and_a_subset_keeps_its_numbers(tmp_path):
+    save_classes(tmp_path / "all", [str(k) for k in range(12)], 1)
+    raw = load_source(str(tmp_path / "all"), DataSettings())["all"]
+    assert raw.class_names == [str(k) for k in range(12)]
+    assert raw.names[2] == "2/0.png"
+    save_classes(tmp_path / "few", ["10", "2"], 1)
+    few = load_source(str(tmp_path / "few"), DataSettings(classes=raw.class_names))["all"]
+    assert few.labels.tolist() == [2, 10]
+    save_classes(tmp_path / "strange", ["2", "cat"], 1)
+    refuse(DataSettings(source=str(tmp_path / "strange"), classes=raw.class_names), "classes that the run does not know (cat)")
+
+
+@pytest.mark.parametrize(("values", "classes"), [([1, 2, 3, 1], 3), ([0, 5, 9, 5], 3), ([7, 7, 7, 7], 1)])
+def test_labels_with_gaps_are_compacted_with_a_line(tmp_path, values, classes):
+    source = arrays(tmp_path, images=numbered(4), labels=np.array(values))
+    with pytest.warns(Notice, match="become classes 0 to"):
+        raw = load_source(source, DataSettings())["all"]
+    assert [raw.class_names[k] for k in raw.labels] == [str(value) for value in values]
+    assert Images(raw, DataSettings()).classes == classes
+
+
+def test_very_many_label_values_are_no_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr("nextpixel.data.classes.MOST_CLASSES", 3)
+    source = arrays(tmp_path, images=numbered(4), labels=np.array([3, 999, 10**9, 5]))
+    with pytest.warns(Notice, match="4 values of labels .* are no classes"):
+        assert load_source(source, DataSettings())["all"].labels is None
+
+
+@pytest.mark.parametrize("kind", ["folder", "array"])
+@pytest.mark.parametrize("change", ["added", "removed", "renamed"])
+def test_an_image_stays_in_its_split_when_others_come_and_go(tmp_path, kind, change):
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 1, 5, 7), dtype=np.uint8)
+
+    def tests(which, names):
+        where = tmp_path / str(len(list(tmp_path.iterdir())))
+        where.mkdir()
+        if kind == "array":
+            return {test.tobytes() for test in load(DataSettings(source=arrays(where, x=pictures[which]))).test.tensor().numpy()}
+        for k, name in zip(which, names, strict=True):
+            Image.fromarray(pictures[k, 0]).save(where / name)
+        return {test.tobytes() for test in load(DataSettings(source=str(where))).test.tensor().numpy()}
+
+    def key(k):
+        return pictures[k].astype(np.int64).tobytes()
+
+    names = [f"{k:03d}.png" for k in range(60)]
+    before = tests(list(range(1, 60)), names[1:])
+    which = {"added": list(range(60)), "removed": list(range(2, 60)), "renamed": list(range(1, 60))}[change]
+    labels = [names[k] if change != "renamed" or k != 1 else "zzz.png" for k in which]
+    moved = {key(0), key(1)}
+    assert len(before) >= 3
+    assert tests(which, labels) - moved == before - moved
 
 
 # --- the progress bar -------------------------------------------------------------------------------------------------
@@ -741,7 +839,9 @@ def test_progress_goes_to_a_terminal_only(tmp_path, monkeypatch, capsys):
 def test_mnist(no_network):
     source = shared("mnist")
     splits = load(DataSettings(source=source, levels=2, binarize="stochastic"))
-    assert [len(splits[name]) for name in splits] == [54000, 6000, 8000]
+    train, validation, test = (len(splits[name]) for name in splits)
+    assert (train + validation, test) == (60000, 8000)
+    assert abs(validation - 6000) < 4 * (60000 * 0.1 * 0.9) ** 0.5  # four standard deviations of the hash
     assert splits.train.shape == (1, 28, 28)
     assert splits.train.class_names == [str(n) for n in range(10)]
     assert torch.bincount(splits.train.labels, minlength=10).min() > 4500
@@ -844,8 +944,8 @@ def test_objects_that_are_needed_are_named(tmp_path):
     [
         (np.array(["cat", "ant", "cat"]), [1, 0, 1], ["ant", "cat"]),
         (np.array([b"cat", b"ant", b"cat"]), [1, 0, 1], ["ant", "cat"]),
-        (np.eye(4)[[3, 0, 2]], [3, 0, 2], None),
-        (np.array([[2], [0], [1]], np.uint8), [2, 0, 1], None),
+        (np.eye(4)[[3, 0, 2]], [3, 0, 2], ["0", "1", "2", "3"]),
+        (np.array([[2], [0], [1]], np.uint8), [2, 0, 1], ["0", "1", "2"]),
     ],
 )
 def test_labels_as_they_are_stored(tmp_path, labels, numbers, names):
@@ -968,7 +1068,7 @@ def test_columns_of_pictures_in_any_form(tmp_path, kind, labels, name):
     part = load_source(str(tmp_path / "a.parquet"), DataSettings())["all"]
     np.testing.assert_array_equal(part.images[:, 0], x)
     assert part.labels.tolist() == [1, 0, 2]
-    assert part.class_names == (["a", "b", "c"] if isinstance(labels[0], str) else None)
+    assert part.class_names == (["a", "b", "c"] if isinstance(labels[0], str) else ["0", "1", "2"])
 
 
 @pytest.mark.parametrize(
@@ -1064,7 +1164,8 @@ def test_webdataset(tmp_path, labels, ending, shards):
         part = load_source(source, DataSettings())["all"]
         np.testing.assert_array_equal(part.images[:, 0], x)
         assert (None if part.labels is None else part.labels.tolist()) == (None if labels == "none" else y)
-        assert part.class_names == (["a", "b", "c"] if labels == "names" else None)
+        assert part.class_names == {"names": ["a", "b", "c"], "none": None}.get(labels, ["0", "1", "2"])
+        assert part.names == [f"{n:04d}.png" for n in range(6)]
 
 
 def test_webdataset_splits_and_what_it_leaves_alone(tmp_path):

@@ -41,7 +41,7 @@ class Fixed:
         self.x, self.levels, self.labels = x, levels, labels
         self.shape = tuple(x.shape[1:])
 
-    spread = Images.spread
+    spread, names = Images.spread, None
 
     def __len__(self):
         return len(self.x)

@@ -265,7 +265,7 @@ def test_bad_commands(command, message, embedding, tmp_path, capsys):
     nextpixel.PixelCNN((1, 8, 8), levels=17, features=4, blocks=1).save(likelihood)
     single, colour = tmp_path / "single.npz", tmp_path / "colour.npz"
     labels = np.arange(60) // 2
-    np.savez(single, images=np.zeros((61, 8, 8), dtype=np.uint8), labels=np.append(labels, 99), levels=17)
+    np.savez(single, images=np.zeros((61, 8, 8), dtype=np.uint8), labels=np.append(labels, 30), levels=17)
     np.savez(colour, images=np.zeros((60, 3, 8, 8), dtype=np.uint8), labels=labels, levels=256)
     files = {"nothing": tmp_path / "nothing", "likelihood": likelihood, "single": single, "colour": colour}
     command = command.format(embedding=embedding, **files)

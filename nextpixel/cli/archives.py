@@ -25,7 +25,8 @@ def add_compress(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
     parser.add_argument("images", nargs="+", help="pictures of 8 bits, grey or RGB, folders of them, or .npy files of integers")
     parser.add_argument("-o", "--out", required=True, help="the archive")
-    parser.add_argument("--label", type=int, nargs="+", help="class of all images, or of each, for a class-conditional model")
+    label = "class (its name or number) of all images, or of each, for a class-conditional model"
+    parser.add_argument("--label", type=str, nargs="+", help=label)
     parser.add_argument("--tile", help="HxW: cut larger images into tiles, which is faster and a little larger")
     parser.add_argument(
         "--mode",
@@ -128,19 +129,22 @@ def _read(files: list[tuple[str, str]], model: "AutoregressiveModel") -> tuple[l
     return [name for name, _ in found], [x for _, x in found]
 
 
-def _cond(labels: list[int] | None, number: int, model: "AutoregressiveModel", run: str) -> Any:
+def _cond(labels: list[str] | None, number: int, model: "AutoregressiveModel", run: str) -> Any:
     """The classes as the model takes them.
 
     Raises:
         InputError: as many as there are images, or one, are not given; or the model has no classes.
     """
+    from nextpixel.cli.runs import label_number
+
     if labels is None:
         return None
     if model.condition is None or model.condition.source != "label":
         raise InputError(f"--label {labels[0]}: the model in {run} is not class-conditional")
     if len(labels) not in (1, number):
         raise InputError(f"--label gives {len(labels)} classes for {images(number)}: expected one for all, or one for each")
-    return labels[0] if len(labels) == 1 else labels
+    numbers = [label_number(label, model) for label in labels]
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def add_decompress(parser: ArgumentParser, argv: list[str]) -> None:

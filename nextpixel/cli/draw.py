@@ -45,7 +45,7 @@ def add_sample(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run_sample(args: Any) -> None:
     """Draw, write, and print the path."""
-    from nextpixel.cli.runs import RunConditions, write_images
+    from nextpixel.cli.runs import RunConditions, notice_guidance, write_images
     from nextpixel.conditions import default_cond
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
@@ -57,6 +57,7 @@ def run_sample(args: Any) -> None:
     device = find_device(args.device)
     model = load(args.run).to(device)
     cond = RunConditions(model, args.run).cond(args.label, args.like, needed=args.guidance != 0)
+    notice_guidance(args.guidance, model, args.run)
     if cond is None and args.guidance != 0:
         cond = default_cond(model, args.n)
     sweeps = 0
@@ -93,7 +94,7 @@ def add_complete(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run_complete(args: Any) -> None:
     """Complete, write, and print the path."""
-    from nextpixel.cli.runs import RunConditions, write_images
+    from nextpixel.cli.runs import RunConditions, notice_guidance, write_images
     from nextpixel.models.storage import load
     from nextpixel.pictures.grid import save_completions
     from nextpixel.pictures.read import load_mask, page_of
@@ -106,6 +107,7 @@ def run_complete(args: Any) -> None:
     conditions, needed = RunConditions(model, args.run), args.guidance != 0
     label = labels if args.label is None and needed and conditions.takes("label") else args.label
     cond = conditions.cond(label, args.like, needed=needed)
+    notice_guidance(args.guidance, model, args.run)
     height, width = x.shape[2:]
     known = load_mask(args.keep, height, width)
     with rows_bar("completing", model.scan_rows(len(x) * args.n, (height, width))) as progress:
@@ -131,7 +133,8 @@ def _read(files: list[str], model: "AutoregressiveModel") -> "tuple[Tensor, Tens
     from nextpixel.pictures.read import load_image, pages_of
 
     if len(files) == 1 and files[0].endswith((".npy", ".npz")):
-        settings = DataSettings(source=files[0], levels=model.levels)
+        # Labels are numbers of the model's classes, as `sample` writes them: they stay as they are.
+        settings = DataSettings(source=files[0], levels=model.levels, split_by="position")
         parts = load_source(files[0], settings)
         if list(parts) != ["all"]:
             raise InputError(f"{files[0]} has the splits {', '.join(parts)}: expected one array of images")
@@ -180,7 +183,7 @@ def add_interpolate(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run_interpolate(args: Any) -> None:
     """Draw, write, and print the path."""
-    from nextpixel.cli.runs import write_images
+    from nextpixel.cli.runs import notice_guidance, write_images
     from nextpixel.models.storage import load
     from nextpixel.progress import rows_bar
 
@@ -189,6 +192,7 @@ def run_interpolate(args: Any) -> None:
     device = find_device(args.device)
     model = load(args.run).to(device)
     ends = _ends(model, args)
+    notice_guidance(args.guidance, model, args.run)
     with rows_bar("interpolating", model.scan_rows(args.n * args.steps)) as progress:
         x = model.interpolate(
             *ends, args.steps, args.n, args.seed, args.path, args.temperature, progress=progress, guidance=args.guidance
@@ -205,7 +209,7 @@ def _ends(model: "AutoregressiveModel", args: Any) -> list[Any]:
     """
     from nextpixel.cli.runs import RunConditions
 
-    kind, other = (_kind(option, args[option]) for option in ENDS)
+    kind, other = (_kind(option, args[option], model.class_names) for option in ENDS)
     if kind != other:
         raise InputError(f"--from {args['from']} is {kind}, but --to {args.to} is {other}: expected two of a kind")
     for option in SAME[kind]:
@@ -215,16 +219,18 @@ def _ends(model: "AutoregressiveModel", args: Any) -> list[Any]:
         return [_array(option, args[option]) for option in ENDS]
     conditions = RunConditions(model, args.run)
     if kind == LABEL:
-        return [conditions.cond(int(args[option]), args.like, of_label=f"--{option}") for option in ENDS]
+        return [conditions.cond(args[option], args.like, of_label=f"--{option}") for option in ENDS]
     return [conditions.cond(args.label, args[option], of_picture=f"--{option}") for option in ENDS]
 
 
-def _kind(option: str, text: str) -> str:
-    if text.isdecimal():
+def _kind(option: str, text: str, names: list[str] | None) -> str:
+    if text.isdecimal() or text in (names or ()):
         return LABEL
     if text.endswith(".npy"):
         return ARRAY
     if not Path(text).is_file():
+        if names is not None and not Path(text).suffix:
+            return LABEL  # a name that is mistyped: the nearest are named
         raise InputError(f"--{option} {text}: no such file; expected a label (0, 1, ...), a picture file or a .npy file")
     return PICTURE
 

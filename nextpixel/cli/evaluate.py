@@ -19,7 +19,7 @@ def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("run", help="a run folder")
     parser.add_argument("--data.source", help="other data (also: --data), brought to the run's levels by the run's settings")
     parser.add_argument("--split", default="test", help="which split of the data")
-    parser.add_argument("--csv", help="write index, label, nats and bits/dim of every image to this file")
+    parser.add_argument("--csv", help="write index, file, label, nats and bits/dim of every image to this file")
     add_force(parser)
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     add_device(parser)
@@ -37,8 +37,9 @@ def run_evaluate(args: Any) -> None:
 
 def evaluate_likelihood(args: Any, console: "Console") -> None:
     """Print the likelihood of a split under a run's model, beside the baselines."""
-    from nextpixel.cli.runs import open_run
+    from nextpixel.cli.runs import notice_guidance, open_run
     from nextpixel.data.splits import load_one
+    from nextpixel.data.trained import seen
     from nextpixel.files import require_new
     from nextpixel.identities.images import EmbeddedImages, embedding_network, load_images
     from nextpixel.scoring.baselines import all_baselines, print_scores
@@ -60,13 +61,17 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
         images = images if network is None else EmbeddedImages(images, network, settings.embedding_of)
     if model.codes:
         images.check_codes()
+    notice_guidance(args.guidance, model, args.run)
     evaluation = evaluate(model, images, args.batch_size, guidance=args.guidance)
-    if args.csv:
-        evaluation.write_csv(args.csv)
+    baselines = all_baselines(marginal, images, model.codes)
     console.print(f"{source or settings.source}, {args.split}: {images.describe_binarisation()}", highlight=False)
-    print_scores(args.split, evaluation, all_baselines(marginal, images, model.codes), console)
+    print_scores(args.split, evaluation, baselines, console)
+    if known := seen(images, args.run):
+        console.print(known, highlight=False)
     if args.guidance != 0 and (meaning := what_it_means(model)):
         console.print(meaning, highlight=False)
+    if args.csv:
+        evaluation.write_csv(args.csv)
 
 
 def evaluate_identities(args: Any, console: "Console") -> None:

@@ -91,7 +91,7 @@ def function_of(what: str, verb: str) -> Callable[..., None]:
 
 def add_condition(parser: ArgumentParser, label: str, like: str) -> None:
     """The options --label and --like, with these helps, which `cli.runs.RunConditions` reads."""
-    parser.add_argument("--label", type=int, help=label)
+    parser.add_argument("--label", type=str, help=f"{label}, by its name or number")
     parser.add_argument("--like", help=like)
 
 

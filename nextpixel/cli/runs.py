@@ -1,5 +1,6 @@
 """What verbs take from a run folder: its model, and a condition for it from the options of a verb."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,12 @@ from torch import Tensor
 from nextpixel.conditions import Condition
 from nextpixel.conditions.base import Source
 from nextpixel.data.arrays import save_symbols
+from nextpixel.data.classes import class_number
 from nextpixel.data.settings import DataSettings
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, Notice
 from nextpixel.identities.network import INSIDE, EmbeddingNetwork, kept_embedding
 from nextpixel.models import AutoregressiveModel
+from nextpixel.models.names import classes_of
 from nextpixel.models.storage import load
 from nextpixel.pictures.grid import save_grid
 from nextpixel.pictures.read import picture_symbols, read_picture
@@ -70,6 +73,25 @@ def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: A
         save_symbols(x.cpu().numpy(), out, model.levels, model.codes, labels)
 
 
+def notice_guidance(guidance: float, model: AutoregressiveModel, run: str) -> None:
+    """One line where guidance takes an unconditional distribution that was never trained, as the run's config tells."""
+    config = Path(run) / "config.yaml"
+    if guidance == 1 or not abs(guidance) <= 1e6 or model.condition is None or not config.is_file():
+        return
+    if getattr(read_experiment(config).training, "condition_dropout", 1) == 0:
+        what = f"--guidance {guidance:g} needs the unconditional distribution, which this run did not train (condition dropout 0)"
+        warnings.warn(f"{what}: the result means little; train with --training.condition_dropout 0.1", Notice, stacklevel=2)
+
+
+def label_number(text: str, model: AutoregressiveModel, option: str = "--label") -> int:
+    """The number of the class that --label gives by its name or number.
+
+    Raises:
+        InputError: there is no such class; the message names the nearest.
+    """
+    return class_number(text, model.class_names, classes_of(model) or 0, option)
+
+
 class RunConditions:
     """Makes a `cond` of a label and a picture, for the model of a run, part by part as each declares its `source`.
 
@@ -86,12 +108,17 @@ class RunConditions:
         self.parts = [] if model.condition is None else list(model.condition.each())
 
     def cond(
-        self, label: int | Tensor | None, picture: str | None, of_label: str = LABEL, of_picture: str = LIKE, needed: bool = True
+        self,
+        label: str | int | Tensor | None,
+        picture: str | None,
+        of_label: str = LABEL,
+        of_picture: str = LIKE,
+        needed: bool = True,
     ) -> Any:
         """The `cond`; None if nothing was given and the model takes none or nothing but labels, or none is needed.
 
         Args:
-            label: one for all images, or theirs.
+            label: one for all images, as a number or a name, or theirs.
             picture: a file.
             of_label, of_picture: the options that gave these, for messages.
             needed: whether the model must have a condition.
@@ -103,6 +130,8 @@ class RunConditions:
             raise InputError(f"{of_label} {label}: the model in {self.run} is not class-conditional")
         if picture is not None and not self.takes("picture", "embedding"):
             raise InputError(f"{of_picture} {picture}: the model in {self.run} is not conditioned on pictures")
+        if isinstance(label, str):
+            label = label_number(label, self.model, of_label)
         nothing = label is None and picture is None
         if nothing and (not needed or all(part.source == "label" for part in self.parts)):
             return None

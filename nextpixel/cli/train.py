@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from nextpixel.cli.parser import add_settings, set_defaults
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError
-from nextpixel.recipes import KINDS, Experiment, kind_of, read_config, read_recipe
+from nextpixel.recipes import KINDS, Experiment, kind_of, of_before, read_config, read_recipe
 
 CONDITION = (
     "labels: images depend on their labels; encoded: on a code of themselves, an autoencoder's of 10 numbers; embedding: on the "
@@ -116,7 +116,7 @@ def _base(argv: list[str]) -> dict[str, Any]:
 def _resumed(out: Path, recipe: str | None) -> dict[str, Any]:
     if not (out / "config.yaml").is_file():
         raise InputError(f"{out} is no run to resume: it has no config.yaml")
-    base = {"where": str(out / "config.yaml"), **read_config(out / "config.yaml")}
+    base = {"where": str(out / "config.yaml"), **of_before(read_config(out / "config.yaml"))}
     if recipe and base.get("recipe") != recipe:
         raise InputError(f"{out} is a run of {base.get('recipe')}, not of {recipe}: give another --out")
     return base

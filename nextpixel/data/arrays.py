@@ -279,7 +279,7 @@ def as_labels(labels: np.ndarray, count: int, where: str) -> tuple[np.ndarray | 
         ]
     if labels.ndim == 2 and len(labels) == count and labels.shape[1] > 1 and labels.dtype.kind in "iubf":
         if np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all():
-            return labels.argmax(1).astype(np.int64), None
+            return labels.argmax(1).astype(np.int64), [str(k) for k in range(labels.shape[1])]
         what = f"the labels of {where} are several for each image, {labels.dtype} {labels.shape}"
         warnings.warn(f"{what}: images without labels (expected one integer for each)", Notice, stacklevel=2)
         return None, None

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from nextpixel.data.classes import in_order
 from nextpixel.data.raw import SPLITS, RawImages, allocate, split_name
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError, Notice, shown
@@ -21,9 +22,9 @@ from nextpixel.progress import track
 def load_folder(folder: Path, settings: DataSettings, progress: bool) -> dict[str, RawImages]:
     """Read all pictures under `folder`, in the order of their sorted names; each page and frame is an image.
 
-    Where a top-level sub-folder is called train, val, valid, validation or test, every sub-folder is a split. Inside a split
-    (or the folder itself) sub-folders are classes, numbered by their sorted names over all splits. Files that are no pictures
-    are left out, and a `Notice` counts them.
+    Where a sub-folder is called train, val, valid, validation or test, it and those beside it are splits: at the top, or
+    deeper, beside a train folder, as in an unpacked archive. Inside a split (or the folder itself) sub-folders are classes,
+    numbered by the order of their names over all splits. Files that are no pictures are left out, and a `Notice` counts them.
 
     Raises:
         InputError: no pictures, pictures beside split or class folders, or whatever `read_picture` and `stack_pictures` refuse;
@@ -31,15 +32,16 @@ def load_folder(folder: Path, settings: DataSettings, progress: bool) -> dict[st
     """
     tree = PictureTree(folder)
     tree.report(settings.strict)
-    parts = _split_folders(folder, tree.files)
-    depth = 0 if list(parts) == ["all"] else 1
-    class_names = sorted({file.parts[depth] for files in parts.values() for file in files if len(file.parts) > depth + 1})
+    base, parts = _split_folders(folder, tree.files)
+    depth = len(base.parts) + (list(parts) != ["all"])
+    found = {file.parts[depth] for files in parts.values() for file in files if len(file.parts) > depth + 1}
+    class_names = sorted(found) if settings.split_by == "position" else in_order(list(found))
     if not class_names and not any(parts.values()):
         raise no_pictures(folder, tree)
     converted: Counter[str] = Counter()
     loaded = {}
     for name, files in parts.items():
-        where = folder if not depth else folder / (files[0].parts[0] if files else name)
+        where = folder / base if list(parts) == ["all"] else folder / base / (files[0].parts[depth - 1] if files else name)
         if not files:
             raise no_pictures(where, tree)
         loaded[name] = _load_part(where, tree, files, depth, class_names, settings, progress, converted)
@@ -56,23 +58,52 @@ def no_pictures(folder: Path, tree: PictureTree) -> InputError:
     return InputError(f"no pictures in {shown(folder)} (expected {kinds} files){left_out}")
 
 
-def _split_folders(folder: Path, files: list[PurePosixPath]) -> dict[str, list[PurePosixPath]]:
-    """Return the files of each split; {"all": files} where there are no splits."""
-    children = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    if not any(split_name(child) in SPLITS for child in children):
-        return {"all": files}
-    loose = [file for file in files if len(file.parts) == 1]
-    if loose:
-        raise InputError(f"{shown(folder)} has pictures ({loose[0]}) beside split folders: move them into one of them")
+def _split_folders(folder: Path, files: list[PurePosixPath]) -> tuple[PurePosixPath, dict[str, list[PurePosixPath]]]:
+    """Return where below `folder` the split folders lie, and the files of each; {"all": files} where there are none.
+
+    Raises:
+        InputError: pictures lie outside of the split folders, or two folders are one split.
+    """
+    base = PurePosixPath()
+    if not any(split_name(child) in SPLITS for child in _subfolders(folder)):
+        below = _split_parents(folder, base)
+        if not below:
+            return base, {"all": files}
+        base = below[0]
+        outside = next((file for file in files if not file.is_relative_to(base)), None)
+        if outside is not None:
+            raise InputError(
+                f"{shown(folder / base)} has split folders, but {shown(outside)} lies outside of them: put train, validation and "
+                f"test folders at the top of {shown(folder)}, with class folders in each, or rename them where they are none"
+            )
+    depth = len(base.parts)
+    loose = next((file for file in files if len(file.parts) == depth + 1), None)
+    if loose is not None:
+        raise InputError(f"{shown(folder / base)} has pictures ({shown(loose.name)}) beside split folders: move them into one")
     parts: dict[str, list[PurePosixPath]] = {}
     of_split: dict[str, str] = {}
-    for child in children:
+    for child in _subfolders(folder / base):
         name = split_name(child)
         if name in parts:
-            both = f"{shown(folder / of_split[name])} and {shown(folder / child)}"
+            both = f"{shown(folder / base / of_split[name])} and {shown(folder / base / child)}"
             raise InputError(f"{both} are both the {name} split: keep one of them")
-        parts[name], of_split[name] = [file for file in files if file.parts[0] == child], child
-    return parts
+        parts[name], of_split[name] = [file for file in files if file.parts[depth] == child], child
+    return base, parts
+
+
+def _split_parents(folder: Path, below: PurePosixPath) -> list[PurePosixPath]:
+    """The folders anywhere below `folder / below` that have a train folder and another split."""
+    found = []
+    for child in _subfolders(folder / below):
+        names = {split_name(name) for name in _subfolders(folder / below / child)} & set(SPLITS)
+        found += [below / child] if "train" in names and len(names) > 1 else _split_parents(folder, below / child)
+    return found
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """The names of the folders in `folder` that may hold pictures, sorted; links are not followed."""
+    children = (child for child in folder.iterdir() if child.is_dir() and not child.is_symlink())
+    return sorted(child.name for child in children if not child.name.startswith("."))
 
 
 def _load_part(
@@ -95,11 +126,12 @@ def _load_part(
     pages = tree.pages(files)
     named = ((page, str(page)) for page in pages)
     images = stack_pictures(named, len(pages), settings, shown(folder), progress, converted)
+    names = [page.name for page in pages]
     if loose:
-        return RawImages(images, None, None, levels=256)
+        return RawImages(images, None, None, levels=256, names=names)
     numbers = {name: n for n, name in enumerate(class_names)}
     labels = np.array([numbers[page.path.parts[depth]] for page in pages], dtype=np.int64)
-    return RawImages(images, labels, class_names, levels=256)
+    return RawImages(images, labels, class_names, levels=256, names=names)
 
 
 def stack_pictures(

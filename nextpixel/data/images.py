@@ -64,6 +64,13 @@ class Images(Dataset):
             self.labels = torch.from_numpy(raw.labels if indices is None else raw.labels[indices])
 
     @property
+    def names(self) -> list[str] | None:
+        """Path of each image's file within the source; None where images have none."""
+        if self.raw.names is None or self.indices is None:
+            return self.raw.names
+        return [self.raw.names[k] for k in self.indices]
+
+    @property
     def classes(self) -> int | None:
         """Number of classes in the whole source, of which a small split may lack some; None without labels."""
         if self.raw.labels is None:

@@ -11,6 +11,8 @@ FORMS = (
     "or a .npy, .npz, .parquet, .tar or .csv file"
 )
 
+RELATIVE = "a path in a run is relative to where you trained"
+
 
 @dataclass
 class DataSettings:
@@ -34,6 +36,11 @@ class DataSettings:
         validation: Share of the training images kept for validation where the source brings no such split.
         test: Share of the images kept for testing where the source brings no such split.
         limit: Train on at most so many images, a random choice by the seed; validation and test stay whole.
+        split_by: What decides to which split an image goes where the source brings none: a hash of the "image" (of its path
+            within a folder, else of its pixels), so that others may come and go, or its "position" among all, which is the rule
+            of runs whose config.yaml lacks this setting.
+        classes: Names of the classes in the order of their numbers, as a run keeps them: labels of other data are matched by
+            name.
         seed: Seed of the splits and of the fixed binarisation.
         embedding: The run of an embedding network, for --model.condition embedding: images then come with vectors, and splits
             share no identity.
@@ -58,6 +65,8 @@ class DataSettings:
     validation: float = 0.1
     test: float = 0.1
     limit: int | None = None
+    split_by: Literal["image", "position"] = "image"
+    classes: list[str] | None = None
     seed: int = 0
     embedding: str | None = None
     embedding_of: Literal["other", "itself"] = "other"

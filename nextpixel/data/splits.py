@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from nextpixel.data.arrays import load_digits, load_npy, load_npz
+from nextpixel.data.classes import with_classes
 from nextpixel.data.folder import load_folder
 from nextpixel.data.images import Images, load_digit_identities
-from nextpixel.data.raw import RawImages, check_range, split_name
-from nextpixel.data.settings import FORMS, DataSettings
+from nextpixel.data.raw import RawImages, check_range, name_hash, pixel_hashes, split_name
+from nextpixel.data.settings import FORMS, RELATIVE, DataSettings
 from nextpixel.data.streams import TARS, is_mvtec, load_csv, load_mvtec, load_tars
 from nextpixel.data.tables import HUB_ID, is_saved, load_hub, load_parquet, load_saved
 from nextpixel.errors import InputError
@@ -48,7 +49,8 @@ def load(settings: DataSettings, progress: bool = True) -> Splits:
     """Load `settings.source` with all three splits.
 
     A missing test or validation split is carved out of the training images (or of all images, where the source has one part)
-    by a permutation that depends on the seed and the number of images only. `progress` shows a bar on a terminal.
+    by a hash of the images and the seed, which moves no image when others come and go, or by their position, as
+    `settings.split_by` says. `progress` shows a bar on a terminal.
 
     Raises:
         InputError: the source cannot be used, has no training images or too few, or its splits differ in shape or classes.
@@ -62,7 +64,8 @@ def load(settings: DataSettings, progress: bool = True) -> Splits:
     compare(parts, settings.source)
     pool = take_pool(parts, settings.source)
     shares = {name: getattr(settings, name) for name in ("test", "validation") if name not in parts}
-    carved = _carve(len(pool), shares, settings)
+    carved = _carve_positions(len(pool), shares, settings) if by_position(settings) else _carve(pool, shares, settings)
+    _require_filled(carved, shares, settings)
     images = {name: Images(part, settings, split=name) for name, part in parts.items()}
     for name, indices in carved.items():
         whole = None if len(indices) == len(pool) else indices
@@ -135,7 +138,35 @@ def compare(parts: dict[str, RawImages], source: str) -> None:
             raise InputError(f"the splits of {source} name different classes or order them differently: {counts}")
 
 
-def _carve(count: int, shares: dict[str, float], settings: DataSettings) -> dict[str, np.ndarray]:
+def by_position(settings: DataSettings) -> bool:
+    """Whether images go to splits by their position: by the old rule, or in the embedded sets, which never change."""
+    return settings.split_by == "position" or settings.source in ("digits", "digits-identities")
+
+
+def _carve(pool: RawImages, shares: dict[str, float], settings: DataSettings) -> dict[str, np.ndarray]:
+    r"""Divide the images into the named shares and the rest, "train", by a threshold on the hash h of each.
+
+    .. math:: \text{share } k \iff s_1 + ... + s_{k-1} \le h / 2^{64} < s_1 + ... + s_k
+
+    A share that no image falls into, of a small set, gets the one that is nearest to it.
+    """
+    key = str(settings.seed).encode()
+    if pool.names is None:
+        identities = [int(value).to_bytes(8, "little") for value in pixel_hashes(pool.images)]
+    else:
+        identities = [name.encode("utf-8", "surrogateescape") for name in pool.names]
+    places = np.array([name_hash(identity, key) for identity in identities], dtype=np.uint64) / 2.0**64
+    order, start = np.argsort(places, kind="stable"), 0
+    carved, end = {}, 0.0
+    for name, share in shares.items():
+        end += share
+        stop = max(int(np.searchsorted(places[order], end)), start + (share > 0))
+        carved[name], start = np.sort(order[start:stop]), min(stop, len(order))
+    carved["train"] = np.sort(order[start:])
+    return carved
+
+
+def _carve_positions(count: int, shares: dict[str, float], settings: DataSettings) -> dict[str, np.ndarray]:
     """Divide 0..count-1 at random into the named shares and the rest, "train"; each sorted, to read memory maps in order."""
     order = np.random.default_rng(settings.seed).permutation(count)
     carved: dict[str, np.ndarray] = {}
@@ -143,11 +174,28 @@ def _carve(count: int, shares: dict[str, float], settings: DataSettings) -> dict
         size = round(count * share)
         carved[name], order = np.sort(order[:size]), order[size:]
     carved["train"] = np.sort(order)
+    return carved
+
+
+def _require_filled(carved: dict[str, np.ndarray], shares: dict[str, float], settings: DataSettings) -> None:
+    """Raise InputError where a split has no images."""
     empty = [name for name, indices in carved.items() if not len(indices)]
     if empty:
         asked = ", ".join(f"--data.{name} {share:g}" for name, share in shares.items()) or "no shares to carve out"
+        count = sum(map(len, carved.values()))
         raise InputError(f"{settings.source}: {count} training images leave none for {' and '.join(empty)} ({asked})")
-    return carved
+
+
+def absolute(source: str) -> str:
+    """A local source as it can be found from any folder; any other as it is.
+
+    Example:
+        >>> absolute("digits"), absolute("owner/name")
+        ('digits', 'owner/name')
+    """
+    path = Path(source).expanduser()
+    local = path.exists() or (glob.has_magic(source) and glob.glob(str(path)))
+    return str(path.absolute()) if local and source not in ("", "digits", "digits-identities") else source
 
 
 def load_source(source: str, settings: DataSettings, progress: bool = False) -> dict[str, RawImages]:
@@ -172,7 +220,9 @@ def load_source(source: str, settings: DataSettings, progress: bool = False) -> 
     setting = "--data.levels" if settings.source_levels is None else "--data.source_levels"
     for name, part in parts.items():
         check_range(part.images, part.levels, source if name == "all" else f"{source} ({name})", setting)
-    return parts
+    return (
+        parts if settings.split_by == "position" and settings.classes is None else with_classes(parts, source, settings.classes)
+    )
 
 
 def _load(source: str, settings: DataSettings, progress: bool) -> dict[str, RawImages]:
@@ -195,7 +245,7 @@ def _load(source: str, settings: DataSettings, progress: bool) -> dict[str, RawI
         return _load_files(found, settings, progress)
     # A missing file can look like a hub id ("data/train.npz"): its suffix or its beginning shows that it is a file.
     if source[0] in "./~" or path.suffix in FILES or not HUB_ID.fullmatch(source):
-        raise InputError(f"no file or folder {source!r}: a source is {FORMS}")
+        raise InputError(f"no file or folder {source!r} ({RELATIVE}): a source is {FORMS}")
     return load_hub(source, settings, progress)
 
 

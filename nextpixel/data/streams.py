@@ -76,7 +76,8 @@ def _load_shards(files: list[Path], settings: DataSettings, progress: bool) -> R
                 raise _unreadable(file, error) from error
 
     images = stack_pictures(pictures(), total, settings, where, progress)
-    return RawImages(images, *_joined(labels, where), levels=256)
+    names = [sample.picture.name for _, samples in shards for sample in samples.values()]
+    return RawImages(images, *_joined(labels, where), levels=256, names=names)
 
 
 def _samples(file: Path) -> dict[str, _Sample]:
@@ -209,12 +210,13 @@ def _load_rows(
         if not picture.is_file():
             raise InputError(f"{file} lists {shown(rows[n][path])}, which is no file: expected paths relative to its folder")
     images = stack_pictures(((picture, str(picture)) for picture in files), len(files), settings, str(file), progress)
+    names = [row[path].strip() for row in rows]
     if label is None:
-        return RawImages(images, None, None, levels=256)
+        return RawImages(images, None, None, levels=256, names=names)
     texts = [row[label].strip() for row in rows]
     whole = all(text.lstrip("-").isdecimal() for text in texts if text)
     labels = [None if not text else int(text) if whole else text for text in texts]
-    return RawImages(images, *_joined(labels, str(file)), levels=256)
+    return RawImages(images, *_joined(labels, str(file)), levels=256, names=names)
 
 
 # --- MVTec -----------------------------------------------------------------------------------------------------------
@@ -241,7 +243,7 @@ def load_mvtec(folder: Path, settings: DataSettings, progress: bool) -> dict[str
             raise no_pictures(folder / split, tree)
         images = stack_pictures(((page, str(page)) for page in pages), len(pages), settings, shown(folder / split), progress)
         labels = np.array([page.path.parts[0] != "good" for page in pages], dtype=np.int64)
-        parts[split] = RawImages(images, labels, ["good", "defect"], levels=256)
+        parts[split] = RawImages(images, labels, ["good", "defect"], levels=256, names=[f"{split}/{page.name}" for page in pages])
     defects = [shown(kind) for kind in kinds if kind != "good"]
     what = f"classes good and defect ({', '.join(defects[:5])}{', ...' if len(defects) > 5 else ''})"
     warnings.warn(f"{folder} has MVTec's layout: {what}; ground_truth is left alone", Notice, stacklevel=2)

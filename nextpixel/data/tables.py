@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from nextpixel.data.arrays import as_images, as_labels
+from nextpixel.data.classes import in_order
 from nextpixel.data.folder import stack_pictures
 from nextpixel.data.raw import SPLITS, RawImages, split_name
-from nextpixel.data.settings import FORMS, DataSettings
+from nextpixel.data.settings import FORMS, RELATIVE, DataSettings
 from nextpixel.errors import InputError, shown
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def decode_table(
             if columns.label is not None:
                 own = batch.column(columns.label).to_pylist()
                 if class_names is not None and columns.class_names is not None and columns.class_names != class_names:
-                    own = [k if k is None or k < 0 else class_names.index(columns.class_names[k]) for k in own]
+                    own = [k if k is None or k < 0 else _by_name(k, columns.class_names, class_names, where) for k in own]
                 labels.extend(own)
             for cell in batch.column(columns.image).to_pylist():
                 yield cell, f"image {row} of {where}"
@@ -163,6 +164,13 @@ def decode_table(
         raise InputError(f"image {labels.index(None)} of {where} has no label (null): expected one in every row or in none")
     numbers, names = as_labels(np.array(labels), rows, where)
     return RawImages(images, numbers, class_names or names, levels)
+
+
+def _by_name(label: int, own: list[str], names: list[str], where: str) -> int:
+    """A label that counts in the classes `own` of its file, as one that counts in `names`."""
+    if label >= len(own):
+        raise InputError(f"{where}: a label is {label}, but its file names {len(own)} classes: expected 0 to {len(own) - 1}")
+    return names.index(own[label])
 
 
 def _as_files(cells: Iterable[tuple[Any, str]]) -> Iterator[tuple[Path | BinaryIO, str]]:
@@ -250,8 +258,7 @@ def _load_group(files: list[Path], settings: DataSettings, progress: bool) -> Ra
         if (columns.class_names is None) != (found[0].class_names is None):
             raise InputError(f"only one of {file} and {files[0]} names its classes: expected all of a split to, or none")
     where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    # The first file's classes in its order, then what only others have.
-    names = list(dict.fromkeys(name for columns in found for name in columns.class_names or ()))
+    names = _joined_names([columns.class_names for columns in found], settings)
 
     def batches() -> "Iterator[tuple[pyarrow.RecordBatch, Columns]]":
         for file, table, columns in zip(files, tables, found, strict=True):
@@ -266,7 +273,16 @@ def _load_group(files: list[Path], settings: DataSettings, progress: bool) -> Ra
                 yield batch, columns
 
     rows = sum(table.metadata.num_rows for table in tables)
-    return decode_table(batches(), rows, names if found[0].class_names else None, where, settings, progress)
+    return decode_table(batches(), rows, names, where, settings, progress)
+
+
+def _joined_names(names: list[list[str] | None], settings: DataSettings) -> list[str] | None:
+    """The classes of files that are joined: those of the first where all are alike."""
+    if names[0] is None or all(own == names[0] for own in names):
+        return names[0]
+    every = [name for own in names for name in own or ()]
+    # The first file's classes in its order, then what only others have: the rule of runs that split by position.
+    return list(dict.fromkeys(every)) if settings.split_by == "position" else in_order(every)
 
 
 def _unreadable(file: Path, error: Exception) -> InputError:
@@ -336,7 +352,8 @@ def _download(name: str) -> "datasets.DatasetDict":
     except Exception as error:  # the type depends on the versions of the hub's libraries and their network layer
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(
-            f"cannot load {name!r} from the Hugging Face hub ({reason}), and no file or folder has this name: a source is {FORMS}"
+            f"cannot load {name!r} from the Hugging Face hub ({reason}), and no file or folder has this name "
+            f"({RELATIVE}): a source is {FORMS}"
         ) from error
     finally:
         if bars:

@@ -63,6 +63,7 @@ class AutoregressiveModel(nn.Module, ABC):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     strides: tuple[int, ...] = (1,)
     recompute: bool = False
+    class_names: list[str] | None = None  # of the classes of its labels, by their numbers; kept by `save`
 
     def __init__(
         self,

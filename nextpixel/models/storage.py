@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from nextpixel.errors import InputError, Notice, fits, spelled
 from nextpixel.files import current, open_regular, read_text, replace_folder
 from nextpixel.models.base import AutoregressiveModel
+from nextpixel.models.names import header, listed, read_names
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 PROGRESS = "progress.json"  # of a run: {"finished": bool, "best": "epoch 3 of 20", ...}
@@ -63,7 +64,7 @@ model = nextpixel.load("path/to/this/folder")
 images = model.sample(16{cond})
 nats = -model.log_prob(images{cond})
 ```
-{notes}"""
+{classes}{notes}"""
 
 
 def save(model: AutoregressiveModel, folder: str | Path, notes: str = "") -> None:
@@ -81,6 +82,7 @@ def save(model: AutoregressiveModel, folder: str | Path, notes: str = "") -> Non
         levels=model.levels,
         parameters=sum(p.numel() for p in model.parameters()),
         cond=", cond=..." if model.condition is not None else "",
+        classes=listed(model.class_names),
         notes=f"\n{notes.strip()}\n" if notes.strip() else "",
     )
     write_folder(model, folder, card)
@@ -97,7 +99,7 @@ def write_folder(model: Storable, folder: str | Path, card: str) -> None:
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (aside / CARD).write_text(card, encoding="utf-8")
         try:
-            safetensors.torch.save_file(weights, aside / WEIGHTS, metadata={"format": "pt", "model": model.name})
+            safetensors.torch.save_file(weights, aside / WEIGHTS, metadata={"format": "pt", "model": model.name, **header(model)})
         except SafetensorError as error:  # as it calls the errors of the system
             raise OSError(str(error)) from error
         # It gives its files to their owner alone, whatever the umask is.
@@ -138,6 +140,8 @@ def read_folder(folder_or_hub_id: str | Path, models: dict[str, type[Stored]]) -
     """
     folder, run = _find(folder_or_hub_id)
     model = build(*_read(folder), models, folder / CONFIG, folder / WEIGHTS)
+    if isinstance(model, AutoregressiveModel) and model.condition is not None:
+        model.class_names = read_names(folder / WEIGHTS, model)
     if run is not None and (unfinished := _unfinished(run)):
         warnings.warn(unfinished, Notice, stacklevel=3)
     return model

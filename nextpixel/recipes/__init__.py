@@ -162,7 +162,13 @@ def read_experiment(path: str | Path) -> Experiment:
     Raises:
         InputError: as `read_config`.
     """
-    return make_experiment(read_config(path))
+    return make_experiment(of_before(read_config(path)))
+
+
+def of_before(values: dict[str, Any]) -> dict[str, Any]:
+    """A run's config, with the rule of its splits where it was made before there were two."""
+    data = {"split_by": "position", **(values.get("data") or {})}
+    return {**values, "data": data}
 
 
 def make_experiment(values: dict[str, Any]) -> Experiment:

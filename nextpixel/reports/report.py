@@ -12,8 +12,10 @@ from rich.console import Console
 from torch import Tensor
 
 from nextpixel.conditions import Labels, cond_of, default_cond, encoder_of
+from nextpixel.data.classes import list_names
 from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits
+from nextpixel.data.trained import shared
 from nextpixel.errors import InputError
 from nextpixel.files import write_aside, write_text
 from nextpixel.machine import count_flops, machine_line, peak
@@ -156,12 +158,17 @@ def _print_result(result: Result, model: AutoregressiveModel, sections: list[Sec
         console.print(line, highlight=False, soft_wrap=True)
 
 
+def _duplicates(splits: Splits) -> str:
+    line = shared(splits)
+    return f" (pixel by pixel, {line})" if line else ""
+
+
 def data_line(experiment: Experiment, splits: Splits) -> str:
     """The data in one line."""
     channels, height, width = splits.train.shape
     return (
         f"{experiment.data.source}; {channels} x {height} x {width}, {len(splits.train)} training, {len(splits.validation)} "
-        f"validation and {len(splits.test)} test images; {splits.test.describe_binarisation()}"
+        f"validation and {len(splits.test)} test images{_duplicates(splits)}; {splits.test.describe_binarisation()}"
     )
 
 
@@ -218,11 +225,18 @@ The original, its known half, and {COMPLETIONS} completions{" given its code, wh
 ![curve](samples/curve.png)
 
 - Data: {data_line(experiment, splits)}.
-- Model: {model.name}, {sum(p.numel() for p in model.parameters()):,} parameters; {settings or "default sizes"}.
+- Model: {model.name}, {sum(p.numel() for p in model.parameters()):,} parameters; {settings or "default sizes"}.{_classes(model)}
 - Training: {_begin(training)}{done.step} steps of {done.images_per_step} images, {done.precision},
   {done.seconds / 60:.1f} minutes: {speed}.
 - Machine: {machine_line()}.
 """
+
+
+def _classes(model: AutoregressiveModel) -> str:
+    """The classes by their numbers."""
+    return (
+        "" if model.class_names is None else f" Classes: {list_names([f'{k} {n}' for k, n in enumerate(model.class_names)], 50)}."
+    )
 
 
 def _begin(training: TrainingSettings) -> str:

@@ -46,15 +46,23 @@ def all_baselines(train_marginal: "PixelMarginal", images: Images, codes: bool =
     """Every baseline on the images of one split; for codes without order those that read no brightness into them.
 
     Raises:
-        InputError: there are no images, or the marginal was fitted to images of another kind.
+        InputError: there are no images, or the marginal was fitted to other levels.
     """
     without_order = [
         Baseline("uniform", uniform(images.levels), f"log2 of {images.levels} levels"),
-        Baseline("pixel marginal", train_marginal.bits_per_dim(images), "a histogram per place, from the training images"),
+        _marginal(train_marginal, images),
     ]
     if codes:
         return [*without_order, Baseline("PNG, WebP, JPEG XL", None, "not for codes: they expect near numbers to be alike")]
     return [*without_order, *png(images), *webp(images), *jpeg_xl(images)]
+
+
+def _marginal(marginal: "PixelMarginal", images: Images) -> Baseline:
+    """The pixel marginal, which is left out for images of another size than the training images'."""
+    if marginal.levels == images.levels and marginal.shape[0] == images.shape[0] and marginal.shape != tuple(images.shape):
+        mine, theirs = (f"{shape[1]}x{shape[2]}" for shape in (images.shape, marginal.shape))
+        return Baseline("pixel marginal", None, f"left out: it is for images of {theirs}, these are {mine} (height x width)")
+    return Baseline("pixel marginal", marginal.bits_per_dim(images), "a histogram per place, from the training images")
 
 
 def uniform(levels: int) -> float:

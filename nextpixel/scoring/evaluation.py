@@ -30,6 +30,7 @@ class Evaluation:
         nats: per image, float64 (N,).
         dims: D = C * H * W.
         labels: class per image, int (N,), or None.
+        names: file per image, or None.
 
     Example:
         >>> evaluation = Evaluation(nats=np.array([1.0, 3.0]), dims=4)
@@ -40,6 +41,7 @@ class Evaluation:
     nats: np.ndarray
     dims: int
     labels: np.ndarray | None = None
+    names: list[str] | None = None
 
     @property
     def nats_per_image(self) -> float:
@@ -64,12 +66,13 @@ class Evaluation:
         return self.dims * math.log(2)
 
     def write_csv(self, path: str | Path) -> None:
-        """Write one line per image: its index, its label if there are labels, nats, bits_per_dim."""
+        """Write one line per image: its index, its file and its label where it has them, nats, bits_per_dim."""
         labels = [] if self.labels is None else [("label", self.labels.tolist())]
+        files = [] if self.names is None else [("file", self.names)]
         nats = [f"{value:.9g}" for value in self.nats]
         bits = [f"{value:.9g}" for value in self.nats / self.nats_per_bit_per_dim]
-        names, columns = zip(("index", range(len(nats))), *labels, ("nats", nats), ("bits_per_dim", bits), strict=True)
-        with write_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+        names, columns = zip(("index", range(len(nats))), *files, *labels, ("nats", nats), ("bits_per_dim", bits), strict=True)
+        with write_aside(path) as aside, open(aside, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(names)
             writer.writerows(zip(*columns, strict=True))
@@ -132,7 +135,9 @@ def evaluate(
             x, given = x.to(device), None if given is None else given.to(device)
             cond = cond_of(model.condition, x, given) if guidance != 0 else None
             nats[batch] = -model.log_prob(x, cond, guidance).double().cpu().numpy()
-    return Evaluation(nats, dims, None if images.labels is None else images.labels[chosen].numpy())
+    files = images.names
+    names = None if files is None else [files[k] for k in chosen]
+    return Evaluation(nats, dims, None if images.labels is None else images.labels[chosen].numpy(), names)
 
 
 def what_it_means(model: AutoregressiveModel) -> str:
