@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from nextpixel.data import raw
 from nextpixel.data import tables as hub
+from nextpixel.data.arrays import save_symbols
 from nextpixel.data.images import Images
 from nextpixel.data.raw import RawImages, fixed_uniforms
 from nextpixel.data.settings import DataSettings
@@ -1255,3 +1256,13 @@ def test_mvtec(tmp_path):
     assert {name: part.labels.tolist() for name, part in parts.items()} == {"train": [0, 0], "test": [1, 0, 1]}
     np.testing.assert_array_equal(parts["test"].images[0], x["test/crack/0"])
     assert parts["test"].class_names == ["good", "defect"]
+
+
+@pytest.mark.parametrize("names", [["10", "2", "cat"], ["b", "ant", "5"]])
+def test_class_names_beside_integer_labels_are_kept_and_written(tmp_path, names):
+    path = tmp_path / "drawn.npz"
+    save_symbols(symbols(4)[:, None], path, 256, False, np.array([0, 2, 1, 1]), names)
+    part = load_source(str(path), DataSettings())["all"]
+    assert [part.class_names[k] for k in part.labels] == [names[0], names[2], names[1], names[1]]
+    known = load_source(str(path), DataSettings(classes=sorted(names)))["all"]
+    assert [known.class_names[k] for k in known.labels] == [names[0], names[2], names[1], names[1]]

@@ -70,7 +70,7 @@ def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: A
         if cond is not None and model.condition.source == "label":
             each = torch.as_tensor(cond).reshape(-1)
             labels = each.repeat_interleave(len(x) // len(each)).cpu().numpy()
-        save_symbols(x.cpu().numpy(), out, model.levels, model.codes, labels)
+        save_symbols(x.cpu().numpy(), out, model.levels, model.codes, labels, model.class_names)
 
 
 def notice_guidance(guidance: float, model: AutoregressiveModel, run: str) -> None:

@@ -4,7 +4,7 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -19,6 +19,7 @@ from nextpixel.pictures.read import centre_crop
 IMAGE_KEYS = ("images", "x", "data", "codes", "image", "imgs", "img")
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
 LEVELS_KEY = "levels"
+NAMES_KEY = "class_names"
 
 
 def load_digits(settings: DataSettings) -> dict[str, RawImages]:
@@ -75,7 +76,7 @@ def load_npz(file: Path, settings: DataSettings) -> dict[str, RawImages]:
     many levels the values have; without it they have as many as in the settings. Other arrays are left alone, with a notice
     where they look like images.
 
-    Labels are integers (N,) or (N, 1), strings, or one 1 in each row of (N, K).
+    Labels are integers (N,) or (N, 1), whose names `class_names` may list, strings, or one 1 in each row of (N, K).
 
     Raises:
         InputError: unreadable, no images to be found, two keys for one split, or arrays that do not fit.
@@ -144,10 +145,17 @@ def _listed(archive: _Archive, keys: Iterable[str]) -> str:
     return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
 
 
-def save_symbols(x: np.ndarray, path: Path, levels: int, codes: bool, labels: np.ndarray | None = None) -> None:
+def save_symbols(
+    x: np.ndarray,
+    path: Path,
+    levels: int,
+    codes: bool,
+    labels: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+) -> None:
     """Write integers (N, C, H, W) in the smallest type that holds all levels: to .npy, or with all about them to .npz.
 
-    A .npz holds `codes` or `images`, `levels`, and `labels` where there are any: `load_npz` reads it back.
+    A .npz holds `codes` or `images`, `levels`, and where there are any `labels` and `class_names`: `load_npz` reads it back.
 
     Raises:
         InputError: the file cannot be written.
@@ -165,7 +173,9 @@ def save_symbols(x: np.ndarray, path: Path, levels: int, codes: bool, labels: np
             np.save(aside, x)
         else:
             named = {"codes" if codes else "images": x, LEVELS_KEY: np.array(levels)}
-            np.savez_compressed(aside, **named, **({} if labels is None else {"labels": labels}))
+            if labels is not None:
+                named |= {"labels": labels, **({NAMES_KEY: np.array(class_names)} if class_names else {})}
+            np.savez_compressed(aside, **named)
 
 
 def _levels(given: np.ndarray | None, file: Path, settings: DataSettings) -> int:
@@ -254,7 +264,16 @@ def _raw(archive: _Archive, key: str, label_key: str | None, settings: DataSetti
         frames = array.shape[settings.layout.index("T")]  # each has its clip's label
         later = settings.layout.index("T") < (settings.layout + "N").index("N")
         labels = np.concatenate([labels] * frames) if later else np.repeat(labels, frames, 0)
-    return RawImages(images, *as_labels(labels, len(images), f"{archive.file} ({shown(label_key)})"), levels)
+    numbers, names = as_labels(labels, len(images), f"{archive.file} ({shown(label_key)})")
+    return RawImages(images, numbers, names or _class_names(archive), levels)
+
+
+def _class_names(archive: _Archive) -> list[str] | None:
+    """The names of classes 0, 1, ... beside integer labels."""
+    header = archive.headers.get(NAMES_KEY)
+    if header is None or header.dtype.kind != "U" or len(header.shape) != 1:
+        return None
+    return [str(name) for name in archive.read(NAMES_KEY)]
 
 
 def as_labels(labels: np.ndarray, count: int, where: str) -> tuple[np.ndarray | None, list[str] | None]:
