@@ -27,8 +27,8 @@ SPLITS = [("train", "train"), ("val", "validation"), ("Test", "test"), ("valid",
 # How a grey value g is stored: suffix, mode, and how many levels it may come back changed.
 STORED = [
     ("png", "L", 0), ("png", "RGB", 0), ("png", "RGBA", 0), ("png", "LA", 0), ("png", "P", 0), ("PNG", "L", 0), ("png", "1", 0),
-    ("jpg", "L", 2), ("jpeg", "RGB", 2), ("JPG", "CMYK", 4), ("webp", "RGB", 0), ("gif", "L", 0), ("tif", "L", 0), ("tiff", "RGB", 0),
-    ("bmp", "L", 0), ("bmp", "RGB", 0), ("pgm", "L", 0), ("ppm", "RGB", 0),
+    ("jpg", "L", 2), ("jpeg", "RGB", 2), ("JPG", "CMYK", 4), ("webp", "RGB", 0), ("gif", "L", 0), ("tif", "L", 0),
+    ("tiff", "RGB", 0),    ("bmp", "L", 0), ("bmp", "RGB", 0), ("pgm", "L", 0), ("ppm", "RGB", 0),
 ]  # fmt: skip
 PAGED = ["gif", "tif", "png", "webp"]
 JUNK = ["notes.txt", "Thumbs.db", "labels.csv.bak", "README", "movie.mp4", "a.png.part", "mask.npy", "x.heic"]
@@ -150,7 +150,8 @@ def check(messy: Messy) -> str:
         except InputError as error:
             message = str(error)
             assert messy.damaged, message
-            assert "\n" not in message and len(message) <= 300, message
+            assert "\n" not in message
+            assert len(message) <= 300, message
             assert shown(Path(messy.damaged[0]).name[-12:]) in message, message
             return "refused"
     notices = [str(warning.message) for warning in caught if issubclass(warning.category, Notice)]
@@ -174,7 +175,8 @@ def check(messy: Messy) -> str:
         return "read"
     files = {name.rpartition("#")[0] if name.rpartition("#")[2] in "123" and "#" in name else name for name in messy.images}
     paged = {name for name in files if (messy.root / name).exists()}
-    assert len(said) == 1 and f"{out} of {out + len(paged)} files left out" in said[0], (said, messy.left_out, len(paged))
+    assert len(said) == 1
+    assert f"{out} of {out + len(paged)} files left out" in said[0], (said, messy.left_out, len(paged))
     for reason, count in messy.left_out.items():
         if len(messy.left_out) <= 6:
             assert f"{count} {reason}" in said[0], (said[0], reason)
