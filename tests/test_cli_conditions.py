@@ -380,3 +380,18 @@ def test_a_run_of_before_keeps_its_rule_of_splits(tmp_path):
     assert read_experiment(tmp_path / "config.yaml").data.split_by == "image"
     (tmp_path / "config.yaml").write_text(text.replace("  split_by: image\n", ""))
     assert read_experiment(tmp_path / "config.yaml").data.split_by == "position"
+
+
+def test_labels_of_other_data_are_numbers_where_a_run_keeps_no_names(tmp_path, capsys):
+    import made_runs
+
+    model = made_runs.make_run(tmp_path / "run")
+    images = np.random.default_rng(0).integers(made_runs.LEVELS, size=(2, 8, 8))
+    np.savez(tmp_path / "a.npz", images=images, labels=np.array([3, 4]), levels=made_runs.LEVELS)
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "a.npz"), "--csv", str(tmp_path / "a.csv")]) == 0
+    assert "become classes" not in capsys.readouterr().err
+    with torch.no_grad():
+        nats = -model.eval().log_prob(torch.from_numpy(images)[:, None], torch.tensor([3, 4]))
+    rows = [line.split(",") for line in (tmp_path / "a.csv").read_text().splitlines()]
+    column = rows[0].index("nats")
+    np.testing.assert_allclose([float(row[column]) for row in rows[1:]], nats.numpy(), rtol=1e-4)

@@ -707,6 +707,7 @@ def test_load_one(tmp_path):
             {"x": noise(2, H, W)},
             r"2 training images leave none for train \(--data.test 0.1, --data.validation 0.1\)",
         ),
+        ({"x": np.zeros((30, H, W), np.uint8)}, "30 training images, of which 1 differ, and equal .* expected at least 3"),
     ],
 )
 def test_splits_that_are_refused(tmp_path, named, message):

@@ -196,7 +196,7 @@ def test_command_with_vectors(tmp_path):
     [
         ("labels", "--from cat --to 3", "--from cat: no such file; expected a label (0, 1, ...), a picture file or a .npy file"),
         ("labels", "--from 1 --to -3", "--to -3: no such file; expected a label (0, 1, ...)"),
-        ("labels", "--from 1 --to 4", "labels must be from 0 to 3, not 4 to 4"),
+        ("labels", "--from 1 --to 4", "--to 4: expected a number from 0 to 3 (no class has a name)"),
         ("vector", "--from ones.npy --to missing.npy", "--to missing.npy: cannot be read as a .npy array: No such file"),
         ("vector", "--from ones.npy --to notes.npy", "--to notes.npy: cannot be read as a .npy array"),
         ("vector", "--from ones.npy --to nan.npy", "--to nan.npy holds float64: expected finite numbers"),

@@ -42,6 +42,7 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
     from nextpixel.data.trained import seen
     from nextpixel.files import require_new
     from nextpixel.identities.images import EmbeddedImages, embedding_network, load_images
+    from nextpixel.models.names import numbered_classes
     from nextpixel.scoring.baselines import all_baselines, print_scores
     from nextpixel.scoring.evaluation import evaluate, what_it_means
 
@@ -57,7 +58,8 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
     if own:
         images = load_images(settings, network)[args.split]
     else:
-        images = load_one(replace(settings, source=source), args.split)
+        classes = settings.classes or numbered_classes(opened.model)
+        images = load_one(replace(settings, source=source, classes=classes), args.split)
         images = images if network is None else EmbeddedImages(images, network, settings.embedding_of)
     if model.codes:
         images.check_codes()

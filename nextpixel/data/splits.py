@@ -148,7 +148,10 @@ def _carve(pool: RawImages, shares: dict[str, float], settings: DataSettings) ->
 
     .. math:: \text{share } k \iff s_1 + ... + s_{k-1} \le h / 2^{64} < s_1 + ... + s_k
 
-    A share that no image falls into, of a small set, gets the one that is nearest to it.
+    A share that no image falls into, of a small set, gets the one that is nearest to it. Equal images go together.
+
+    Raises:
+        InputError: there are fewer different images than splits, and none is left to train on.
     """
     key = str(settings.seed).encode()
     if pool.names is None:
@@ -163,6 +166,10 @@ def _carve(pool: RawImages, shares: dict[str, float], settings: DataSettings) ->
         stop = max(int(np.searchsorted(places[order], end)), start + (share > 0))
         carved[name], start = np.sort(order[start:stop]), min(stop, len(order))
     carved["train"] = np.sort(order[start:])
+    different, splits = len(np.unique(places)), 1 + sum(share > 0 for share in shares.values())
+    if not len(carved["train"]) and different < min(splits, len(pool)):
+        what = f"{len(pool)} training images, of which {different} differ, and equal images go into one split"
+        raise InputError(f"{settings.source}: {what}: expected at least {splits} (--data.split_by position divides them)")
     return carved
 
 

@@ -37,6 +37,12 @@ def classes_of(model: AutoregressiveModel) -> int | None:
     return parts[0].features if parts else None
 
 
+def numbered_classes(model: AutoregressiveModel) -> list[str] | None:
+    """Names for the classes of a model that keeps none: their numbers. None without labels."""
+    classes = classes_of(model)
+    return None if classes is None else [str(k) for k in range(classes)]
+
+
 def read_names(weights: Path, model: AutoregressiveModel) -> list[str] | None:
     """The names of the model's classes in its file of weights; None where it has none.
 
