@@ -19,6 +19,7 @@ _WHERE = {
     "RowLSTM": "nextpixel.models",
     "Combination": "nextpixel.conditions",
     "Encoded": "nextpixel.conditions",
+    "Known": "nextpixel.conditions",
     "Labels": "nextpixel.conditions",
     "SpatialMap": "nextpixel.conditions",
     "Vector": "nextpixel.conditions",
@@ -34,7 +35,7 @@ __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
     from nextpixel.coding.archive import Archive, compress, decompress
-    from nextpixel.conditions import Combination, Encoded, Labels, SpatialMap, Vector
+    from nextpixel.conditions import Combination, Encoded, Known, Labels, SpatialMap, Vector
     from nextpixel.errors import InputError
     from nextpixel.identities.network import EmbeddingNetwork, load_embedding
     from nextpixel.models import (

@@ -7,10 +7,10 @@ import itertools
 
 import torch
 
-from nextpixel import MODELS, Combination, Encoded, Labels, SpatialMap, Vector
+from nextpixel import MODELS, Combination, Encoded, Known, Labels, SpatialMap, Vector
 from nextpixel.conditions import Condition
 
-CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded")
+CONDITIONS = ("none", "labels", "vector", "spatial-map", "upsampled", "combination", "encoded", "known", "labels+known")
 # The kinds that differ to what runs an encoded condition: none, one without places, one with, and all at once.
 FEW = ("none", "labels", "spatial-map", "combination")
 
@@ -21,12 +21,15 @@ def tiny_condition(kind):
         return kind
     if kind == "combination":
         return Combination(Labels(3), SpatialMap(2, (1, 2), maps=4), Vector(2))
+    if kind == "labels+known":
+        return Combination(Labels(3), Known(3, 1))
     kinds = {
         "labels": (Labels, 4),
         "vector": (Vector, 5),
         "spatial-map": (SpatialMap, 2),
         "upsampled": (SpatialMap, 2, (2, 3), 6),
         "encoded": (Encoded, 5, 6),
+        "known": (Known, 4, 2),
     }
     make, *sizes = kinds.get(kind, (lambda: None,))
     return make(*sizes)
@@ -58,6 +61,8 @@ def random_cond(model, batch=2, size=None, seed=3, kind=None):
         return tuple(random_cond(model, batch, size, seed + k, part) for k, part in enumerate(kind.parts))
     if isinstance(kind, Encoded):
         return torch.randint(kind.levels, (batch, *kind.shape), generator=generator)
+    if isinstance(kind, Known):
+        return torch.randint(-1, kind.levels, (batch, model.shape[0], *(size or model.shape[1:])), generator=generator)
     if kind is not None and kind.source == "label":
         return torch.randint(kind.given, (batch,), generator=generator)
     if isinstance(kind, Vector):

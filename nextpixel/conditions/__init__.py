@@ -6,15 +6,17 @@ A condition turns the user's `cond` into h, (B, features, H or 1, W or 1). Layer
 computes h and V h once. Where an image has lost its condition, in training or in the unconditional half of guidance, h is 0.
 """
 
-from nextpixel.conditions.base import CONDITIONS, Condition, cond_of, default_cond, encoder_of, make_condition
+from nextpixel.conditions.base import CONDITIONS, Condition, cond_of, default_cond, encoder_of, make_condition, sees_known
 from nextpixel.conditions.encoded import Encoded
 from nextpixel.conditions.kinds import Combination, Labels, SpatialMap, Vector
+from nextpixel.conditions.known import Known
 
 __all__ = [
     "CONDITIONS",
     "Combination",
     "Condition",
     "Encoded",
+    "Known",
     "Labels",
     "SpatialMap",
     "Vector",
@@ -22,6 +24,7 @@ __all__ = [
     "default_cond",
     "encoder_of",
     "make_condition",
+    "sees_known",
 ]
 
-CONDITIONS.update({kind.name: kind for kind in (Labels, Vector, SpatialMap, Encoded, Combination)})
+CONDITIONS.update({kind.name: kind for kind in (Labels, Vector, SpatialMap, Encoded, Known, Combination)})

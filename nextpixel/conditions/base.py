@@ -31,6 +31,7 @@ class Condition(nn.Module):
         batched: how many dimensions a `cond` has that holds an entry for each image; with fewer or more it is one for all.
         places: whether h may differ from place to place.
         sees_image: whether an image's `cond` in training is the image itself.
+        asks: whether its `cond` must be given; `Known`, whose may be left out, is filled in by `join`.
 
     Raises:
         InputError: a size below 1.
@@ -42,6 +43,7 @@ class Condition(nn.Module):
     batched: ClassVar[tuple[int, ...]] = ()
     places: bool = False
     sees_image: bool = False
+    asks: bool = True
     features: int
 
     def __init__(self, given: int) -> None:
@@ -68,8 +70,8 @@ class Condition(nn.Module):
             InputError: `cond` is of another kind, size or range than the condition takes.
         """
 
-    def prepare(self, shape: tuple[int, int, int], levels: int) -> None:
-        """The model calls it with the shape and levels of its images; most conditions do not depend on them.
+    def prepare(self, shape: tuple[int, int, int], levels: int, codes: bool) -> None:
+        """The model calls it with the shape and levels of its images, and whether they are codes; few conditions depend on them.
 
         Raises:
             InputError: it belongs to a model of other images already.
@@ -121,6 +123,14 @@ class Condition(nn.Module):
     def select(self, cond: Any, images: slice) -> Any:
         """The `cond` of some of the images."""
         return cond if self.length(cond) is None else cond[images]
+
+    def join(self, cond: Any, given: Tensor | None) -> Any:
+        """The `cond` with what is known of the images, `nextpixel.conditions.known.given_symbols` or None, where it depends on that.
+
+        Raises:
+            InputError: it is there already.
+        """
+        return cond
 
 
 CONDITIONS: dict[str, type[Condition]] = {}  # by name; `nextpixel.conditions` lists them
@@ -175,6 +185,17 @@ def encoder_of(condition: Condition | None) -> Condition | None:
         2
     """
     return None if condition is None else next((part for part in condition.each() if part.sees_image), None)
+
+
+def sees_known(condition: Condition | None) -> bool:
+    """Whether a condition, or a part of it, is what is known of an image.
+
+    Example:
+        >>> from nextpixel.conditions import Combination, Known, Labels
+        >>> sees_known(Combination(Labels(10), Known(8))), sees_known(Labels(10))
+        (True, False)
+    """
+    return condition is not None and any(not part.asks for part in condition.each())
 
 
 def default_cond(model: Any, number: int, images: Any | None = None) -> Any:

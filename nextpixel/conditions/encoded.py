@@ -64,7 +64,7 @@ class Encoded(Condition):
     def config(self) -> dict[str, Any]:
         return {**super().config, "maps": self.maps}
 
-    def prepare(self, shape: tuple[int, int, int], levels: int) -> None:
+    def prepare(self, shape: tuple[int, int, int], levels: int, codes: bool) -> None:
         if self.shape is not None and (shape, levels) != (self.shape, self.levels):
             mine = f"belongs to a model of {self.shape} images with {self.levels} levels"
             raise InputError(f"this encoder {mine}: it cannot also serve {shape} images with {levels}")

@@ -137,13 +137,14 @@ class SpatialMap(Condition):
 class Combination(Condition):
     """Several conditions at once: h is the concatenation of theirs, and `cond` a tuple of theirs in the same order.
 
-    A part without places is repeated at every place where another part has places.
+    A part without places is repeated at every place where another part has places. A part that does not ask (`Known`) may be
+    left out of the tuple; what then is left of two parts is given by itself: Combination(Labels(10), Known()) takes a label.
 
     Args:
         parts: conditions, or configs of them.
 
     Raises:
-        InputError: no parts, or what `make_condition` refuses in one of them.
+        InputError: no parts, two of `Known`, or what `make_condition` refuses in one of them.
 
     Example:
         >>> condition = Combination(Labels(10), SpatialMap(2))
@@ -168,6 +169,11 @@ class Combination(Condition):
         super().__init__(sum(part.features for part in made))
         self.parts = nn.ModuleList(made)
         self.places = any(part.places for part in made)
+        if sum(not part.asks for part in self.each()) > 1:
+            raise InputError("a combination takes one condition on what is known, not several")
+        self.asks = any(part.asks for part in made)
+        if self._alone is not None:
+            self.source, self.given = self._alone.source, self._alone.given
 
     @property
     def config(self) -> dict[str, Any]:
@@ -179,22 +185,37 @@ class Combination(Condition):
             raise InputError(f"a combination needs a list of parts, not {parts!r}")
         return cls(*parts)
 
-    def prepare(self, shape: tuple[int, int, int], levels: int) -> None:
-        for part in self.parts:
-            part.prepare(shape, levels)
+    @property
+    def _asking(self) -> list[Condition]:
+        return [part for part in self.parts if part.asks]
 
-    def of_images(self, x: Tensor, labels: Tensor | tuple | None) -> tuple:
+    @property
+    def _alone(self) -> Condition | None:
+        """The one part that asks, beside others that do not: its `cond` stands for the whole."""
+        return self._asking[0] if len(self._asking) == 1 < len(self.parts) else None
+
+    def prepare(self, shape: tuple[int, int, int], levels: int, codes: bool) -> None:
+        for part in self.parts:
+            part.prepare(shape, levels, codes)
+
+    def of_images(self, x: Tensor, labels: Tensor | tuple | None) -> Any:
+        if self._alone is not None:
+            return self._alone.of_images(x, labels)
         # Data may come with something for each part; else all parts get the same labels.
         each = labels if isinstance(labels, tuple) else (labels,) * len(self.parts)
         return tuple(part.of_images(x, of_part) for part, of_part in zip(self.parts, each, strict=True))
 
+    def default(self, number: int) -> Any:
+        return super().default(number) if self._alone is None else self._alone.default(number)
+
     def forward(self, cond: Any, batch: int, height: int, width: int) -> Tensor:
-        if not self._fits(cond):
+        full = self._full(cond)
+        if full is None:
             names = ", ".join(part.name for part in self.parts)
             given = len(cond) if isinstance(cond, list | tuple) else type(cond).__name__
             raise InputError(f"cond must be a tuple of {len(self.parts)} parts ({names}), not {given}")
         hs = []
-        for k, (part, of_part) in enumerate(zip(self.parts, cond, strict=True)):
+        for k, (part, of_part) in enumerate(zip(self.parts, full, strict=True)):
             try:
                 hs.append(part(of_part, batch, height, width))
             except InputError as error:
@@ -206,21 +227,47 @@ class Combination(Condition):
         for part in self.parts:
             yield from part.each()
 
-    def build(self, cond_of_part: Callable[[Condition], Any]) -> tuple:
-        return tuple(part.build(cond_of_part) for part in self.parts)
+    def build(self, cond_of_part: Callable[[Condition], Any]) -> Any:
+        made = tuple(part.build(cond_of_part) for part in self._asking)
+        return made if self._alone is None else made[0]
 
     def as_tensors(self, cond: Any) -> Any:
-        return tuple(part.as_tensors(c) for part, c in zip(self.parts, cond, strict=True)) if self._fits(cond) else cond
+        if self._for_one(cond):
+            return self._alone.as_tensors(cond)
+        full = self._full(cond)
+        return cond if full is None else tuple(part.as_tensors(c) for part, c in zip(self.parts, full, strict=True))
 
     def length(self, cond: Any) -> int | None:
-        lengths = {part.length(c) for part, c in zip(self.parts, cond, strict=True)} - {None} if self._fits(cond) else ()
+        if self._for_one(cond):
+            return self._alone.length(cond)
+        lengths = {part.length(c) for part, c in zip(self.parts, self._full(cond) or (), strict=False)} - {None}
         return next(iter(lengths), None) if len(lengths) < 2 else -1
 
     def select(self, cond: Any, images: slice) -> Any:
-        return tuple(part.select(c, images) for part, c in zip(self.parts, cond, strict=True)) if self._fits(cond) else cond
+        if self._for_one(cond):
+            return self._alone.select(cond, images)
+        full = self._full(cond)
+        return cond if full is None else tuple(part.select(c, images) for part, c in zip(self.parts, full, strict=True))
 
-    def _fits(self, cond: Any) -> bool:
-        return isinstance(cond, list | tuple) and len(cond) == len(self.parts)
+    def join(self, cond: Any, given: Tensor | None) -> Any:
+        full = self._full(cond)
+        return cond if full is None else tuple(part.join(c, given) for part, c in zip(self.parts, full, strict=True))
+
+    def _for_one(self, cond: Any) -> bool:
+        """Whether a `cond` is that of the one part that asks."""
+        return self._alone is not None and not (isinstance(cond, tuple) and len(cond) == len(self.parts))
+
+    def _full(self, cond: Any) -> list | tuple | None:
+        """What a `cond` has for each part; None where it fits no form."""
+        if self._for_one(cond):
+            cond = (cond,)
+        elif isinstance(cond, list | tuple) and len(cond) == len(self.parts):
+            return cond
+        asking = sum(part.asks for part in self.parts)
+        if not isinstance(cond, list | tuple) or len(cond) != asking or asking == len(self.parts):
+            return None
+        rest = iter(cond)
+        return tuple(next(rest) if part.asks else None for part in self.parts)
 
 
 def _prime_factors(n: int) -> list[int]:

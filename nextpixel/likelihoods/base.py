@@ -105,6 +105,12 @@ class Likelihood(ABC):
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """Nats per place: params (B, P, H, W) and x (B, C, H, W) give (B, H, W), in float32 or better."""
 
+    def log_prob_each(self, params: Tensor, x: Tensor) -> Tensor:
+        """Nats of every symbol given the earlier channels of its place: (B, C, H, W), whose sum over channels is `log_prob`."""
+        flat, symbols = (t.movedim(1, 3).flatten(0, 2) for t in (params, x))
+        each = [self.log_pmf(flat, symbols, c).gather(1, symbols[:, c : c + 1].long()) for c in range(self.channels)]
+        return torch.cat(each, 1).view(x.shape[0], *x.shape[2:], self.channels).movedim(3, 1)
+
     @abstractmethod
     def log_pmf(self, params: Tensor, known: Tensor, c: int) -> Tensor:
         """The logarithm of `pmf`, which stays finite where a probability is too small for its type."""

@@ -34,11 +34,14 @@ class Categorical(Likelihood):
         self.colours = channels
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        return self.log_prob_each(params, x).sum(1)
+
+    def log_prob_each(self, params: Tensor, x: Tensor) -> Tensor:
         logits = at_least_float32(params).unflatten(1, (self.channels, self.per_channel))
         if self.levels == 2:
             # log sigmoid(l) for a one, log sigmoid(-l) for a zero
-            return F.logsigmoid(logits[:, :, 0] * (2 * x.long() - 1)).sum(1)
-        return -F.cross_entropy(logits.transpose(1, 2), x.long(), reduction="none").sum(1)
+            return F.logsigmoid(logits[:, :, 0] * (2 * x.long() - 1))
+        return -F.cross_entropy(logits.transpose(1, 2), x.long(), reduction="none")
 
     def pmf(self, params: Tensor, known: Tensor, c: int, temperature: float = 1.0) -> Tensor:
         logits = _tempered(params[:, self._of(c)], temperature)

@@ -42,6 +42,9 @@ class Guided(Likelihood):
         self.precise = likelihood.precise
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        return self.log_prob_each(params, x).sum(1)
+
+    def log_prob_each(self, params: Tensor, x: Tensor) -> Tensor:
         # Places are the batch of a scan: (B H W, P) under the condition, and as many without.
         flat = [t.movedim(1, 3).flatten(0, 2).unflatten(0, (2, -1)) for t in (params, x)]
         at_once = max(1, CHUNK // self.levels)
@@ -49,9 +52,9 @@ class Guided(Likelihood):
         for of_params, symbols in zip(*(t.split(at_once, 1) for t in flat), strict=True):
             of_params, symbols = of_params.flatten(0, 1), symbols.flatten(0, 1)
             channels = (self.log_pmf(of_params, symbols, c) for c in range(self.channels))
-            both = sum(log_pmf.gather(1, symbols[:, c : c + 1].long()) for c, log_pmf in enumerate(channels))
-            nats.append(both.view(2, -1))
-        return torch.cat(nats, 1).view(x.shape[0], *x.shape[2:])
+            each = [log_pmf.gather(1, symbols[:, c : c + 1].long()) for c, log_pmf in enumerate(channels)]
+            nats.append(torch.cat(each, 1).unflatten(0, (2, -1)))
+        return torch.cat(nats, 1).view(x.shape[0], *x.shape[2:], self.channels).movedim(3, 1)
 
     def log_pmf(self, params: Tensor, known: Tensor, c: int) -> Tensor:
         return self._unnormalised(params, known, c).log_softmax(1).repeat(2, 1)

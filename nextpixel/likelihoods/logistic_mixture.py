@@ -1,6 +1,7 @@
 """The mixture of discretized logistics of PixelCNN++ (Salimans et al. 2017, arXiv:1701.05517), exact at every scale."""
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -56,6 +57,16 @@ class DiscretizedLogisticMixture(Likelihood):
         self.lowest_log_scale = LOWEST_LOG_SCALE + math.log(255 / (levels - 1))
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        *_, joint = self._joints(params, x)
+        return joint.logsumexp(1)
+
+    def log_prob_each(self, params: Tensor, x: Tensor) -> Tensor:
+        # Of the first c channels together: log p(x_c | x_<c) is the difference of two.
+        first = torch.stack([joint.logsumexp(1) for joint in self._joints(params, x)], 1)
+        return torch.cat([first[:, :1], first.diff(dim=1)], 1)
+
+    def _joints(self, params: Tensor, x: Tensor) -> Iterator[Tensor]:
+        """log of weight times mass of each component, (B, K, H, W), for the first channel, the first two, ..., all."""
         runs = at_least_float32(params).unflatten(1, (-1, self.mixtures)).unbind(1)
         y, *bins = (value.unbind(1) for value in _bins(x.to(runs[0].dtype).unsqueeze(2), self.levels))
         coefficients = iter(runs[1 + 2 * self.channels :])
@@ -65,7 +76,7 @@ class DiscretizedLogisticMixture(Likelihood):
             for d in range(c):
                 mean = torch.addcmul(mean, next(coefficients).tanh(), y[d])
             joint = joint + _log_mass(mean, self._rate(log_scale), *(value[c] for value in bins))
-        return joint.logsumexp(1)
+            yield joint
 
     def log_pmf(self, params: Tensor, known: Tensor, c: int) -> Tensor:
         logits, mean, rate = self.at(params).given(known, c)

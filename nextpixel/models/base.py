@@ -84,7 +84,7 @@ class AutoregressiveModel(nn.Module, ABC):
         self.likelihood: Likelihood = make_likelihood(likelihood, self.shape[0], levels, mixtures=mixtures)
         self.condition = make_condition(condition)
         if self.condition is not None:
-            self.condition.prepare(self.shape, levels)
+            self.condition.prepare(self.shape, levels, inputs == "embedding")
         if inputs not in ("intensity", "embedding"):
             raise InputError(f"inputs must be 'intensity' or 'embedding', not {inputs!r}")
         require_positive(embedding_features=embedding_features)
@@ -127,16 +127,24 @@ class AutoregressiveModel(nn.Module, ABC):
         channels = torch.arange(self.shape[0])[:, None, None]
         return places * self.shape[0] + channels
 
-    def log_prob(self, x: Tensor, cond: Any = None, guidance: float = 1.0) -> Tensor:
-        """log p(x) of whole images in nats: x (B, C, H, W) integers give (B,).
+    def log_prob(self, x: Tensor, cond: Any = None, guidance: float = 1.0, known: Tensor | None = None) -> Tensor:
+        r"""log p(x) of images in nats: x (B, C, H, W) integers give (B,); with `known`, of their unknown symbols given the known.
+
+        .. math:: \log p(x_{\text{unknown}} \mid x_{\text{known}})
+            = \sum_{i \text{ unknown}} \log p(x_i \mid x_{\text{earlier}}, h(x_{\text{known}}))
+
+        which is the distribution that `complete` draws from. h is there where the model's condition is, or has a part, `Known`;
+        without it a known symbol counts for what comes after it alone.
 
         Args:
             x: the images, a tensor or an array of numpy, as wherever images, masks or conditions are given.
             cond: the condition, for one image or for all.
             guidance: s, the exact distribution that `sample` draws from with this guidance; 1 is the model itself.
+            known: bool, broadcastable to x: the symbols that are given; by default none.
 
         Raises:
-            InputError: x is not integer, has other channels, or symbols outside 0..levels-1; or `cond` or `guidance` do not fit.
+            InputError: x is not integer, has other channels, or symbols outside 0..levels-1; or `cond`, `guidance` or `known` do
+                not fit.
 
         Example:
             >>> import nextpixel
@@ -145,9 +153,14 @@ class AutoregressiveModel(nn.Module, ABC):
             torch.Size([5])
         """
         x = self.check_images(x)
+        if known is not None:
+            known = draw.as_mask(self, x, known)
+            cond = draw.with_known(self, cond, x, known)
         if guidance != 1:
-            return guided_log_prob(self, x, cond, guidance)
-        return self.likelihood.log_prob(self(x, cond), x).flatten(1).sum(1)
+            return guided_log_prob(self, x, cond, guidance, known)
+        if known is None:
+            return self.likelihood.log_prob(self(x, cond), x).flatten(1).sum(1)
+        return draw.of_unknown(self.likelihood.log_prob_each(self(x, cond), x), known)
 
     def sample(
         self,
@@ -323,7 +336,7 @@ class AutoregressiveModel(nn.Module, ABC):
             if cond is not None:
                 raise InputError("this model takes no condition, but one was given")
             return None
-        if cond is None:
+        if cond is None and self.condition.asks:
             raise InputError(f"this model needs a condition ({self.condition.config}), but none was given")
         h = self.condition(cond, batch, height, width)
         return h if kept is None else torch.where(kept[:, None, None, None], h, 0)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from nextpixel.compiled import why_not
 from nextpixel.compiled.instructions import NotRecordableError
-from nextpixel.conditions.base import as_tensor
+from nextpixel.conditions.base import as_tensor, sees_known
+from nextpixel.conditions.known import given_symbols
 from nextpixel.errors import InputError
 from nextpixel.likelihoods import Guided, Likelihood
 from nextpixel.likelihoods.guided import twice, with_and_without
@@ -101,13 +102,32 @@ def guided_condition(model: Model, cond: Any, guidance: float, batch: int, heigh
     return torch.zeros_like(h) if guidance == 0 else h
 
 
-def guided_log_prob(model: Model, x: Tensor, cond: Any, guidance: float) -> Tensor:
-    """log p(x) under guidance, (B,), of checked images, by one forward pass over every image twice."""
+def with_known(model: Model, cond: Any, x: Tensor, known: Tensor | None) -> Any:
+    """A `cond` with what is known of images x (B, C, H, W), for a model whose condition, or a part of it, is that (`Known`).
+
+    Raises:
+        InputError: as `Condition.join`.
+    """
+    if known is None or not sees_known(model.condition):
+        return cond
+    return model.condition.join(cond, given_symbols(x, known))
+
+
+def of_unknown(each: Tensor, known: Tensor) -> Tensor:
+    """The sum over unknown symbols, (B,), of what each has, (B, C, H, W)."""
+    return torch.where(known, 0, each).flatten(1).sum(1)
+
+
+def guided_log_prob(model: Model, x: Tensor, cond: Any, guidance: float, known: Tensor | None = None) -> Tensor:
+    """log p(x) under guidance, (B,), of checked images, by one forward pass over every image twice; as `log_prob` of a model."""
     distribution = guided_likelihood(model, guidance)
     h, images = guided_condition(model, cond, guidance, x.shape[0], *x.shape[2:]), x
     if isinstance(distribution, Guided):
         images, h = twice(x), with_and_without(h)
-    return distribution.log_prob(model.network(model.encode(images), h), images)[: len(x)].flatten(1).sum(1)
+    params = model.network(model.encode(images), h)
+    if known is None:
+        return distribution.log_prob(params, images)[: len(x)].flatten(1).sum(1)
+    return of_unknown(distribution.log_prob_each(params, images)[: len(x)], known)
 
 
 def blank(model: Model, n: int, size: tuple[int, int] | None) -> Tensor:
@@ -127,15 +147,25 @@ def partly_known(model: Model, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor
     Raises:
         InputError: as `check_images`, or `known` is not a bool mask that fits x.
     """
-    x, known = as_tensor(x, "images"), as_tensor(known, "known").to(model.device)
+    x = as_tensor(x, "images")
+    known = as_mask(model, x, known)
+    x = torch.where(known, x.to(model.device), torch.zeros((), dtype=x.dtype, device=model.device))
+    return model.check_images(x), known
+
+
+def as_mask(model: Model, x: Tensor, known: Any) -> Tensor:
+    """A mask of known symbols, of the shape of images x.
+
+    Raises:
+        InputError: no bool mask that fits x.
+    """
+    known = as_tensor(known, "known").to(model.device)
     if known.dtype != torch.bool:
         raise InputError(f"known must be a bool mask, not {known.dtype}")
     try:
-        known = known.expand(x.shape)
+        return known.expand(x.shape)
     except RuntimeError:
         raise InputError(f"known {tuple(known.shape)} does not fit images {tuple(x.shape)}") from None
-    x = torch.where(known, x.to(model.device), torch.zeros((), dtype=x.dtype, device=model.device))
-    return model.check_images(x), known
 
 
 def fill(
@@ -155,6 +185,7 @@ def fill(
         raise InputError(f"n must be at least 1, not {n}")
     distribution = guided_likelihood(model, guidance)
     with drawing(model) as twin:
+        cond = with_known(twin, cond, x, known)
         h = guided_condition(twin, cond, guidance, x.shape[0], *x.shape[2:])
         x, known, h = (None if t is None else t.repeat_interleave(n, 0) for t in (x, known, h))
         job = DrawJob(x, uniform_noise(x, seed), known, h, distribution, temperature, owner=model)
