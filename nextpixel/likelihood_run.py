@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from nextpixel.conditions import Encoded, Labels, Vector, cond_of, default_cond
+from nextpixel.conditions import Combination, Condition, Encoded, Known, Labels, Vector, cond_of, default_cond
 from nextpixel.data.images import Images
 from nextpixel.data.splits import Splits, absolute
 from nextpixel.data.trained import changed, read_trained, save_trained
@@ -87,7 +87,7 @@ def train(
             else:
                 _initialise(model, splits.train)
         marginal = PixelMarginal.fit(splits.train)
-        objective = Likelihood(in_memory_order(model, job.settings, found), job.settings)
+        objective = Likelihood(in_memory_order(model, job.settings, found), job.settings, experiment.data.masks)
 
     def prepare() -> None:
         kept_data = replace(experiment.data, source=absolute(experiment.data.source), classes=model.class_names)
@@ -174,8 +174,8 @@ def grids(images: Images, settings: TrainingSettings) -> DrawGrid:
 def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
     """The experiment's untrained model; shape, levels and number of classes come from the images.
 
-    Its condition is "labels", "encoded" (a code of 10 numbers), "embedding" (the vectors of `EmbeddedImages`), or a condition's
-    config.
+    Its condition is "labels", "encoded" (a code of 10 numbers), "embedding" (the vectors of `EmbeddedImages`), "known" (what is
+    given of an image), "labels+known", or a condition's config.
 
     Raises:
         InputError: an unknown architecture or settings that it does not take.
@@ -184,20 +184,9 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
     name = settings.pop("name", None)
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}: expected one of {', '.join(MODELS)}")
-    if settings.get("condition") == "labels":
-        if images.classes is None:
-            raise InputError(f"--model.condition labels needs labelled images, but {experiment.data.source} has no labels")
-        values = images.classes
-        if values > MOST_ALONE and values > len(images) // 2 and len(np.unique(images.labels)) > len(images) // 2:
-            what = f"the labels of {experiment.data.source} have {values} values for {len(images)} images"
-            raise InputError(f"--model.condition labels: {what}: these are no classes; leave --model.condition out")
-        settings["condition"] = Labels(images.classes)
-    elif settings.get("condition") == Encoded.name:
-        settings["condition"] = Encoded(CODE)
-    elif settings.get("condition") == CONDITION:
-        if not isinstance(images, EmbeddedImages):
-            raise InputError(f"--model.condition {CONDITION} needs images with vectors, but {experiment.data.source} has none")
-        settings["condition"] = Vector(images.dim)
+    if isinstance(settings.get("condition"), str):
+        parts = [_condition(part, experiment, images) for part in settings["condition"].split("+")]
+        settings["condition"] = parts[0] if len(parts) == 1 else Combination(*parts)
     try:
         model = MODELS[name](shape=images.shape, levels=images.levels, **settings)
         labelled = model.condition is not None and any(isinstance(part, Labels) for part in model.condition.each())
@@ -205,6 +194,25 @@ def build(experiment: Experiment, images: Images) -> AutoregressiveModel:
         return model
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
+
+
+def _condition(name: str, experiment: Experiment, images: Images) -> Condition:
+    """A condition that is named by a word, for the images of an experiment."""
+    if name == Encoded.name:
+        return Encoded(CODE)
+    if name == Known.name:
+        return Known()
+    if name == CONDITION:
+        if not isinstance(images, EmbeddedImages):
+            raise InputError(f"--model.condition {CONDITION} needs images with vectors, but {experiment.data.source} has none")
+        return Vector(images.dim)
+    if images.classes is None:
+        raise InputError(f"--model.condition labels needs labelled images, but {experiment.data.source} has no labels")
+    values = images.classes
+    if values > MOST_ALONE and values > len(images) // 2 and len(np.unique(images.labels)) > len(images) // 2:
+        what = f"the labels of {experiment.data.source} have {values} values for {len(images)} images"
+        raise InputError(f"--model.condition labels: {what}: these are no classes; leave --model.condition out")
+    return Labels(values)
 
 
 def begin_with(model: AutoregressiveModel, start: str) -> None:

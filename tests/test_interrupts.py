@@ -49,7 +49,7 @@ PLACES = {
     "the last step of the run": (Likelihood, "forward", 29),
     "the averaging": (loops.Average, "update", 9),
     "the optimiser": (torch.optim.Adam, "step", 3),
-    "validation": (Likelihood, "_bits_per_dim", 17),
+    "validation": (Likelihood, "_bits", 17),
     "while the best weights are written": (loops.Loop, "_keep", 0),
     "while a checkpoint is written": (loops, "write_checkpoint", 2),
     "a sample grid": (AutoregressiveModel, "sample", 0),
@@ -149,7 +149,7 @@ def test_what_was_done_after_a_checkpoint_is_done_again_and_stands_once_in_the_m
 def test_the_averages_are_never_mixed_up_with_the_weights(tmp_path, monkeypatch):
     """The run before this design saved exchanged or mixed weights where validation was interrupted."""
     out = tmp_path / "run"
-    with raised_at(monkeypatch, Likelihood, "_bits_per_dim", 17):
+    with raised_at(monkeypatch, Likelihood, "_bits", 17):
         interrupted(whole(), out, report="none")
     state, first = last(out), tmp_path / "first"
     assert state["place"]["phase"] == "validate"

@@ -124,12 +124,8 @@ class Condition(nn.Module):
         """The `cond` of some of the images."""
         return cond if self.length(cond) is None else cond[images]
 
-    def join(self, cond: Any, given: Tensor | None) -> Any:
-        """The `cond` with what is known of the images, `nextpixel.conditions.known.given_symbols` or None, where it depends on that.
-
-        Raises:
-            InputError: it is there already.
-        """
+    def join(self, cond: Any, given: Tensor) -> Any:
+        """The `cond`, filled in where it lacks what is known of the images (`nextpixel.conditions.known.given_symbols`)."""
         return cond
 
 

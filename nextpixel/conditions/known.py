@@ -40,15 +40,16 @@ def given_symbols(x: Tensor, known: Tensor) -> Tensor:
 class Known(Condition):
     r"""What is known of an image, at any places: h is what a residual network of dilated convolutions makes of it.
 
-    .. math:: h = A \, e_n, \qquad e_k = e_{k-1} + \text{1x1} \, \text{ReLU} \, (\text{3x3, dilation } d_k) \, \text{ReLU} \, e_{k-1}
+    .. math:: h = A \, e_n,
+        \qquad e_k = e_{k-1} + \text{1x1} \, \text{ReLU} \, (\text{3x3, dilation } d_k) \, \text{ReLU} \, e_{k-1}
 
-    with dilations 1, 2, 4, 8, 1, ..., and e_0 a 3x3 convolution of the known symbols, of the mask of each channel, and of a map of
-    ones, which shows the image's edge. A is 0 before training: the model begins as if nothing were known. Where nothing is known
-    of an image at all, h is exactly 0: then the model is its own unconditional law. It is fully convolutional, for any H x W, and
-    sees 1 + 1 + 2 + 4 + 8 = 16 places far in each direction with four blocks.
+    with dilations 1, 2, 4, 8, 1, ..., and e_0 a 3x3 convolution of the known symbols, of the mask of each channel, and of a map
+    of ones, which shows the image's edge. A is 0 before training: the model begins as if nothing were known. Where nothing is
+    known of an image at all, h is exactly 0: then the model is its own unconditional law. It is fully convolutional, for any
+    H x W, and sees 1 + 1 + 2 + 4 + 8 = 16 places far in each direction with four blocks.
 
-    A model with this condition completes images from any mask: `complete(x, known)` and `log_prob(x, known=known)` fill it in. It
-    stands alone or beside labels, vectors or maps in a `Combination`, whose `cond` then leaves it out.
+    A model with this condition completes images from any mask: `complete(x, known)` and `log_prob(x, known=known)` fill it in
+    where no `cond` gives it. It stands alone, or beside labels, vectors or maps in a `Combination`, whose `cond` leaves it out.
 
     Args:
         maps: of the network, and of h.
@@ -108,9 +109,7 @@ class Known(Condition):
     def default(self, number: int) -> None:
         """Nothing is known."""
 
-    def join(self, cond: Any, given: Tensor | None) -> Any:
-        if cond is not None and given is not None:
-            raise InputError("what is known is given twice: as `known`, and as `cond`")
+    def join(self, cond: Any, given: Tensor) -> Any:
         return given if cond is None else cond
 
     def forward(self, cond: Any, batch: int, height: int, width: int) -> Tensor:

@@ -46,6 +46,8 @@ class DataSettings:
             share no identity.
         embedding_of: Whose vector comes with an image: that of the image "itself", or, from which a picture cannot be copied, of
             an "other" image of its identity.
+        masks: Kinds of masks that training draws from, for --model.condition known: nothing, half, hole, window, strokes, points,
+            grid, lines, and of colour images symbols and channels (`nextpixel.data.masks`). Left out: all of them.
         strict: Refuse a folder with files that would be left out (also: --strict).
 
     Example:
@@ -70,6 +72,7 @@ class DataSettings:
     seed: int = 0
     embedding: str | None = None
     embedding_of: Literal["other", "itself"] = "other"
+    masks: list[str] | None = None
     strict: bool = False
 
     def check(self) -> None:

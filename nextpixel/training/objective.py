@@ -2,15 +2,17 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nextpixel.conditions import cond_of
+from nextpixel.conditions import cond_of, sees_known
+from nextpixel.conditions.known import given_symbols
 from nextpixel.data.images import Images
+from nextpixel.data.masks import Masks
 from nextpixel.errors import InputError
 from nextpixel.models import AutoregressiveModel, MultiScale
 from nextpixel.models.storage import save
@@ -77,14 +79,20 @@ class Likelihood(Objective):
     The loss's scale decides what Adam's epsilon and the gradient's norm mean: it is bits per dimension everywhere, so that one
     set of settings serves 8x8 and 64x64 images.
 
+    Of a model whose condition is `Known`, or has it as a part, each training image gets a mask, drawn anew at every access, and the
+    loss is bits per unknown number, :math:`-\log_2 p(x_{\text{unknown}} \mid x_{\text{known}})` of a batch divided by how many are
+    unknown. In validation the masks are always the same.
+
     Args:
         network: any model of the registry.
         settings: how to train it. With a stage, the loss is this stage's share of bits/dim (the shares of all stages add up to
             the whole), and the weights of the others get no gradient. With a dropout of the condition, each image of a training
             batch is unconditional, h = 0, with this probability; in validation none is.
+        masks: the kinds of masks (`nextpixel.data.masks`), for a model with `Known`; by default all.
 
     Raises:
-        InputError: a stage that the model does not have, or a dropout of a condition that it does not have.
+        InputError: a stage that the model does not have, or a dropout of a condition that it does not have, or masks that it does
+            not read.
     """
 
     loss_name = "train/bits_per_dim"
@@ -93,8 +101,13 @@ class Likelihood(Objective):
     validation_columns = (metric,)
     network: AutoregressiveModel
 
-    def __init__(self, network: AutoregressiveModel, settings: TrainingSettings) -> None:
+    def __init__(self, network: AutoregressiveModel, settings: TrainingSettings, masks: Sequence[str] | None = None) -> None:
         super().__init__(network, settings)
+        if masks is not None and not sees_known(network.condition):
+            raise InputError("--data.masks are for a model with --model.condition known, which reads what they leave")
+        self.masks = Masks(masks, network.shape) if sees_known(network.condition) else None
+        if self.masks and settings.stage is not None:
+            raise InputError("--training.stage and --model.condition known: expected one of them; train all stages at once")
         if settings.condition_dropout and network.condition is None:
             given = f"--training.condition_dropout is {settings.condition_dropout}"
             raise InputError(f"{given}, but this {network.name} has no condition")
@@ -113,28 +126,39 @@ class Likelihood(Objective):
         # own graphs (no gradients, a short last batch) take minutes to compile, and it sees few images.
         self.loss = torch.compile(self.bits_per_dim) if settings.compile else self.bits_per_dim
 
-    def bits_per_dim(self, batch: Batch, kept: Tensor | None = None) -> Tensor:
+    def bits_per_dim(self, batch: Batch, kept: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """Mean bits/dim of a batch, or the trained stage's share of it, under the caller's precision.
 
-        `kept`, bool (B,), marks the images that keep their condition; by default all.
+        `kept`, bool (B,), marks the images that keep their condition; by default all. `known`, bool (B, C, H, W), marks the symbols
+        that are given, and the mean is over the others.
         """
-        return self._bits_per_dim(self.network, batch, kept)
+        bits, count = self._bits(self.network, batch, kept, known)
+        return bits / count
 
-    def _bits_per_dim(self, network: AutoregressiveModel, batch: Batch, kept: Tensor | None = None) -> Tensor:
+    def _bits(
+        self, network: AutoregressiveModel, batch: Batch, kept: Tensor | None = None, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | int]:
+        """The bits of a batch, and of how many numbers they are."""
         x, labels = batch
         cond = cond_of(network.condition, x, labels)
-        if self.settings.stage is None:
+        if known is not None:
+            params = network(x, network.condition.join(cond, given_symbols(x, known)), kept)
+            nats = -torch.where(known, 0, network.likelihood.log_prob_each(params, x))
+        elif self.settings.stage is None:
             nats = -network.likelihood.log_prob(network(x, cond, kept), x)
         else:
             nats = -network.stage_log_prob(self.settings.stage, x, cond, kept)
-        return nats.sum() / (x.numel() * math.log(2))
+        return nats.sum() / math.log(2), x.numel() if known is None else (~known).sum()
 
     def forward(self, batch: Batch) -> Tensor:
-        if not self.settings.condition_dropout:
-            return self.loss(batch)
+        kept = known = None
+        size, device = len(batch[0]), batch[0].device
         # Drawn outside the compiled loss, so that it is the same with and without.
-        kept = torch.rand(len(batch[0]), device=batch[0].device) >= self.settings.condition_dropout
-        return self.loss(batch, kept)
+        if self.settings.condition_dropout:
+            kept = torch.rand(size, device=device) >= self.settings.condition_dropout
+        if self.masks:
+            known = self.masks.draw(torch.randint(2**62, (size,)).tolist()).to(device)
+        return self.loss(batch, kept, known)
 
     def validate(self, network: AutoregressiveModel, images: Images, agreement: Agreement, report: Report) -> dict[str, float]:
         size, device = self.settings.batch_size, next(network.parameters()).device
@@ -143,7 +167,11 @@ class Likelihood(Objective):
         for first in range(0, number, agreement.world):  # each process takes one of the next `world` batches, if there is one
             if first + agreement.rank < number:
                 x, labels = to_device(next(batches), device)
-                sums += torch.tensor([self._bits_per_dim(network, (x, labels)).item() * len(x), len(x)], dtype=torch.float64)
+                place = (first + agreement.rank) * size
+                known = self.masks.draw(range(place, place + len(x))).to(device) if self.masks else None
+                sums += torch.tensor(
+                    [float(value) for value in self._bits(network, (x, labels), known=known)], dtype=torch.float64
+                )
             report(min(number, first + agreement.world), number)
         total, count = agreement.sums(sums).tolist()
         return {self.metric: total / count}

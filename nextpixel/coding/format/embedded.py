@@ -116,6 +116,7 @@ CONDITION_ENTRIES: dict[str, tuple[str, ...]] = {
     "vector": ("features",),
     "spatial-map": ("features", "factor", "maps"),
     "encoded": ("features", "maps"),
+    "known": ("maps", "blocks"),
     "combination": ("parts",),
 }
 
