@@ -149,15 +149,14 @@ class Masks:
         possible = [kind for kind in KINDS if shape[0] > 1 or kind not in OF_CHANNELS]
         self.kinds = possible if kinds is None else list(kinds)
         self.shape = shape
+        expected = f"expected some of {', '.join(possible)}"
         for kind in self.kinds:
             if kind not in KINDS:
-                raise InputError(f"--data.masks has {kind[:40]!r}: expected some of {', '.join(possible)}")
+                raise InputError(f"--data.masks has {kind[:40]!r}: {expected}")
             if kind not in possible:
-                raise InputError(
-                    f"--data.masks has {kind!r}, but the images have one channel: expected some of {', '.join(possible)}"
-                )
+                raise InputError(f"--data.masks has {kind!r}, but the images have one channel: {expected}")
         if not self.kinds:
-            raise InputError(f"--data.masks is empty: expected some of {', '.join(possible)}")
+            raise InputError(f"--data.masks is empty: {expected}")
         others = len([kind for kind in self.kinds if kind != "nothing"])
         of_nothing = NOTHING_SHARE * others / (1 - NOTHING_SHARE)  # beside a weight of 1 for each other kind
         weights = np.array([1.0 if kind != "nothing" else max(of_nothing, 1e-9) for kind in self.kinds])

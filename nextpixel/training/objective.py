@@ -79,9 +79,9 @@ class Likelihood(Objective):
     The loss's scale decides what Adam's epsilon and the gradient's norm mean: it is bits per dimension everywhere, so that one
     set of settings serves 8x8 and 64x64 images.
 
-    Of a model whose condition is `Known`, or has it as a part, each training image gets a mask, drawn anew at every access, and the
-    loss is bits per unknown number, :math:`-\log_2 p(x_{\text{unknown}} \mid x_{\text{known}})` of a batch divided by how many are
-    unknown. In validation the masks are always the same.
+    Of a model whose condition is `Known`, or has it as a part, each training image gets a mask, drawn anew at every access, and
+    the loss is bits per unknown number, of a batch :math:`-\log_2 p(x_{\text{unknown}} \mid x_{\text{known}})` divided by how many
+    are unknown. In validation the masks are always the same.
 
     Args:
         network: any model of the registry.
@@ -129,8 +129,8 @@ class Likelihood(Objective):
     def bits_per_dim(self, batch: Batch, kept: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """Mean bits/dim of a batch, or the trained stage's share of it, under the caller's precision.
 
-        `kept`, bool (B,), marks the images that keep their condition; by default all. `known`, bool (B, C, H, W), marks the symbols
-        that are given, and the mean is over the others.
+        `kept`, bool (B,), marks the images that keep their condition; by default all. `known`, bool (B, C, H, W), marks the
+        symbols that are given, and the mean is over the others.
         """
         bits, count = self._bits(self.network, batch, kept, known)
         return bits / count
@@ -169,9 +169,8 @@ class Likelihood(Objective):
                 x, labels = to_device(next(batches), device)
                 place = (first + agreement.rank) * size
                 known = self.masks.draw(range(place, place + len(x))).to(device) if self.masks else None
-                sums += torch.tensor(
-                    [float(value) for value in self._bits(network, (x, labels), known=known)], dtype=torch.float64
-                )
+                bits, count = self._bits(network, (x, labels), known=known)
+                sums += torch.tensor([bits.item(), int(count)], dtype=torch.float64)
             report(min(number, first + agreement.world), number)
         total, count = agreement.sums(sums).tolist()
         return {self.metric: total / count}
