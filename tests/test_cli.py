@@ -86,7 +86,7 @@ def test_complete(run, tmp_path, capsys):
     for name in ("a", "b"):
         Image.fromarray(np.random.default_rng(1).integers(256, size=(8, 8), dtype=np.uint8)).save(tmp_path / f"{name}.png")
     out = tmp_path / "completions.png"
-    command = ["complete", run, "--image", tmp_path / "a.png", tmp_path / "b.png", "--keep", "left:0.5", "-n", "3", "--out", out]
+    command = ["complete", run, "--image", tmp_path / "a.png", tmp_path / "b.png", "--known", "left:0.5", "-n", "3", "--out", out]
     assert main([str(word) for word in command]) == 0
     assert Image.open(out).size[0] > 5 * 64
 
@@ -221,7 +221,10 @@ def test_recipes(capsys):
         ),
         ("train digits-class --model.condition null", "condition_dropout is 0.1, but this gated-pixelcnn has no condition\n"),
         ("sample runs/x --guidance much", "--guidance much: expected a number"),
-        ("train digits --model.condition magic", "--model.condition magic: expected labels, encoded or embedding or settings"),
+        (
+            "train digits --model.condition magic",
+            "--model.condition magic: expected labels, encoded, embedding, known or labels+known or settings",
+        ),
         ("train digits-autoencoder --model.condition.features 0", "gated-pixelcnn: encoded needs features >= 1, not 0"),
         ("train digits-autoencoder --model.condition.maps x", "gated-pixelcnn: encoded needs maps >= 1, not 'x'"),
         ("train digits-autoencoder --model.condition.dim 3", "gated-pixelcnn: condition encoded has no dim: expected some of"),
@@ -277,7 +280,7 @@ def test_bad_input_for_a_run(run, refuse, tmp_path):
     assert "differ in size: (7, 9) and (8, 8)" in refuse(["complete", run, "--image", *pictures])
     assert "is not class-conditional" in refuse(["complete", run, "--image", pictures[0], "--label", "3"])
     assert "guidance 2.0 needs a model" in refuse(["complete", run, "--image", pictures[0], "--guidance", "2"])
-    assert "top:S" in refuse(["complete", run, "--image", pictures[0], "--keep", "middle"])
+    assert "top:S" in refuse(["complete", run, "--image", pictures[0], "--known", "middle"])
     assert "is not empty: give another folder, or --resume" in refuse(f"train digits {TINY} --out {run}")
     assert "the run is finished (epoch 1 of 1): give more --training.epochs" in refuse(["train", "--resume", "--out", run])
     assert "is a run of digits, not of digits-pixelcnn" in refuse(["train", "digits-pixelcnn", "--resume", "--out", run])

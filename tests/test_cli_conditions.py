@@ -121,7 +121,7 @@ def test_complete_takes_the_labels_of_an_npz(kind, workplace):
     images, labels = torch.zeros(2, 1, *SIZE, dtype=torch.long), torch.tensor([3, 1])
     np.savez("images.npz", images=images.numpy().astype(np.uint8), labels=labels.numpy(), levels=3)
     like = ["--like", "a.png"] if kind != "labels" else []
-    command = ["complete", "run", "--image", "images.npz", "--keep", "top:0", "-n", 3, *like]
+    command = ["complete", "run", "--image", "images.npz", "--known", "top:0", "-n", 3, *like]
     nothing = torch.tensor(False)
     for given, options in ((labels, []), (2, ["--label", 2])):
         cond = given if kind == "labels" else (given, prepared("a.png", 3))

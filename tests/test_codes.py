@@ -105,7 +105,7 @@ def test_samples_are_codes_again(run, tmp_path, capsys):
 def test_completions_are_codes_again(run, tmp_path):
     codes, labels = walks(20, NAMES, seed=9)
     save_symbols(codes, tmp_path / "given.npz", K, True, labels)
-    given = ["complete", str(run), "--image", str(tmp_path / "given.npz"), "--keep", "left:0.4", "-n", "3"]
+    given = ["complete", str(run), "--image", str(tmp_path / "given.npz"), "--known", "left:0.4", "-n", "3"]
     assert main([*given, "--out", str(tmp_path / "made.npz")]) == 0
     made = np.load(tmp_path / "made.npz")
     assert made["labels"].tolist() == labels.repeat(3).tolist()

@@ -279,7 +279,7 @@ def test_outputs_destroy_nothing(run, tmp_path, capsys):
     out.write_text("precious")
     (tmp_path / "o.csv").write_text("precious")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    one = ["complete", run, "--image", picture, "-n", 1, "--keep", "top:1", "--out"]
+    one = ["complete", run, "--image", picture, "-n", 1, "--known", "top:1", "--out"]
     words = {
         "compress": (["compress", run, picture, "-o"], picture),
         "complete": (one, tmp_path / "same.png"),

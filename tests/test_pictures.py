@@ -9,7 +9,8 @@ from PIL import Image
 
 from nextpixel.errors import InputError
 from nextpixel.pictures.grid import HIDDEN, LINE, SEPARATOR, save_completions, save_grid
-from nextpixel.pictures.read import load_image, load_mask, read_picture
+from nextpixel.pictures.masks import load_mask
+from nextpixel.pictures.read import load_image, read_picture
 
 
 def read(path):

@@ -35,7 +35,6 @@ VERBS = {
 # Verbs that share a file; each other verb has one of its own.
 FILES = {
     "sample": "draw",
-    "complete": "draw",
     "interpolate": "draw",
     "report": "train",
     "recipes": "train",

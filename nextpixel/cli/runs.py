@@ -96,7 +96,7 @@ class RunConditions:
     """Makes a `cond` of a label and a picture, for the model of a run, part by part as each declares its `source`.
 
     "label" takes the label, "picture" the picture, and "embedding" what the network in RUN/embedding makes of the picture.
-    Nothing else can be given on the command line.
+    Nothing else can be given on the command line; what is known of an image is no part of it, and `complete` gives it.
 
     Args:
         model: the run's model.
@@ -105,7 +105,7 @@ class RunConditions:
 
     def __init__(self, model: AutoregressiveModel, run: str) -> None:
         self.model, self.run = model, run
-        self.parts = [] if model.condition is None else list(model.condition.each())
+        self.parts = [] if model.condition is None else [part for part in model.condition.each() if part.asks]
 
     def cond(
         self,

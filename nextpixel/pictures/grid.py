@@ -112,6 +112,27 @@ def save_completions(
     _save(rows.reshape(-1, *first.shape[1:]), rows.shape[1], scale, path)
 
 
+def save_maps(completions: Array, levels: int, mean: str | Path, uncertainty: str | Path) -> None:
+    r"""Write the mean and the standard deviation of each symbol over K completions as two PNGs, an image beside the other.
+
+    .. math:: \text{brightness} = 255 \frac{\text{mean}}{\text{levels} - 1}
+        \qquad \text{and} \qquad 255 \frac{2 s}{\text{levels} - 1}
+
+    so that white is the largest standard deviation s that symbols can have, and black is certain.
+
+    Args:
+        completions: images (N, K, C, H, W), integers 0 .. levels-1.
+        levels: number of symbols.
+        mean, uncertainty: the PNG files.
+
+    Raises:
+        InputError: as in `save_grid`.
+    """
+    values = 255 * _symbols(completions, levels, dimensions=5) / (levels - 1)
+    save_grid(np.rint(values.mean(1)).astype(int), 256, mean)
+    save_grid(np.rint(2 * values.std(1)).clip(0, 255).astype(int), 256, uncertainty)
+
+
 def _symbols(x: Array, levels: int, dimensions: int) -> np.ndarray:
     """Check images and return them as int64."""
     array = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)

@@ -1,6 +1,5 @@
 """Picture files as arrays and symbols, by one reader: 8 bits, grey or RGB, opaque, turned by their EXIF data."""
 
-import math
 import os
 import re
 import struct
@@ -315,54 +314,6 @@ def picture_symbols(pixels: np.ndarray, levels: int, channels: int, name: str) -
         raise InputError(f"{name} is a colour picture, but 1 channel is needed: convert it to grey first")
     values = torch.from_numpy(pixels.astype(np.int64))[:channels].expand(channels, -1, -1)
     return (values * levels // 256).contiguous()
-
-
-def load_mask(spec: str | Path, height: int, width: int) -> torch.Tensor:
-    """Return the known places for a completion, as a mask (1, H, W) that is True where the image is given.
-
-    Args:
-        spec: "top:S", "bottom:S", "left:S" or "right:S" with the share S of rows or columns that is known (0 .. 1, rounded
-            half up), or a black and white picture file of that size (white = known).
-        height: H.
-        width: W.
-
-    Raises:
-        InputError: the share is not in 0 .. 1; the file cannot be read, has another size, or is not black and white.
-
-    Example:
-        >>> load_mask("top:0.5", height=2, width=3).int()
-        tensor([[[1, 1, 1],
-                 [0, 0, 0]]], dtype=torch.int32)
-    """
-    match = re.fullmatch(r"(top|bottom|left|right):(.*)", str(spec))
-    if match is None:
-        return _mask_picture(spec, height, width)
-    side, text = match.groups()
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
-    if not 0 <= share <= 1:
-        raise InputError(f"{spec}: the known share must be a number from 0 to 1, not {text!r}")
-    size = height if side in ("top", "bottom") else width
-    count = math.floor(share * size + 0.5)
-    line = torch.arange(size) < count if side in ("top", "left") else torch.arange(size) >= size - count
-    mask = line[:, None] if side in ("top", "bottom") else line[None, :]
-    return mask.expand(1, height, width).clone()
-
-
-def _mask_picture(path: str | Path, height: int, width: int) -> torch.Tensor:
-    if not Path(path).exists():
-        raise InputError(f"{path} is neither a mask file nor one of top:S, bottom:S, left:S, right:S with a share S from 0 to 1")
-    pixels = read_picture(path)
-    if pixels.shape[1:] != (height, width):
-        raise InputError(
-            f"{path} is {pixels.shape[2]} x {pixels.shape[1]} pixels wide and high, but the image is {width} x {height}"
-        )
-    white, black = (pixels == 255).all(axis=0), (pixels == 0).all(axis=0)
-    if not (white | black).all():
-        raise InputError(f"{path} is no mask: it must be black and white only (white = known)")
-    return torch.from_numpy(white)[None]
 
 
 def unreadable(path: str | Path, error: Exception | str) -> InputError:

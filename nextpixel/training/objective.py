@@ -80,8 +80,8 @@ class Likelihood(Objective):
     set of settings serves 8x8 and 64x64 images.
 
     Of a model whose condition is `Known`, or has it as a part, each training image gets a mask, drawn anew at every access, and
-    the loss is bits per unknown number, of a batch :math:`-\log_2 p(x_{\text{unknown}} \mid x_{\text{known}})` divided by how many
-    are unknown. In validation the masks are always the same.
+    the loss is bits per unknown number: :math:`-\log_2 p(x_{\text{unknown}} \mid x_{\text{known}})` of a batch divided by the
+    number of unknown symbols. In validation the masks are always the same.
 
     Args:
         network: any model of the registry.
