@@ -20,6 +20,10 @@ KNOWN = (
 MISSING = "all is known but a rectangle: its first row, first column, height and width, as 8,8,16,16"
 UPSCALE = "the image is every s-th row and column of one s times as large, which is drawn"
 MISSING_VALUE = "nan, or the number that stands where nothing was measured: these values are unknown, all others known"
+PARTICLES = (
+    "draw by sequential Monte Carlo with so many particles (64 is a start), so that any model sees all that is known, at the "
+    "cost of as many scans; the effective sample size is printed"
+)
 ARRAYS = (".npy", ".npz")
 
 
@@ -31,6 +35,7 @@ def add_complete(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--missing", help=MISSING)
     parser.add_argument("--upscale", type=int, help=UPSCALE)
     parser.add_argument("--missing-value", help=MISSING_VALUE)
+    parser.add_argument("--particles", type=int, help=PARTICLES)
     parser.add_argument("-n", type=int, default=5, help="completions per image")
     add_condition(parser, "the class of the images, for a class-conditional model (default: the labels of a .npz)", LIKE)
     parser.add_argument("--seed", type=int, default=0, help="of the noise, and of places at random")
@@ -72,9 +77,12 @@ def run_complete(args: Any) -> None:
     label = labels if args.label is None and needed and conditions.takes("label") else args.label
     cond = conditions.cond(label, args.like, needed=needed)
     notice_guidance(args.guidance, model, args.run)
-    _notice_later(model, known, tuple(x.shape))
-    with rows_bar("completing", model.scan_rows(len(x) * args.n, tuple(x.shape[2:]))) as progress:
-        y = model.complete(x, known, args.n, cond, args.seed, args.temperature, progress=progress, guidance=args.guidance)
+    if args.particles is not None:
+        y = _by_particles(model, x, known, cond, args)
+    else:
+        _notice_later(model, known, tuple(x.shape))
+        with rows_bar("completing", model.scan_rows(len(x) * args.n, tuple(x.shape[2:]))) as progress:
+            y = model.complete(x, known, args.n, cond, args.seed, args.temperature, progress=progress, guidance=args.guidance)
     each = y.unflatten(0, (len(x), args.n))
     if out.suffix == ".png":
         save_completions(x, known, each, model.levels, out, codes=model.codes)
@@ -84,6 +92,22 @@ def run_complete(args: Any) -> None:
         save_maps(each, model.levels, *maps)
     for path in (out, *maps):
         print(path)
+
+
+def _by_particles(model: "AutoregressiveModel", x: "Tensor", known: "Tensor", cond: Any, args: Any) -> "Tensor":
+    """Completions by sequential Monte Carlo, and a line about each image's particles."""
+    from nextpixel.progress import rows_bar
+    from nextpixel.sampling.particles import collapse, particles
+
+    if args.guidance != 1 or args.temperature != 1:
+        raise InputError("--particles draws at --guidance 1 and --temperature 1")
+    with rows_bar("completing", model.scan_rows(len(x) * args.particles, tuple(x.shape[2:]))) as progress:
+        found = particles(model, x, known, args.particles, cond, args.seed, progress)
+    for k, (size, log_p) in enumerate(zip(found.effective.tolist(), found.log_p_known.tolist(), strict=True)):
+        print(f"image {k}: {size:.1f} of {args.particles} particles are effective; known part {-log_p:.2f} nats")
+    if notice := collapse(found):
+        warnings.warn(notice, Notice, stacklevel=2)
+    return found.draw(args.n, args.seed)
 
 
 def _given(args: Any, model: "AutoregressiveModel") -> "tuple[Tensor, Tensor, Tensor | None]":

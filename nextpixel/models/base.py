@@ -27,6 +27,7 @@ from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
 from nextpixel.progress import Progress
 from nextpixel.sampling import draw, interpolate
+from nextpixel.sampling import particles as monte_carlo
 from nextpixel.sampling.draw import Method, guided_log_prob
 from nextpixel.scan.protocols import ModelScanner, Scanner
 
@@ -205,19 +206,25 @@ class AutoregressiveModel(nn.Module, ABC):
         cond: Any = None,
         seed: int = 0,
         temperature: float = 1.0,
-        method: Method | None = None,
+        method: Method | Literal["smc"] | None = None,
         progress: Progress | None = None,
         guidance: float = 1.0,
+        particles: int = monte_carlo.PARTICLES,
     ) -> Tensor:
-        """Draw the unknown places of images given the earlier ones; known places stay as they are.
+        """Draw the unknown places of images; known places stay as they are.
 
-        A place is drawn from everything *before* it in the model's `order`: known symbols after it are kept, but have no effect.
+        A model whose condition is `Known`, or has it as a part, draws each place from everything that is known and what has been
+        drawn before. Any other draws it from what stands *before* it in the model's `order`: known symbols after it are kept, but
+        have no effect, unless the method is "smc".
 
         Args:
             x: (B, C, H, W) integers; symbols at unknown places are not read.
             known: bool, broadcastable to x.
             n: completions per image; those of image b are rows b * n ... b * n + n - 1 of the result.
-            cond, seed, temperature, method, progress, guidance: as for `sample`; `cond` is for the B images.
+            cond, seed, temperature, method, progress, guidance: as for `sample`; `cond` is for the B images. The method "smc"
+                draws from the joint law by sequential Monte Carlo (`nextpixel.sampling.particles`, which also tells its
+                weights), so that any model sees all that is known; without guidance, and at temperature 1.
+            particles: how many, for "smc": the cost is so many scans.
 
         Returns:
             (B * n, C, H, W), uint8 up to 256 levels and int64 above.
@@ -225,6 +232,10 @@ class AutoregressiveModel(nn.Module, ABC):
         Raises:
             InputError: as `sample` and `log_prob`, or `known` is not a bool mask that fits x.
         """
+        if method == "smc":
+            if guidance != 1 or temperature != 1:
+                raise InputError(f"method 'smc' draws at guidance 1 and temperature 1, not {guidance} and {temperature}")
+            return monte_carlo.complete(self, x, known, n, particles, cond, seed, progress)
         x, known = draw.partly_known(self, x, known)
         return draw.fill(self, x, known, n, cond, seed, temperature, method, progress, guidance)
 
