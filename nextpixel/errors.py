@@ -10,6 +10,7 @@ import types
 import typing
 from typing import Any
 
+LARGEST_SIZE = 2**14  # of anything that a constructor counts
 LONGEST_SHOWN = 150  # characters of a name in a message
 
 
@@ -79,3 +80,21 @@ def spelled(hint: Any) -> str:
     for name in ("typing.", "nextpixel.conditions.base."):
         text = text.replace(name, "")
     return text
+
+
+def require_positive(**sizes: int) -> None:
+    """Refuse sizes below 1, and those of no network that any machine could hold.
+
+    Raises:
+        InputError: the first such size, by name.
+
+    Example:
+        >>> require_positive(features=8, blocks=0)
+        Traceback (most recent call last):
+        nextpixel.errors.InputError: blocks must be at least 1, not 0
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"{name} must be at least 1, not {size}")
+        if size > LARGEST_SIZE:
+            raise InputError(f"{name} must be at most {LARGEST_SIZE}, not {size}")

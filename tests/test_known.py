@@ -16,6 +16,7 @@ from nextpixel.conditions.known import given_symbols
 from nextpixel.data.masks import KINDS, Masks, draw_mask
 from nextpixel.errors import InputError
 from nextpixel.models import MODELS
+from nextpixel.pictures.masks import load_mask
 from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.training.objective import Likelihood
 
@@ -410,3 +411,32 @@ def test_an_encoder_beside_what_is_known_is_asked_for_its_own_part():
     model = tiny_model("gated-pixelcnn", (1, 3, 4), 4, condition=Combination(Encoded(2, 3), Known(2, 1)))
     x, known = images(model, 2), mask("half", (1, 3, 4), 1)
     assert model.complete(x, known, cond=x).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("spec", "unknown"), [("bottom:0.25", 48), ("half", None), ("points", None), ("nothing", 64), ("random:0.5", None)]
+)
+def test_what_is_unknown_is_evaluated_given_the_rest(runs, tmp_path, capsys, spec, unknown):
+    model, levels = nextpixel.load(runs / "known"), made_levels(runs)
+    x = np.random.default_rng(1).integers(levels, size=(5, 8, 8))
+    np.savez(tmp_path / "a.npz", images=x, levels=levels)
+    csv = tmp_path / "a.csv"
+    assert main(["evaluate", str(runs / "known"), "--data", str(tmp_path / "a.npz"), "--known", spec, "--csv", str(csv)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "unknown numbers of 64 per image, given the others" in out
+    assert unknown is None or f"of {unknown}.0 unknown" in out
+    assert "PNG" not in out
+    x = torch.from_numpy(x)[:, None]
+    known = Masks([spec], (1, 8, 8)).draw(range(5)) if spec in KINDS else load_mask(spec, 8, 8).expand(5, 1, 8, 8)
+    with torch.no_grad():
+        nats = -model.log_prob(x, known=known)
+    rows = [line.split(",") for line in csv.read_text().splitlines()]
+    found = {name: [float(row[k]) for row in rows[1:]] for k, name in enumerate(rows[0])}
+    np.testing.assert_allclose(found["nats"], nats, rtol=1e-5)
+    np.testing.assert_allclose(found["bits_per_dim"], nats / (~known).flatten(1).sum(1) / np.log(2), rtol=1e-5)
+
+
+def test_everything_known_leaves_nothing_to_evaluate(runs, tmp_path, refuse):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8), int), levels=made_levels(runs))
+    refused = refuse(["evaluate", runs / "known", "--data", tmp_path / "a.npz", "--known", "top:1"])
+    assert "everything is known of an image" in refused

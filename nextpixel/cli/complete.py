@@ -80,7 +80,7 @@ def run_complete(args: Any) -> None:
     if args.particles is not None:
         y = _by_particles(model, x, known, cond, args)
     else:
-        _notice_later(model, known, tuple(x.shape))
+        notice_later(model, known, tuple(x.shape))
         with rows_bar("completing", model.scan_rows(len(x) * args.n, tuple(x.shape[2:]))) as progress:
             y = model.complete(x, known, args.n, cond, args.seed, args.temperature, progress=progress, guidance=args.guidance)
     each = y.unflatten(0, (len(x), args.n))
@@ -209,7 +209,7 @@ def _stacked(files: list[str], read: Any) -> "Tensor":
     return torch.stack(pictures)
 
 
-def _notice_later(model: "AutoregressiveModel", known: "Tensor", shape: tuple[int, ...]) -> None:
+def notice_later(model: "AutoregressiveModel", known: "Tensor", shape: tuple[int, ...]) -> None:
     """One line where a model's completions cannot see some of what is known."""
     from nextpixel.conditions import sees_known
 

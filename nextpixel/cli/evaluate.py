@@ -1,5 +1,6 @@
 """`nextpixel evaluate RUN`: the exact likelihood of a data set, or the verification of its identities, beside the baselines."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,18 @@ from nextpixel.errors import InputError
 from nextpixel.recipes import LIKELIHOOD, read_experiment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from rich.console import Console
+    from torch import Tensor
+
+    from nextpixel.models import AutoregressiveModel
+
+
+KNOWN = (
+    "score only what is unknown, given the rest: top:0.5, left:0.3, ..., random:0.1, a mask picture, or a kind of masks of "
+    "training, drawn for each image (half, hole, window, strokes, points, grid, lines)"
+)
 
 
 def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
@@ -20,6 +32,7 @@ def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--data.source", help="other data (also: --data), brought to the run's levels by the run's settings")
     parser.add_argument("--split", default="test", help="which split of the data")
     parser.add_argument("--csv", help="write index, file, label, nats and bits/dim of every image to this file")
+    parser.add_argument("--known", help=KNOWN)
     add_force(parser)
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     add_device(parser)
@@ -64,16 +77,34 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
     if model.codes:
         images.check_codes()
     notice_guidance(args.guidance, model, args.run)
-    evaluation = evaluate(model, images, args.batch_size, guidance=args.guidance)
-    baselines = all_baselines(marginal, images, model.codes)
+    mask = None if args.known is None else _masks(args.known, model, images.shape)
+    evaluation = evaluate(model, images, args.batch_size, guidance=args.guidance, known=mask)
+    baselines = all_baselines(marginal, images, model.codes) if mask is None else []
     console.print(f"{source or settings.source}, {args.split}: {images.describe_binarisation()}", highlight=False)
     print_scores(args.split, evaluation, baselines, console)
+    if mask is not None:
+        of_all = math.prod(images.shape)
+        console.print(f"of {evaluation.dims:.1f} unknown numbers of {of_all} per image, given the others", highlight=False)
     if known := seen(images, args.run):
         console.print(known, highlight=False)
     if args.guidance != 0 and (meaning := what_it_means(model)):
         console.print(meaning, highlight=False)
     if args.csv:
         evaluation.write_csv(args.csv)
+
+
+def _masks(spec: str, model: "AutoregressiveModel", shape: tuple[int, int, int]) -> "Callable[[Sequence[int]], Tensor]":
+    """What gives the masks of images by their positions: one for all, or of a kind, one for each."""
+    from nextpixel.cli.complete import notice_later
+    from nextpixel.data.masks import KINDS, Masks
+    from nextpixel.pictures.masks import load_mask
+
+    if spec in KINDS:
+        masks = Masks([spec], shape)
+        return masks.draw
+    known = load_mask(spec, *shape[1:])
+    notice_later(model, known, (1, *shape))
+    return lambda positions: known
 
 
 def evaluate_identities(args: Any, console: "Console") -> None:

@@ -5,8 +5,8 @@ h does not depend on unknown symbols, so that for every mask
 
     log p(x_unknown | x_known) = sum over unknown places i, in the model's order, of log p(x_i | x_earlier, h(x_known, mask))
 
-is normalised, and costs one forward pass. Laws of different masks are learned, not forced to agree. The idea of conditioning an
-autoregressive model on what it must agree with later is old (arXiv:1606.05328, section 2.3, for other maps); sizes are ours.
+is normalised, and costs one forward pass. The distributions of different masks are learned, not forced to agree. The idea of an
+autoregressive model that is conditioned on maps is that of arXiv:1606.05328, section 2.3; this network and its sizes are ours.
 """
 
 from typing import Any
@@ -45,8 +45,8 @@ class Known(Condition):
 
     with dilations 1, 2, 4, 8, 1, ..., and e_0 a 3x3 convolution of the known symbols, of the mask of each channel, and of a map
     of ones, which shows the image's edge. A is 0 before training: the model begins as if nothing were known. Where nothing is
-    known of an image at all, h is exactly 0: then the model is its own unconditional law. It is fully convolutional, for any
-    H x W, and sees 1 + 1 + 2 + 4 + 8 = 16 places far in each direction with four blocks.
+    known of an image at all, h is exactly 0: then the model is its own unconditional distribution. It is fully convolutional,
+    for any H x W, and sees 1 + 1 + 2 + 4 + 8 = 16 places far in each direction with four blocks.
 
     A model with this condition completes images from any mask: `complete(x, known)` and `log_prob(x, known=known)` fill it in
     where no `cond` gives it. It stands alone, or beside labels, vectors or maps in a `Combination`, whose `cond` leaves it out.
@@ -104,7 +104,7 @@ class Known(Condition):
             nn.init.zeros_(self.out.weight)
 
     def of_images(self, x: Tensor, labels: Tensor | None) -> None:
-        """Nothing is known: the figures are those of the unconditional law."""
+        """Nothing is known: the figures are those of the unconditional distribution."""
 
     def default(self, number: int) -> None:
         """Nothing is known."""

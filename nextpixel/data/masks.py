@@ -14,7 +14,7 @@ from torch import Tensor
 from nextpixel.errors import InputError
 
 Mask: TypeAlias = np.ndarray  # bool, True where a symbol is known
-NOTHING_SHARE = 0.2  # of the images, where "nothing" is one of several kinds: the unconditional law is asked for most
+NOTHING_SHARE = 0.2  # of the images, where "nothing" is one of several kinds: the unconditional distribution is asked for most
 
 
 def _nothing(rng: Generator, channels: int, height: int, width: int) -> Mask:

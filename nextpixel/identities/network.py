@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from nextpixel.data.images import Images
 from nextpixel.data.settings import MAX_LEVELS
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, require_positive
 from nextpixel.files import current
 from nextpixel.layers.pointwise import IntensityInput
-from nextpixel.models.base import require_positive
 from nextpixel.models.storage import CONFIG, read_folder, write_folder
 from nextpixel.progress import track
 from nextpixel.scan.evaluating import eval_mode

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nextpixel.conditions import Condition, make_condition
 from nextpixel.conditions.base import as_tensor
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, require_positive
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
 from nextpixel.progress import Progress
@@ -32,7 +32,6 @@ from nextpixel.sampling.draw import Method, guided_log_prob
 from nextpixel.scan.protocols import ModelScanner, Scanner
 
 Inputs = Literal["intensity", "embedding"]
-LARGEST_SIZE = 2**14  # of anything that a constructor counts
 
 
 class AutoregressiveModel(nn.Module, ABC):
@@ -222,7 +221,7 @@ class AutoregressiveModel(nn.Module, ABC):
             known: bool, broadcastable to x.
             n: completions per image; those of image b are rows b * n ... b * n + n - 1 of the result.
             cond, seed, temperature, method, progress, guidance: as for `sample`; `cond` is for the B images. The method "smc"
-                draws from the joint law by sequential Monte Carlo (`nextpixel.sampling.particles`, which also tells its
+                draws from the joint distribution by sequential Monte Carlo (`nextpixel.sampling.particles`, which also tells its
                 weights), so that any model sees all that is known; without guidance, and at temperature 1.
             particles: how many, for "smc": the cost is so many scans.
 
@@ -390,24 +389,6 @@ class RasterModel(AutoregressiveModel, Scanner):
 
     def parts(self, x: Tensor, h: Tensor | None = None) -> Iterator[tuple["RasterModel", Tensor | None]]:
         yield self, h
-
-
-def require_positive(**sizes: int) -> None:
-    """Refuse sizes below 1, and those of no network that any machine could hold.
-
-    Raises:
-        InputError: the first such size, by name.
-
-    Example:
-        >>> require_positive(features=8, blocks=0)
-        Traceback (most recent call last):
-        nextpixel.errors.InputError: blocks must be at least 1, not 0
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"{name} must be at least 1, not {size}")
-        if size > LARGEST_SIZE:
-            raise InputError(f"{name} must be at most {LARGEST_SIZE}, not {size}")
 
 
 def _plain(value: Any) -> Any:

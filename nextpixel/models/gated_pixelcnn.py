@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from nextpixel.conditions import Condition
+from nextpixel.errors import require_positive
 from nextpixel.layers.conditioning import ConditionBias, condition_row
 from nextpixel.layers.grid import Each, RowConvolution, kernel_matrix, same
 from nextpixel.layers.masked import ConvCache, Head, HeadCache, MaskedConv2d, VerticalConv2d
 from nextpixel.layers.pointwise import gated_activation, gated_activation_
-from nextpixel.models.base import Inputs, RasterModel, require_positive
+from nextpixel.models.base import Inputs, RasterModel
 
 
 @dataclass

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from nextpixel.conditions import Condition, SpatialMap
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, require_positive
 from nextpixel.layers.conditioning import Upsampler
-from nextpixel.models.base import AutoregressiveModel, Inputs, RasterModel, require_positive
+from nextpixel.models.base import AutoregressiveModel, Inputs, RasterModel
 
 # What all stages have in common: these belong to the whole model.
 SHARED = ("shape", "levels", "likelihood", "mixtures", "inputs", "embedding_features", "condition")

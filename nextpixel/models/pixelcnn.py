@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from nextpixel.conditions import Condition
+from nextpixel.errors import require_positive
 from nextpixel.layers.conditioning import ConditionBias, condition_row
 from nextpixel.layers.masked import ConvCache, Head, HeadCache, MaskedConv2d
-from nextpixel.models.base import Inputs, RasterModel, require_positive
+from nextpixel.models.base import Inputs, RasterModel
 
 
 @dataclass

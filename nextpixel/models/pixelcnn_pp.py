@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextpixel.conditions import Condition
-from nextpixel.errors import InputError
+from nextpixel.errors import InputError, require_positive
 from nextpixel.layers.grid import Each, RowConvolution, same
 from nextpixel.layers.pixelcnn_pp import (
     FirstStreams,
@@ -51,7 +51,7 @@ from nextpixel.layers.shifted import (
     DownShiftedDeconv2d,
     WeightNormConv2d,
 )
-from nextpixel.models.base import Inputs, RasterModel, require_positive
+from nextpixel.models.base import Inputs, RasterModel
 
 
 class _Blocks(nn.Module):

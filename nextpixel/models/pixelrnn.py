@@ -25,12 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from nextpixel.conditions import Condition
+from nextpixel.errors import require_positive
 from nextpixel.layers.diagonal_lstm import DiagonalBiLSTMLayer, DiagonalCache
 from nextpixel.layers.grid import Each, same
 from nextpixel.layers.lstm import RowLSTMCache, RowLSTMLayer
 from nextpixel.layers.masked import ConvCache, Head, HeadCache, MaskedConv2d
 from nextpixel.layers.recurrence import batch_first, batch_last, product
-from nextpixel.models.base import Inputs, RasterModel, require_positive
+from nextpixel.models.base import Inputs, RasterModel
 
 
 @dataclass

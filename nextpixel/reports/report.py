@@ -7,13 +7,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from nextpixel.conditions import Labels, cond_of, default_cond, encoder_of
+from nextpixel.conditions import Labels, cond_of, default_cond, encoder_of, sees_known
 from nextpixel.data.classes import list_names
 from nextpixel.data.images import Images
+from nextpixel.data.masks import Masks, draw_mask
 from nextpixel.data.splits import Splits
 from nextpixel.data.trained import shared
 from nextpixel.errors import InputError
@@ -135,12 +137,17 @@ def finish(
 
 
 def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: int) -> None:
-    """samples/samples.png, and samples/completions.png: the lower half of test images drawn from the upper one."""
+    """samples/samples.png, and samples/completions.png: test images from their upper half, or from masks where all are seen."""
     x = model.sample(SAMPLES, cond=default_cond(model, SAMPLES, images), seed=seed)
     save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes)
     original, labels = images.__getitems__(images.spread(COMPLETED))
-    known = torch.zeros(1, 1, *images.shape[1:], dtype=torch.bool)
-    known[:, :, : (images.shape[1] + 1) // 2] = True
+    if sees_known(model.condition):
+        kinds = [kind for kind in Masks(None, images.shape).kinds if kind != "nothing"]
+        masks = [draw_mask(kinds[k % len(kinds)], images.shape, k) for k in range(len(original))]
+        known = torch.from_numpy(np.stack(masks))
+    else:
+        known = torch.zeros(1, 1, *images.shape[1:], dtype=torch.bool)
+        known[:, :, : (images.shape[1] + 1) // 2] = True
     cond = cond_of(model.condition, original, labels)
     completions = model.complete(original, known, n=COMPLETIONS, cond=cond, seed=seed)
     path = out / "samples" / "completions.png"
@@ -204,6 +211,14 @@ def _report(
     settings = ", ".join(f"{name} {value}" for name, value in experiment.model.items() if name != "name")
     colours = " Each code has a colour of its own; like colours mean nothing." if model.codes else ""
     coded = encoder_of(model.condition) is not None
+    of_code = " given its code, which depends on the rest too" if coded else ""
+    sees = sees_known(model.condition)
+    sight = (
+        "The model sees all that is known, wherever it stands, each time with another kind of mask."
+        if sees
+        else "Each place is drawn from what stands before it: what is known later has no effect on it (`--model.condition known` "
+        "trains a model that sees it, and `complete --particles` draws from this one given all)."
+    )
     given = "code" if coded else "vector" if experiment.data.embedding is not None else ""
     return f"""# {experiment.recipe}: {model.name}
 
@@ -220,7 +235,7 @@ Samples, temperature 1, seed {training.seed}{f", each given the {given} of a tes
 
 ![completions](samples/completions.png)
 
-The original, its known half, and {COMPLETIONS} completions{" given its code, which depends on the rest too" if coded else ""}.
+The original, its known part, and {COMPLETIONS} completions{of_code}. {sight}
 {"".join(part.markdown for part in sections)}
 ![curve](samples/curve.png)
 

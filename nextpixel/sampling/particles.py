@@ -74,7 +74,7 @@ def particles(
     """Complete images by sequential Monte Carlo with N particles each: the cost of N scans, and of what resampling repeats.
 
     Args:
-        model: any; a condition `Known` is left out, so that the law is the model's joint one.
+        model: any; a condition `Known` is left out, so that the distribution is the model's joint one.
         x: (B, C, H, W) integers; symbols at unknown places are not read.
         known: bool, broadcastable to x.
         number: N.

@@ -2,11 +2,13 @@
 
 import csv
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nextpixel.conditions import cond_of, encoder_of
 from nextpixel.data.images import Images
@@ -28,9 +30,10 @@ class Evaluation:
 
     Args:
         nats: per image, float64 (N,).
-        dims: D = C * H * W.
+        dims: D = C * H * W; where only unknown symbols are scored, their mean number per image.
         labels: class per image, int (N,), or None.
         names: file per image, or None.
+        counts: how many symbols of each image are scored, (N,); by default D.
 
     Example:
         >>> evaluation = Evaluation(nats=np.array([1.0, 3.0]), dims=4)
@@ -39,9 +42,10 @@ class Evaluation:
     """
 
     nats: np.ndarray
-    dims: int
+    dims: float
     labels: np.ndarray | None = None
     names: list[str] | None = None
+    counts: np.ndarray | None = None
 
     @property
     def nats_per_image(self) -> float:
@@ -70,7 +74,7 @@ class Evaluation:
         labels = [] if self.labels is None else [("label", self.labels.tolist())]
         files = [] if self.names is None else [("file", self.names)]
         nats = [f"{value:.9g}" for value in self.nats]
-        bits = [f"{value:.9g}" for value in self.nats / self.nats_per_bit_per_dim]
+        bits = [f"{value:.9g}" for value in self.nats / (self.dims if self.counts is None else self.counts) / math.log(2)]
         names, columns = zip(("index", range(len(nats))), *files, *labels, ("nats", nats), ("bits_per_dim", bits), strict=True)
         with write_aside(path) as aside, open(aside, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
@@ -85,6 +89,7 @@ def evaluate(
     progress: bool = True,
     guidance: float = 1.0,
     most: int | None = None,
+    known: Callable[[Sequence[int]], Tensor] | None = None,
 ) -> Evaluation:
     """Score the images of a split, in its order, in eval mode and without reduced precision.
 
@@ -98,6 +103,8 @@ def evaluate(
         progress: whether to show a bar, if stderr is a terminal.
         guidance: s, evaluates what `sample` draws from with this guidance; 0 is the unconditional model, which needs no labels.
         most: how many images at most, spread over the split; by default every image.
+        known: called with the positions of B images, gives the mask of their known symbols, bool (B, C, H, W) or broadcastable:
+            then only the unknown ones are scored, given the known.
 
     Raises:
         InputError: there are no images, or `most` or `batch_size` is below 1; the model has other channels or levels than they,
@@ -126,7 +133,7 @@ def evaluate(
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
     starts = range(0, len(chosen), batch_size)
     device = next(model.parameters()).device
-    nats = np.empty(len(chosen))
+    nats, counts = np.empty(len(chosen)), np.full(len(chosen), float(dims))
     # A caller's autocast would change the third digit of a likelihood.
     with eval_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for start in track(starts, len(starts), "evaluating", progress):
@@ -134,10 +141,16 @@ def evaluate(
             x, given = images.__getitems__(chosen[batch])
             x, given = x.to(device), None if given is None else given.to(device)
             cond = cond_of(model.condition, x, given) if guidance != 0 else None
-            nats[batch] = -model.log_prob(x, cond, guidance).double().cpu().numpy()
+            mask = None if known is None else known(chosen[batch]).to(device).expand(x.shape)
+            nats[batch] = -model.log_prob(x, cond, guidance, mask).double().cpu().numpy()
+            if mask is not None:
+                counts[batch] = (~mask).flatten(1).sum(1).cpu().numpy()
+    if not counts.all():
+        raise InputError("everything is known of an image: expected a mask that leaves something to score")
     files = images.names
     names = None if files is None else [files[k] for k in chosen]
-    return Evaluation(nats, dims, None if images.labels is None else images.labels[chosen].numpy(), names)
+    labels = None if images.labels is None else images.labels[chosen].numpy()
+    return Evaluation(nats, dims, labels, names) if known is None else Evaluation(nats, counts.mean(), labels, names, counts)
 
 
 def what_it_means(model: AutoregressiveModel) -> str:
