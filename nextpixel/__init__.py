@@ -24,6 +24,7 @@ _WHERE = {
     "SpatialMap": "nextpixel.conditions",
     "Vector": "nextpixel.conditions",
     "EmbeddingNetwork": "nextpixel.identities.network",
+    "list_models": "nextpixel.bundled",
     "load": "nextpixel.models.storage",
     "load_embedding": "nextpixel.identities.network",
     "Archive": "nextpixel.coding.archive",
@@ -34,6 +35,7 @@ _WHERE = {
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
+    from nextpixel.bundled import list_models
     from nextpixel.coding.archive import Archive, compress, decompress
     from nextpixel.conditions import Combination, Encoded, Known, Labels, SpatialMap, Vector
     from nextpixel.errors import InputError

@@ -83,7 +83,7 @@ def train(
             splits.train.check_codes()
         if not job.goes_on:
             if job.settings.start is not None:
-                begin_with(model, job.settings.start)
+                console.print(begin_with(model, job.settings.start), highlight=False, soft_wrap=True)
             else:
                 _initialise(model, splits.train)
         marginal = PixelMarginal.fit(splits.train)
@@ -215,21 +215,29 @@ def _condition(name: str, experiment: Experiment, images: Images) -> Condition:
     return Labels(values)
 
 
-def begin_with(model: AutoregressiveModel, start: str) -> None:
-    """Give a model the weights of a run or model folder. Only the images' size may differ.
+def begin_with(model: AutoregressiveModel, start: str) -> str:
+    """Give a model the weights of a run, a model folder or a bundled model, as far as they fit; a line says what was taken.
+
+    Images may be of another size, with other levels, channels or conditions: weights of another shape, and those that the other
+    model lacks, stay as they begin.
 
     Raises:
-        InputError: no model there, or one of another architecture; the message names the first difference.
+        InputError: no model there, one of another architecture, or one without any weight that fits.
     """
     other = load_model(start)
     if other.name != model.name:
         raise InputError(f"--training.start {start} is a {other.name}, but this run trains a {model.name}")
-    for name, value in {**model.config, "shape": model.shape[0]}.items():
-        theirs = other.shape[0] if name == "shape" else other.config[name]
-        if theirs != value:
-            what = "channels" if name == "shape" else name
-            raise InputError(f"--training.start {start} has {what} {theirs}, but this run's {model.name} has {value}")
-    load_weights(model, other.state_dict(), Path(start))
+    given, own = other.state_dict(), model.state_dict()
+    fit = {name: given[name] for name, value in own.items() if name in given and given[name].shape == value.shape}
+    if not any(value.is_floating_point() and value.numel() > 1 for value in fit.values()):
+        raise InputError(f"--training.start {start}: none of its weights fits this {model.name}: the sizes of its layers differ")
+    new = [name for name in own if name not in fit]
+    load_weights(model, {**own, **fit}, Path(start))
+    if not new:
+        return f"begins with the weights of {start}"
+    taken, numbers = (sum(own[name].numel() for name in names) for names in (fit, own))
+    shown = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "")
+    return f"begins with {len(fit)} of {len(own)} weights of {start} ({taken / numbers:.0%} of the numbers); anew: {shown}"
 
 
 def _initialise(model: AutoregressiveModel, images: Images) -> None:

@@ -378,14 +378,28 @@ def test_a_start_of_another_architecture_is_refused(finished):
     with pytest.raises(InputError, match=rf"--training.start {out} is a gated-pixelcnn, but this run trains a pixelcnn"):
         begin_with(untrained(experiment("pixelcnn")), out)
     config = nextpixel.load(out).config
-    for changes, message in (
-        ({"features": 9}, r"has features 8, but this run's gated-pixelcnn has 9"),
-        ({"levels": 3}, r"has levels 2, but this run's gated-pixelcnn has 3"),
-        ({"shape": (3, 8, 8)}, r"has channels 1, but this run's gated-pixelcnn has 3"),
-    ):
-        with pytest.raises(InputError, match=rf"--training.start {out} {message}") as error:
-            begin_with(MODELS["gated-pixelcnn"](**{**config, **changes}), out)
-        assert "\n" not in str(error.value)
+    alone = MODELS["gated-pixelcnn"](**{**config, "features": 24, "blocks": 1, "head_features": 7, "first_kernel_size": 3})
+    with pytest.raises(InputError, match=rf"--training.start {out}: none of its weights fits this gated-pixelcnn"):
+        begin_with(alone, out)
+
+
+@pytest.mark.parametrize("changes", [{}, {"levels": 3}, {"shape": (3, 8, 8)}, {"blocks": 4}, {"condition": nextpixel.Labels(4)}])
+def test_a_start_gives_the_weights_that_fit_and_says_which(finished, changes):
+    out = str(finished[1])
+    other = nextpixel.load(out)
+    model = MODELS["gated-pixelcnn"](**{**other.config, **changes})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    line = begin_with(model, out)
+    given = other.state_dict()
+    taken = [name for name, value in before.items() if name in given and given[name].shape == value.shape]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, given[name] if name in taken else before[name])
+    if changes:
+        left = next(name for name in before if name not in taken)
+        assert f"begins with {len(taken)} of {len(before)} weights of {out} (" in line
+        assert f"anew: {left}" in line
+    else:
+        assert line == f"begins with the weights of {out}"
 
 
 def test_data_dependent_initialisation_comes_first_and_is_not_repeated(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.bundled import located
 from nextpixel.cli.parser import add_force, pair
 from nextpixel.errors import InputError, Notice
 
@@ -22,7 +23,7 @@ LOSSY = (".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".avif", ".jp2", ".j2k", ".j
 
 def add_compress(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
-    parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
+    parser.add_argument("run", help="a run folder, a model folder, the name of a bundled model, or an id on the Hugging Face hub")
     parser.add_argument("images", nargs="+", help="pictures of 8 bits, grey or RGB, folders of them, or .npy files of integers")
     parser.add_argument("-o", "--out", required=True, help="the archive")
     label = "class (its name or number) of all images, or of each, for a class-conditional model"
@@ -58,6 +59,7 @@ def run_compress(args: Any) -> None:
     named = find_images(args.images, args.strict)
     files = {page_of(file)[0] for file, _ in named}
     require_new(out, args.force, files)
+    args.run = located(args.run)
     model = load(args.run)
     names, found = _read(named, model)
     settings = Settings(args.mode, args.lanes, tile, args.embed, not args.no_verify)

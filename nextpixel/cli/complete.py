@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.bundled import located
 from nextpixel.cli.parser import GUIDANCE, LIKE, add_condition, add_device, add_force, find_device, output
 from nextpixel.errors import InputError, Notice, shown
 
@@ -29,7 +30,7 @@ ARRAYS = (".npy", ".npz")
 
 def add_complete(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
-    parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
+    parser.add_argument("run", help="a run folder, a model folder, the name of a bundled model, or an id on the Hugging Face hub")
     parser.add_argument("--image", nargs="+", required=True, help="picture files, all of one size, or one .npy or .npz file")
     parser.add_argument("--known", help=KNOWN)
     parser.add_argument("--missing", help=MISSING)
@@ -68,6 +69,7 @@ def run_complete(args: Any) -> None:
     for path in maps:
         output(str(path), force=args.force, inputs=inputs)
     device = find_device(args.device)
+    args.run = located(args.run)
     model = load(args.run).to(device)
     if maps and (model.codes or args.n < 2):
         reason = "codes have no mean" if model.codes else f"-n {args.n} shows no spread: expected at least 2"

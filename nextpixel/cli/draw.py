@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.bundled import located
 from nextpixel.cli.parser import GUIDANCE, LIKE, add_condition, add_device, add_force, find_device, output, pair
 from nextpixel.errors import InputError
 
@@ -30,7 +31,7 @@ SAME = {LABEL: ("label",), PICTURE: ("like",), ARRAY: ("label", "like")}
 
 def add_sample(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
-    parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
+    parser.add_argument("run", help="a run folder, a model folder, the name of a bundled model, or an id on the Hugging Face hub")
     parser.add_argument("-n", type=int, default=64, help="how many images")
     add_condition(parser, "the class of the images, for a class-conditional model (default: all in turn)", LIKE)
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
@@ -55,6 +56,7 @@ def run_sample(args: Any) -> None:
     out = output(args.out, force=args.force, inputs=[args.like])
     size = None if args.size is None else pair(args.size)
     device = find_device(args.device)
+    args.run = located(args.run)
     model = load(args.run).to(device)
     cond = RunConditions(model, args.run).cond(args.label, args.like, needed=args.guidance != 0)
     notice_guidance(args.guidance, model, args.run)
@@ -77,7 +79,7 @@ def run_sample(args: Any) -> None:
 
 def add_interpolate(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
-    parser.add_argument("run", help="a run folder, a model folder, or a model's id on the Hugging Face hub")
+    parser.add_argument("run", help="a run folder, a model folder, the name of a bundled model, or an id on the Hugging Face hub")
     parser.add_argument(
         "--from",
         required=True,
@@ -112,6 +114,7 @@ def run_interpolate(args: Any) -> None:
     # What lies between two labels has none that a .npz could hold.
     out = output(args.out, (".png", ".npy"), args.force, inputs=[args["from"], args.to, args.like])
     device = find_device(args.device)
+    args.run = located(args.run)
     model = load(args.run).to(device)
     ends = _ends(model, args)
     notice_guidance(args.guidance, model, args.run)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.bundled import located
 from nextpixel.cli.parser import GUIDANCE, add_device, add_force, find_device
 from nextpixel.errors import InputError
 from nextpixel.recipes import LIKELIHOOD, read_experiment
@@ -28,7 +29,7 @@ KNOWN = (
 
 def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
-    parser.add_argument("run", help="a run folder")
+    parser.add_argument("run", help="a run folder, or the name of a bundled model (nextpixel models)")
     parser.add_argument("--data.source", help="other data (also: --data), brought to the run's levels by the run's settings")
     parser.add_argument("--split", default="test", help="which split of the data")
     parser.add_argument("--csv", help="write index, file, label, nats and bits/dim of every image to this file")
@@ -43,6 +44,7 @@ def run_evaluate(args: Any) -> None:
     """Print the figures."""
     from rich.console import Console
 
+    args.run = located(args.run)
     config = Path(args.run) / "config.yaml"
     kind = read_experiment(config).kind if config.is_file() else LIKELIHOOD
     kind.load("evaluate")(args, Console(soft_wrap=True))

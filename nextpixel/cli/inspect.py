@@ -6,6 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from nextpixel.bundled import located
 from nextpixel.cli.parser import add_device, add_force, find_device, pair
 from nextpixel.errors import InputError
 from nextpixel.files import require_new
@@ -75,8 +76,8 @@ def _model(what: str, size: tuple[int, int] | None, args: Any) -> Any:
     from nextpixel.models.storage import load
 
     if what not in MODELS:
-        if not Path(what).exists():
-            raise InputError(f"{what!r} is neither a run folder nor masks nor one of {', '.join(MODELS)}")
+        if located(what) == what and not Path(what).exists():
+            raise InputError(f"{what!r} is neither a run folder nor a bundled model nor masks nor one of {', '.join(MODELS)}")
         model = load(what)
         if size:
             model.shape = (model.shape[0], *size)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextpixel.bundled import nearest
 from nextpixel.conditions import Condition
 from nextpixel.conditions.base import Source
 from nextpixel.data.arrays import save_symbols
@@ -50,6 +51,8 @@ def open_run(folder: str) -> Run:
         InputError: no run there, or one that has no model yet.
     """
     path = Path(folder)
+    if not path.exists():
+        raise InputError(f"{folder} does not exist: expected a run's folder or a bundled model{nearest(folder)}")
     if not (path / "config.yaml").is_file():
         raise InputError(f"{path} is no run: expected a folder with config.yaml, as nextpixel train makes it")
     return Run(path, load(path))

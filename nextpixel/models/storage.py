@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch.overrides import TorchFunctionMode
 
+from nextpixel import bundled
 from nextpixel.errors import InputError, Notice, fits, spelled
 from nextpixel.files import current, open_regular, read_text, replace_folder
 from nextpixel.models.base import AutoregressiveModel
@@ -112,13 +113,14 @@ def config_and_weights(model: Storable) -> tuple[dict[str, Any], dict[str, torch
 
 
 def load(folder_or_hub_id: str | Path) -> AutoregressiveModel:
-    """A saved model in eval mode, from a folder (that of the model, or of a whole run) or from the Hugging Face hub.
+    """A saved model in eval mode, from a folder (that of the model, or of a whole run), by the name of one in the package
+    (`nextpixel.list_models`), or from the Hugging Face hub.
 
     Of a run that is still training, or was stopped, these are the best weights so far; a `UserWarning` names their epoch.
     Nothing of a folder is trusted: memory and time are bounded by the size of its weights, and no code of it runs.
 
     Raises:
-        InputError: there is no such folder, or it holds no model that this version can read.
+        InputError: there is no such folder or name, or it holds no model that this version can read.
 
     Example:
         >>> import nextpixel, tempfile
@@ -274,7 +276,7 @@ def _find(folder_or_hub_id: str | Path) -> tuple[Path, Path | None]:
     """The folder of a model, and that of the run whose model it is."""
     if not isinstance(folder_or_hub_id, str | os.PathLike):
         raise InputError(f"expected a model's folder, a run's folder or a hub id, not {_short(repr(folder_or_hub_id))}")
-    text, folder = str(folder_or_hub_id), Path(folder_or_hub_id)
+    text, folder = str(folder_or_hub_id), bundled.find(folder_or_hub_id) or Path(folder_or_hub_id)
     inside = folder / "model"
     for candidate, run in ((folder, folder.parent if folder.name == "model" else None), (inside, folder)):
         if os.path.isfile(current(candidate) / CONFIG):
@@ -284,7 +286,8 @@ def _find(folder_or_hub_id: str | Path) -> tuple[Path, Path | None]:
     if os.path.lexists(folder):
         raise InputError(f"{folder} holds no model: expected {CONFIG} in it, or in {inside}")
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise InputError(f"{_short(text)} does not exist: expected a model's folder, a run's folder or a hub id owner/name")
+        expected = "a model's folder, a run's folder, a hub id owner/name or a bundled model"
+        raise InputError(f"{_short(text)} does not exist: expected {expected}{bundled.nearest(text)}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
