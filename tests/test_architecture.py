@@ -20,7 +20,20 @@ ROOT = Path(nextpixel.__file__).parent
 
 # The rooms from left to right: a room imports only rooms to its left.
 ORDER = (
-    *("errors", "files", "locks", "progress", "layers", "likelihoods", "conditions", "scan", "compiled", "sampling", "models"),
+    *(
+        "errors",
+        "files",
+        "bundled",
+        "locks",
+        "progress",
+        "layers",
+        "likelihoods",
+        "conditions",
+        "scan",
+        "compiled",
+        "sampling",
+        "models",
+    ),
     *("machine", "pictures", "inspection", "data", "coding", "scoring", "recipes", "training", "reports", "identities"),
     *("likelihood_run", "bench", "cli"),
 )

@@ -95,9 +95,9 @@ def train(name: str) -> None:
     """Train a model of the table, or go on with it."""
     entry, out = TABLE[name], RUNS / name
     begun = (out / "checkpoints" / "last.ckpt").exists()
-    words = [sys.executable, "-m", "nextpixel", "train", "--out", str(out), "--report", "none"]
-    words += ["--resume"] if begun else [entry.recipe, *source_of(entry), *entry.options]
-    subprocess.run(words, check=True, cwd=ROOT)
+    what = ["--resume"] if begun else [entry.recipe, *source_of(entry), *entry.options]
+    words = ["-m", "nextpixel", "train", *what, "--out", str(out), "--report", "none"]
+    subprocess.run([sys.executable, *words], check=True, cwd=ROOT)
 
 
 def bundle(name: str, run: Path) -> None:
