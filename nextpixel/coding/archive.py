@@ -259,9 +259,11 @@ class Archive:
         coder = self._model_coder()
         if coder.model.condition is None or coder.model.condition.source != "label":
             return self.cond
+        labels = [entry.label for entry in self.entries]
+        if labels and set(labels) == {None} and self.cond is not None:
+            return self.cond  # of labels and what is known, which no archive stores
         if self.cond is not None:
             raise InputError(f"{self.where} holds the labels of its images: no condition must be given")
-        labels = [entry.label for entry in self.entries]
         if None in labels:
             raise InputError(f"{self.where} is of a class-conditional model, but does not hold the labels of all its images")
         return torch.tensor(labels)

@@ -248,8 +248,8 @@ class Conditions:
 
     @property
     def labels(self) -> list[int] | None:
-        """The class of each image, which an archive stores, if the model is class-conditional."""
-        if self.condition is None or self.condition.source != "label":
+        """The class of each image, which an archive stores, if the model is class-conditional and nothing else is given."""
+        if self.condition is None or self.condition.source != "label" or not isinstance(self.cond, Tensor):
             return None
         return self.cond.expand(len(self.sizes)).tolist()
 

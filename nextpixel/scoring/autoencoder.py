@@ -43,7 +43,7 @@ class ConvAutoencoder(nn.Module):
     def __init__(self, shape: tuple[int, int, int], levels: int, dim: int, maps: int) -> None:
         super().__init__()
         self.encoder = Encoded(dim, maps)
-        self.encoder.prepare(shape, levels)
+        self.encoder.prepare(shape, levels, codes=False)
         height, width = self.encoder.smallest
         self.first = nn.Sequential(nn.Linear(dim, maps * height * width), nn.ReLU(), nn.Unflatten(1, (maps, height, width)))
         self.upsampler = Upsampler(maps, maps, *(self.encoder.strides[::-1] or [(1, 1)]))

@@ -138,11 +138,12 @@ def evaluate(
     with eval_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for start in track(starts, len(starts), "evaluating", progress):
             batch = slice(start, start + batch_size)
-            x, given = images.__getitems__(chosen[batch])
-            x, given = x.to(device), None if given is None else given.to(device)
-            cond = cond_of(model.condition, x, given) if guidance != 0 else None
+            x, labels = images.__getitems__(chosen[batch])
+            x, labels = x.to(device), None if labels is None else labels.to(device)
+            cond = cond_of(model.condition, x, labels) if guidance != 0 else None
             mask = None if known is None else known(chosen[batch]).to(device).expand(x.shape)
-            nats[batch] = -model.log_prob(x, cond, guidance, mask).double().cpu().numpy()
+            given = {} if mask is None else {"known": mask}
+            nats[batch] = -model.log_prob(x, cond, guidance, **given).double().cpu().numpy()
             if mask is not None:
                 counts[batch] = (~mask).flatten(1).sum(1).cpu().numpy()
     if not counts.all():
