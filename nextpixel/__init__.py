@@ -27,11 +27,15 @@ _WHERE = {
     "list_models": "nextpixel.bundled",
     "load": "nextpixel.models.storage",
     "load_embedding": "nextpixel.identities.network",
+    "AnomalyDetector": "nextpixel.scoring.detector",
+    "score": "nextpixel.scoring.detector",
+    "surprise": "nextpixel.scoring.unusual",
     "Archive": "nextpixel.coding.archive",
     "compress": "nextpixel.coding.archive",
     "decompress": "nextpixel.coding.archive",
     "InputError": "nextpixel.errors",
 }
+_CALLED = {"score": "score_images"}  # what has another name where it is defined
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
@@ -51,12 +55,15 @@ if TYPE_CHECKING:
         RowLSTM,
     )
     from nextpixel.models.storage import load
+    from nextpixel.scoring.detector import AnomalyDetector
+    from nextpixel.scoring.detector import score_images as score
+    from nextpixel.scoring.unusual import surprise
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'nextpixel' has no attribute {name!r}")
-    value = getattr(import_module(_WHERE[name]), name)
+    value = getattr(import_module(_WHERE[name]), _CALLED.get(name, name))
     globals()[name] = value
     return value
 

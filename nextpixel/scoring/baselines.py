@@ -171,11 +171,15 @@ def png(images: Images) -> list[Baseline]:
     Tried are symbols as they are, symbols stretched over 0..255 and, for grey of up to 16 levels, bit depth 1, 2 or 4;
     the smallest total counts.
     """
-    encoders = _storages(images.levels, lambda picture: _file(Image.fromarray(picture), format="PNG", optimize=True))
-    if images.shape[0] == 1 and images.levels <= 16:
-        bits = 1 if images.levels == 2 else 2 if images.levels <= 4 else 4
-        encoders[f"bit depth {bits}"] = lambda picture: _packed_png(picture, images.levels)
-    return _codec("PNG", encoders, images)
+    return _codec("PNG", _png_encoders(images.levels, images.shape[0]), images)
+
+
+def _png_encoders(levels: int, channels: int) -> dict[str, Encoder]:
+    encoders = _storages(levels, lambda picture: _file(Image.fromarray(picture), format="PNG", optimize=True))
+    if channels == 1 and levels <= 16:
+        bits = 1 if levels == 2 else 2 if levels <= 4 else 4
+        encoders[f"bit depth {bits}"] = lambda picture: _packed_png(picture, levels)
+    return encoders
 
 
 def webp(images: Images) -> list[Baseline]:
@@ -187,8 +191,12 @@ def webp(images: Images) -> list[Baseline]:
         return [Baseline("WebP", None, "no WebP: this Pillow is built without it")]
     if max(images.shape[1:]) > WEBP_SIDE:
         return [Baseline("WebP", None, f"no WebP for images {images.shape}: it ends at {WEBP_SIDE} pixels a side")]
+    return _codec("WebP", _webp_encoders(images.levels), images)
+
+
+def _webp_encoders(levels: int) -> dict[str, Encoder]:
     options = {"format": "WEBP", "lossless": True, "quality": 100, "method": 6}
-    return _codec("WebP", _storages(images.levels, lambda picture: _file(Image.fromarray(picture), **options)), images)
+    return _storages(levels, lambda picture: _file(Image.fromarray(picture), **options))
 
 
 def jpeg_xl(images: Images) -> list[Baseline]:
@@ -200,11 +208,41 @@ def jpeg_xl(images: Images) -> list[Baseline]:
         import imagecodecs
     except ImportError:
         return [Baseline("JPEG XL", None, "no JPEG XL: install the extra bench")]
+    return _codec("JPEG XL", _jpeg_xl_encoders(images.levels, imagecodecs.jpegxl_encode), images)
+
+
+def _jpeg_xl_encoders(levels: int, encoder: Callable[..., bytes]) -> dict[str, Encoder]:
     encoders = {}
     for effort in JPEG_XL_EFFORTS:
-        encode = partial(imagecodecs.jpegxl_encode, lossless=True, effort=effort)
-        encoders |= {f"{stored}, effort {effort}": made for stored, made in _storages(images.levels, encode).items()}
-    return _codec("JPEG XL", encoders, images)
+        encode = partial(encoder, lossless=True, effort=effort)
+        encoders |= {f"{stored}, effort {effort}": made for stored, made in _storages(levels, encode).items()}
+    return encoders
+
+
+def codec_nats(x: np.ndarray, levels: int) -> np.ndarray:
+    """Nats of each image (N, C, H, W) as a file of the general lossless codec that makes the smallest: PNG, WebP or JPEG XL.
+
+    Raises:
+        InputError: images that these do not take: other than 1 or 3 channels, or more than 256 levels.
+
+    Example:
+        >>> codec_nats(np.zeros((2, 1, 8, 8), dtype=np.int64), levels=2).shape
+        (2,)
+    """
+    if x.shape[1] not in (1, 3) or levels > 256:
+        raise InputError(f"PNG, WebP and JPEG XL take 1 or 3 channels and up to 256 levels, not {x.shape[1]} and {levels}")
+    encoders = list(_png_encoders(levels, x.shape[1]).values())
+    if features.check("webp") and max(x.shape[2:]) <= WEBP_SIDE:
+        encoders += _webp_encoders(levels).values()
+    try:
+        import imagecodecs
+    except ImportError:
+        pass
+    else:
+        encoders += _jpeg_xl_encoders(levels, imagecodecs.jpegxl_encode).values()
+    pictures = np.ascontiguousarray(x.astype(np.uint8).transpose(0, 2, 3, 1))
+    smallest = [min(len(encode(one[..., 0] if one.shape[-1] == 1 else one)) for encode in encoders) for one in pictures]
+    return np.array(smallest) * 8 * math.log(2)
 
 
 def _codec(name: str, encoders: dict[str, Encoder], images: Images) -> list[Baseline]:
