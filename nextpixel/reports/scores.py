@@ -48,7 +48,7 @@ def draw_sheet(rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], level
         path: the PNG.
     """
     most = max(len(scores) for *_, scores in rows)
-    figure = Figure(figsize=(1.1 * most + 0.4, 2.5 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.1 * most + 0.4, 2.7 * len(rows)), layout="constrained")
     grid = figure.subplots(2 * len(rows), most, squeeze=False)
     shade = brightness(levels)
     top = float(np.percentile(np.concatenate([maps.ravel() for _, _, maps, _ in rows]), 99.5)) or 1.0
@@ -61,9 +61,9 @@ def draw_sheet(rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], level
             above, below = grid[2 * n, k], grid[2 * n + 1, k]
             above.imshow(shown, cmap="gray", vmin=0, vmax=255)
             above.set_title(f"{value:.4g}", fontsize=7)
-            below.imshow(shown if shown.ndim == 2 else shown.mean(2), cmap="gray", vmin=0, vmax=255)
+            below.imshow((shown if shown.ndim == 2 else shown.mean(2)) / 3, cmap="gray", vmin=0, vmax=255)
             below.imshow(where, cmap="inferno", vmin=0, vmax=top, alpha=np.clip(where / top, 0, 1) * 0.8)
-        grid[2 * n, 0].text(0, 1.35, caption, transform=grid[2 * n, 0].transAxes, fontsize=8)
+        grid[2 * n, 0].text(0, 1.35, caption, transform=grid[2 * n, 0].transAxes, fontsize=8).set_in_layout(False)
     _save(figure, path)
 
 
