@@ -5,6 +5,7 @@ RUN/  config.yaml   metrics.csv   progress.json   checkpoints/{best,last}.ckpt  
       marginal.npz   report.md   embedding/ (the network whose vectors a model is conditioned on)
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from nextpixel.identities.images import CONDITION, EmbeddedImages, embedding_net
 from nextpixel.identities.likeness import Portraits, portrait_section, portray
 from nextpixel.identities.network import INSIDE, EmbeddingNetwork, save_embedding
 from nextpixel.models import MODELS, AutoregressiveModel
+from nextpixel.models.start import MOST_PLACES, start_head
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights
 from nextpixel.pictures.grid import save_grid
@@ -228,3 +230,5 @@ def _initialise(model: AutoregressiveModel, images: Images) -> None:
     """Data-dependent initialisation, the same in the process of every device; spread over a split that may be sorted by class."""
     x, labels = images.__getitems__(images.spread(INITIAL_IMAGES))
     model.initialise(x, cond_of(model.condition, x, labels))
+    x = images.tensor(images.spread(max(INITIAL_IMAGES, MOST_PLACES // math.prod(images.shape[1:]))))
+    start_head(model, x)
