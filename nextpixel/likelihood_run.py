@@ -24,6 +24,7 @@ from nextpixel.identities.images import CONDITION, EmbeddedImages, embedding_net
 from nextpixel.identities.likeness import Portraits, portrait_section, portray
 from nextpixel.identities.network import INSIDE, EmbeddingNetwork, save_embedding
 from nextpixel.models import MODELS, AutoregressiveModel
+from nextpixel.models.names import captions
 from nextpixel.models.start import MOST_PLACES, start_head
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights
@@ -167,8 +168,9 @@ def grids(images: Images, settings: TrainingSettings) -> DrawGrid:
     """What draws sample grids, always from the same noise, so that one can watch a model learn; `images` give conditions."""
 
     def draw(model: nn.Module, path: Path, pause: Any) -> None:
-        x = model.sample(settings.samples, cond=default_cond(model, settings.samples, images), seed=settings.seed, progress=pause)
-        save_grid(x, model.levels, path, codes=model.codes)
+        cond = default_cond(model, settings.samples, images)
+        x = model.sample(settings.samples, cond=cond, seed=settings.seed, progress=pause)
+        save_grid(x, model.levels, path, codes=model.codes, captions=captions(model, cond, len(x)))
 
     return draw
 

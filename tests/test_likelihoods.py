@@ -9,9 +9,9 @@ from pairs import pairs
 from tiny import all_images, images, tiny_model
 
 import nextpixel
+from nextpixel import MODELS
 from nextpixel.errors import InputError
 from nextpixel.layers.masked import Head
-from nextpixel import MODELS
 from nextpixel.likelihoods import LIKELIHOODS, Categorical, DiscretizedLogisticMixture, Likelihood, make_likelihood
 from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE
 from nextpixel.models.start import start_head
@@ -640,7 +640,7 @@ def skewed(levels, channels, shape=(6, 8, 8)):
 
 
 @each_law
-@pytest.mark.parametrize("levels, channels", [(2, 1), (17, 1), (256, 1), (256, 3)])
+@pytest.mark.parametrize(("levels", "channels"), [(2, 1), (17, 1), (256, 1), (256, 3)])
 @pytest.mark.parametrize("model", ["gated-pixelcnn", "pixelcnn++", "multiscale"])
 def test_training_starts_near_the_entropy_of_single_pixels(name, levels, channels, model):
     x, entropy = skewed(levels, channels)
@@ -660,7 +660,8 @@ def test_training_starts_near_the_entropy_of_single_pixels(name, levels, channel
 def test_a_start_from_symbols_of_one_value_is_finite(name, levels):
     law = make_likelihood(name, 1, levels)
     params = law.start(torch.ones(5, 1, dtype=torch.long))
-    assert params.shape == (law.params,) and params.isfinite().all()
+    assert params.shape == (law.params,)
+    assert params.isfinite().all()
     assert law.pmf(params[None], torch.zeros(1, 1, dtype=torch.long), 0)[0, 1] > 0.5
 
 

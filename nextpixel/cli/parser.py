@@ -28,6 +28,7 @@ VERBS = {
     "compress": "images to a lossless archive, by the model's likelihood",
     "decompress": "an archive back to its images",
     "info": "what an archive holds and how it was made",
+    "data": "what training would read of a folder or file: counts, sizes, classes, splits, duplicates",
     "recipes": "list the recipes",
     "bench": "measure speed on this machine: sampling and training beside what the arithmetic would allow",
 }
@@ -205,7 +206,10 @@ def output(
 
 
 def spell_out_data(argv: list[str]) -> list[str]:
-    """`--data D` is short for `--data.source D`, and `train --strict` for `--data.strict true`; sizes may be 28x32 or 28,32.
+    """What is short for something else, written out.
+
+    `--data D` is `--data.source D`, `--strict` of train and data `--data.strict true`, and `train --minutes M` is
+    `--training.minutes M`; sizes may be 28x32 or 28,32.
 
     Example:
         >>> spell_out_data(["--data.size", "28x32", "--data.crop=3,4"])
@@ -213,8 +217,10 @@ def spell_out_data(argv: list[str]) -> list[str]:
         >>> spell_out_data(["digits", "--data", "mine.npy", "--data.levels", "4"])
         ['digits', '--data.source', 'mine.npy', '--data.levels', '4']
     """
-    if argv[:1] == ["train"]:
+    if argv[:1] in (["train"], ["data"]):
         argv = ["--data.strict=true" if word == "--strict" else word for word in argv]
+    if argv[:1] == ["train"]:
+        argv = [re.sub("^--minutes(?=$|=)", "--training.minutes", word) for word in argv]
     words = ["--data.source" + word[len("--data") :] if word == "--data" or word.startswith("--data=") else word for word in argv]
     for n, word in enumerate(words):
         option, equals, value = word.partition("=")

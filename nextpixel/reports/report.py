@@ -20,6 +20,7 @@ from nextpixel.errors import InputError
 from nextpixel.files import write_aside, write_text
 from nextpixel.machine import count_flops, machine_line, peak
 from nextpixel.models import AutoregressiveModel
+from nextpixel.models.names import captions
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights, save
 from nextpixel.pictures.grid import save_completions, save_grid
@@ -136,8 +137,10 @@ def finish(
 
 def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: int) -> None:
     """samples/samples.png, and samples/completions.png: the lower half of test images drawn from the upper one."""
-    x = model.sample(SAMPLES, cond=default_cond(model, SAMPLES, images), seed=seed)
-    save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes)
+    cond = default_cond(model, SAMPLES, images)
+    x = model.sample(SAMPLES, cond=cond, seed=seed)
+    names = captions(model, cond, SAMPLES)
+    save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes, captions=names)
     original, labels = images.__getitems__(images.spread(COMPLETED))
     known = torch.zeros(1, 1, *images.shape[1:], dtype=torch.bool)
     known[:, :, : (images.shape[1] + 1) // 2] = True
