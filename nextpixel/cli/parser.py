@@ -208,8 +208,7 @@ def output(
 def spell_out_data(argv: list[str]) -> list[str]:
     """What is short for something else, written out.
 
-    `--data D` is `--data.source D`, `--strict` of train and data `--data.strict true`, and `train --minutes M` is
-    `--training.minutes M`; sizes may be 28x32 or 28,32.
+    `--data D` is `--data.source D`, and `--strict` of train and data `--data.strict true`; sizes may be 28x32 or 28,32.
 
     Example:
         >>> spell_out_data(["--data.size", "28x32", "--data.crop=3,4"])
@@ -219,8 +218,6 @@ def spell_out_data(argv: list[str]) -> list[str]:
     """
     if argv[:1] in (["train"], ["data"]):
         argv = ["--data.strict=true" if word == "--strict" else word for word in argv]
-    if argv[:1] == ["train"]:
-        argv = [re.sub("^--minutes(?=$|=)", "--training.minutes", word) for word in argv]
     words = ["--data.source" + word[len("--data") :] if word == "--data" or word.startswith("--data=") else word for word in argv]
     for n, word in enumerate(words):
         option, equals, value = word.partition("=")
