@@ -66,7 +66,7 @@ def test_classes_are_used_where_there_are_enough_of_each(tmp_path):
     assert any("classes are not used" in line for line in choice.lines)
 
 
-def test_levels_decide_the_law_and_grey_in_colour_files_is_grey(tmp_path):
+def test_levels_decide_the_distribution_and_grey_in_colour_files_is_grey(tmp_path):
     assert chosen(save(tmp_path / "a", 9)).values["model"]["likelihood"] == "logistic-mixture"
     assert chosen(save(tmp_path / "b", 9), levels=4).values["model"]["likelihood"] == "categorical"
     assert chosen("digits").values["data"]["levels"] == 17

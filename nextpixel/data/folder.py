@@ -14,7 +14,7 @@ from nextpixel.data.raw import SPLITS, RawImages, allocate, split_name
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError, Notice, shown
 from nextpixel.pictures.headers import SUFFIXES
-from nextpixel.pictures.read import read_pages, read_picture
+from nextpixel.pictures.read import PREVIEWS, read_pages, read_picture
 from nextpixel.pictures.tree import Page, PictureTree
 from nextpixel.progress import track
 
@@ -45,6 +45,9 @@ def load_folder(folder: Path, settings: DataSettings, progress: bool) -> dict[st
         if not files:
             raise no_pictures(where, tree)
         loaded[name] = _load_part(where, tree, files, depth, class_names, settings, progress, converted)
+    if previews := converted.pop(PREVIEWS, 0):
+        further = f"{previews} further pictures inside JPEG files (MPO previews) left out"
+        warnings.warn(f"{shown(folder)}: {further}", Notice, stacklevel=2)
     if converted:
         kinds = ", ".join(f"{number} {mode}" for mode, number in converted.most_common())
         warnings.warn(f"{shown(folder)}: {kinds} pictures converted to RGB", Notice, stacklevel=2)
@@ -149,6 +152,10 @@ def stack_pictures(
     Raises:
         InputError: a picture cannot be read or differs from the first in size or channels; the message names both.
     """
+    if settings.layout is not None:
+        raise InputError(
+            f"--data.layout {settings.layout} names the dimensions of arrays, but {what} holds pictures: leave it out"
+        )
     stacked: np.ndarray | None = None
     first_name = ""
     for n, (picture, name) in enumerate(track(_decoded(files, settings, converted), total, f"decoding {what}", progress)):

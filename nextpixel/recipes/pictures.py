@@ -122,8 +122,8 @@ def choose(settings: DataSettings, minutes: float, progress: bool = True) -> Cho
         **({"condition": "labels"} if labels else {}),
     }
     small = "the data have few pixels" if weights * 2 > values else "the time allows"
-    law = f"a probability for each of {levels} levels" if likelihood == "categorical" else "a mixture of logistics"
-    lines.append(f"model: gated-pixelcnn of {features} features and {blocks} blocks ({weights:,} weights), as {small}; {law}")
+    spread = f"a probability for each of {levels} levels" if likelihood == "categorical" else "a mixture of logistics"
+    lines.append(f"model: gated-pixelcnn of {features} features and {blocks} blocks ({weights:,} weights), as {small}; {spread}")
     length = f"{limit} steps, after which it would learn the set by heart" if enough else f"about {steps} steps"
     lines.append(
         f"training: batches of {batch}, learning rate {lr:g}, {length} ({epochs:.3g} epochs of {train} images) in at most "
