@@ -13,6 +13,7 @@ from nextpixel.data.classes import in_order
 from nextpixel.data.raw import SPLITS, RawImages, allocate, split_name
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError, Notice, shown
+from nextpixel.pictures.deep import read_deep
 from nextpixel.pictures.headers import SUFFIXES
 from nextpixel.pictures.read import PREVIEWS, read_pages, read_picture
 from nextpixel.pictures.tree import Page, PictureTree
@@ -126,7 +127,7 @@ def _load_part(
         raise InputError(f"{shown(folder)} has pictures ({loose[0].name}) beside class folders ({beside}): keep one form")
     if not loose:
         files = [file for name in class_names for file in files if file.parts[depth] == name]
-    pages = tree.pages(files)
+    pages = [Page(tree.root, file, None) for file in files] if is_deep(settings) else tree.pages(files)
     named = ((page, str(page)) for page in pages)
     images = stack_pictures(named, len(pages), settings, shown(folder), progress, converted)
     names = [page.name for page in pages]
@@ -145,7 +146,9 @@ def stack_pictures(
     progress: bool,
     converted: Counter[str] | None = None,
 ) -> np.ndarray:
-    """Decode `total` > 0 pictures, given with their names, straight into one array uint8 (total, C, H, W).
+    """Decode `total` > 0 pictures, given with their names, straight into one array (total, C, H, W).
+
+    It is uint8, or, where the settings give pictures more than 256 levels, uint16.
 
     `converted` counts what `read_picture` converts.
 
@@ -160,7 +163,7 @@ def stack_pictures(
     first_name = ""
     for n, (picture, name) in enumerate(track(_decoded(files, settings, converted), total, f"decoding {what}", progress)):
         if stacked is None:
-            stacked, first_name = allocate((total, *picture.shape)), name
+            stacked, first_name = allocate((total, *picture.shape), picture.dtype), name
         _compare(picture.shape, name, stacked.shape[1:], first_name)
         stacked[n] = picture
     if stacked is None:
@@ -172,7 +175,11 @@ def _decoded(
     files: Iterable[tuple[Page | Path | BinaryIO, str]], settings: DataSettings, converted: Counter[str] | None
 ) -> Iterator[tuple[np.ndarray, str]]:
     """Pictures with their names; pages of one file, which follow one another, are read while it is open once."""
-    prepared = {"grayscale": settings.grayscale, "crop": settings.crop, "size": settings.size, "converted": converted}
+    prepared = {"grayscale": settings.grayscale, "crop": settings.crop, "size": settings.size}
+    if is_deep(settings):
+        yield from ((read_deep(file.file if isinstance(file, Page) else file, name, **prepared), name) for file, name in files)
+        return
+    prepared["converted"] = converted
     for page, group in groupby(files, key=lambda named: named[0].path if isinstance(named[0], Page) else None):
         if page is None:
             yield from ((read_picture(file, name, **prepared), name) for file, name in group)
@@ -180,6 +187,11 @@ def _decoded(
             pages = list(group)
             pictures = read_pages(pages[0][0].file, [(name, page.page or 0) for page, name in pages], **prepared)
             yield from zip(pictures, (name for _, name in pages), strict=True)
+
+
+def is_deep(settings: DataSettings) -> bool:
+    """Whether pictures are those of more than 8 bits."""
+    return settings.source_levels is not None and settings.source_levels > 256
 
 
 def _compare(shape: tuple[int, ...], name: str, first: tuple[int, ...], first_name: str) -> None:

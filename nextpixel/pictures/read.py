@@ -250,7 +250,8 @@ def _unusable_pages(image: Image.Image) -> list[str | None]:
 
 
 def _too_deep(name: str, what: str) -> InputError:
-    return InputError(f"{shown(name)} has {what}: convert it to 8 bits, grey or RGB, or give its integers as a .npy array")
+    training = "give --data.source_levels 65536 in training"
+    return InputError(f"{shown(name)} has {what}: convert it to 8 bits, or its integers to a .npy array, or {training}")
 
 
 def unsupported(name: str, kind: str) -> InputError:
