@@ -39,10 +39,9 @@ def png(x, filters=(0, 1, 2, 3, 4), colour=None, interlaced=0, extra=()):
         rows, above = rows + bytes([kind]) + out, row
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 3: 2}[channels] if colour is None else colour, 0, 0, interlaced)
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in chunks
-    )
+    sums = [struct.pack(">I", zlib.crc32(kind + content)) for kind, content in chunks]
+    written = [struct.pack(">I", len(content)) + kind + content + end for (kind, content), end in zip(chunks, sums, strict=True)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
 
 
 def pnm(x, most=65535):
@@ -136,7 +135,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name):
 
 def test_8_bits_among_16_and_the_way_out_of_16_among_8(tmp_path):
     Image.new("RGB", (5, 7)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="PNG of 8 bits, but --data.source_levels above 256"):
+    with pytest.raises(InputError, match=r"PNG of 8 bits, but --data\.source_levels above 256"):
         load_source(str(tmp_path), DataSettings(source=str(tmp_path), source_levels=65536))
     save(tmp_path / "a.png", png(values(0)))
     with pytest.raises(InputError, match=r"convert it to 8 bits.*--data\.source_levels 65536"):

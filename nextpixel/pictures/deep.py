@@ -105,10 +105,8 @@ def _read_png(data: bytes, name: str) -> np.ndarray:
     width, height = (int.from_bytes(header[k : k + 4], "big") for k in (0, 4))
     bits, colour, interlaced = header[8], header[9], header[12]
     if bits != 16 or colour not in _COLOURS or interlaced or any(kind == b"tRNS" for kind, _ in chunks):
-        kind = (
-            "transparent" if colour in (4, 6) or (bits == 16 and colour in _COLOURS and not interlaced) else f"PNG of {bits} bits"
-        )
-        raise _refused(name, "interlaced" if interlaced else kind)
+        transparent = colour in (4, 6) or (bits == 16 and colour in _COLOURS)
+        raise _refused(name, "interlaced" if interlaced else "transparent" if transparent else f"PNG of {bits} bits")
     if any(kind == b"acTL" for kind, _ in chunks):
         raise InputError(f"{shown(name)} is animated: of more than 8 bits only single pictures are read")
     channels = _COLOURS[colour]
