@@ -652,7 +652,7 @@ def test_training_starts_near_the_entropy_of_single_pixels(name, levels, channel
     after = network.bits_per_dim(x).mean().item()
     assert after < before
     # A mixture of logistics smears what it holds over the neighbours, and the last layer still adds a little of its own.
-    assert after < entropy + (0.1 if name == "categorical" else 0.5)
+    assert after < entropy + (0.25 if name == "categorical" else 0.5)
 
 
 @each_law

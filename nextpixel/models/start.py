@@ -16,8 +16,8 @@ QUIET = 0.03  # what the weights in front of that bias are multiplied with
 def start_head(model: AutoregressiveModel, x: Tensor) -> bool:
     """Begin training at the marginal distribution of the symbols of x, int64 (N, C, H, W).
 
-    The bias of the last layer becomes `likelihood.start(x)`, and the weights in front of it are multiplied with `QUIET`, so that
-    the first loss is near the entropy of that distribution. A model of stages does so in each of them.
+    The bias of the last layer becomes `likelihood.start(x)`, and where the weights in front of it are normalised, or the
+    likelihood is `precise`, they are multiplied with `QUIET`, so that the first loss is near the entropy of that distribution. A model of stages does so in each of them.
 
     Returns:
         Whether it did: a likelihood may declare no start, and an architecture of one's own may have another head.
@@ -39,6 +39,8 @@ def start_head(model: AutoregressiveModel, x: Tensor) -> bool:
     with torch.no_grad():
         for head in heads:
             head.last.bias.copy_(params)
-            # A normalised layer (arXiv:1602.07868) has its size in its gain.
-            (head.last.gain if hasattr(head.last, "gain") else head.last.weight).mul_(QUIET)
+            if hasattr(head.last, "gain"):  # a normalised layer (arXiv:1602.07868): its outputs begin with deviation 1
+                head.last.gain.mul_(QUIET)
+            elif model.likelihood.precise:  # narrow components, which a small output misses
+                head.last.weight.mul_(QUIET)
     return bool(heads)
