@@ -16,9 +16,9 @@ QUIET = 0.03  # what the weights in front of that bias are multiplied with
 def start_head(model: AutoregressiveModel, x: Tensor) -> bool:
     """Begin training at the marginal distribution of the symbols of x, int64 (N, C, H, W).
 
-    The bias of the last layer becomes `likelihood.start(x)`, so that the first loss is near the entropy of that distribution. Where
-    the weights in front of it are normalised, or the likelihood is `precise`, they are multiplied with `QUIET` for that. A model of
-    stages does so in each of them.
+    The bias of the last layer becomes `likelihood.start(x)`, so that the first loss is near the entropy of that distribution.
+    Where the weights in front of it are normalised, or the likelihood is `precise`, they are multiplied with `QUIET` for that.
+    A model of stages does so in each of them.
 
     Returns:
         Whether it did: a likelihood may declare no start, and an architecture of one's own may have another head.
