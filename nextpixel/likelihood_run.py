@@ -5,6 +5,7 @@ RUN/  config.yaml   metrics.csv   progress.json   checkpoints/{best,last}.ckpt  
       marginal.npz   report.md   embedding/ (the network whose vectors a model is conditioned on)
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from nextpixel.identities.images import CONDITION, EmbeddedImages, embedding_net
 from nextpixel.identities.likeness import Portraits, portrait_section, portray
 from nextpixel.identities.network import INSIDE, EmbeddingNetwork, save_embedding
 from nextpixel.models import MODELS, AutoregressiveModel
+from nextpixel.models.names import captions
+from nextpixel.models.start import MOST_PLACES, start_head
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights
 from nextpixel.pictures.grid import save_grid
@@ -165,8 +168,9 @@ def grids(images: Images, settings: TrainingSettings) -> DrawGrid:
     """What draws sample grids, always from the same noise, so that one can watch a model learn; `images` give conditions."""
 
     def draw(model: nn.Module, path: Path, pause: Any) -> None:
-        x = model.sample(settings.samples, cond=default_cond(model, settings.samples, images), seed=settings.seed, progress=pause)
-        save_grid(x, model.levels, path, codes=model.codes)
+        cond = default_cond(model, settings.samples, images)
+        x = model.sample(settings.samples, cond=cond, seed=settings.seed, progress=pause)
+        save_grid(x, model.levels, path, codes=model.codes, captions=captions(model, cond, len(x)))
 
     return draw
 
@@ -244,3 +248,5 @@ def _initialise(model: AutoregressiveModel, images: Images) -> None:
     """Data-dependent initialisation, the same in the process of every device; spread over a split that may be sorted by class."""
     x, labels = images.__getitems__(images.spread(INITIAL_IMAGES))
     model.initialise(x, cond_of(model.condition, x, labels))
+    x = images.tensor(images.spread(max(INITIAL_IMAGES, MOST_PLACES // math.prod(images.shape[1:]))))
+    start_head(model, x)

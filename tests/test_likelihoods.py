@@ -9,10 +9,12 @@ from pairs import pairs
 from tiny import all_images, images, tiny_model
 
 import nextpixel
+from nextpixel import MODELS
 from nextpixel.errors import InputError
 from nextpixel.layers.masked import Head
 from nextpixel.likelihoods import LIKELIHOODS, Categorical, DiscretizedLogisticMixture, Likelihood, make_likelihood
 from nextpixel.likelihoods.logistic_mixture import HIGHEST_LOG_SCALE
+from nextpixel.models.start import start_head
 from nextpixel.sampling.draw import METHODS
 from nextpixel.scan.raster import Naive, Score, raster
 
@@ -625,3 +627,52 @@ def test_a_precise_head_rounds_nothing_after_its_hidden_layer():
     assert torch.equal(found, head.out(hidden.float()))
     assert torch.equal(Head.forward(head, x), head.out(torch.relu(head.hidden(torch.relu(x)))))
     assert head.double()(x.double()).dtype is torch.float64
+
+
+def skewed(levels, channels, shape=(6, 8, 8)):
+    """Images whose symbols are far from evenly spread, (N, C, H, W), and the entropy of their channels in bits/dim."""
+    generator = torch.Generator().manual_seed(levels)
+    near = torch.randn(shape[0], 1, *shape[1:], generator=generator) * levels / 40 + levels / 5
+    own = torch.randn(shape[0], channels, *shape[1:], generator=generator) * levels / 80
+    x = (near + own).round().long().clamp(0, levels - 1)
+    shares = [torch.bincount(x[:, c].flatten(), minlength=levels) / x[:, c].numel() for c in range(channels)]
+    return x, sum(-torch.special.xlogy(p, p).sum().item() for p in shares) / channels / math.log(2)
+
+
+@each_law
+@pytest.mark.parametrize(("levels", "channels"), [(2, 1), (17, 1), (256, 1), (256, 3)])
+@pytest.mark.parametrize("model", ["gated-pixelcnn", "pixelcnn++", "multiscale"])
+def test_training_starts_near_the_entropy_of_single_pixels(name, levels, channels, model):
+    x, entropy = skewed(levels, channels)
+    torch.manual_seed(0)
+    network = MODELS[model](**{**MODELS[model].presets["tiny"], "shape": x.shape[1:], "levels": levels, "likelihood": name})
+    network.initialise(x)
+    before = network.bits_per_dim(x).mean().item()
+    assert start_head(network, x)
+    after = network.bits_per_dim(x).mean().item()
+    assert after < before
+    # A mixture of logistics smears what it holds over the neighbours, and the last layer still adds a little of its own.
+    assert after < entropy + (0.25 if name == "categorical" else 0.5)
+
+
+@each_law
+@pytest.mark.parametrize("levels", [2, 256])
+def test_a_start_from_symbols_of_one_value_is_finite(name, levels):
+    law = make_likelihood(name, 1, levels)
+    params = law.start(torch.ones(5, 1, dtype=torch.long))
+    assert params.shape == (law.params,)
+    assert params.isfinite().all()
+    assert law.pmf(params[None], torch.zeros(1, 1, dtype=torch.long), 0)[0, 1] > 0.5
+
+
+def test_an_architecture_with_another_head_and_a_law_without_a_start_are_left_as_they_are():
+    model = tiny_model("pixelcnn", (1, 4, 4), 17)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x = torch.zeros(2, 1, 4, 4, dtype=torch.long)
+    model.likelihood.start = lambda x: None
+    assert not start_head(model, x)
+    del model.likelihood.start
+    head, model.head = model.head, torch.nn.Identity()
+    assert not start_head(model, x)
+    model.head = head
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

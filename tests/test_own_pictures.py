@@ -11,6 +11,7 @@ from tiny import tiny_model
 
 from nextpixel import Archive
 from nextpixel.cli import main
+from nextpixel.coding.pictures import find_images
 from nextpixel.data.settings import DataSettings
 from nextpixel.data.splits import load_source
 from nextpixel.errors import InputError, Notice
@@ -298,3 +299,54 @@ def test_outputs_destroy_nothing(run, tmp_path, capsys):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert main([*map(str, one), str(out), "--force"]) == 0
     assert out.read_bytes() != b"precious"
+
+
+# --- arrays beside pictures ---------------------------------------------------------------------------------------------------
+
+
+def test_an_array_of_one_colour_picture_is_compressed_by_its_layout(run, tmp_path, capsys):
+    x = np.random.default_rng(0).integers(256, size=(6, 5, 3), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", x)
+    words = ["compress", str(run), str(tmp_path / "a.npy"), "-o", str(tmp_path / "a.npx")]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert "--data.layout HWC" in err
+    assert err.count("\n") == 1
+    assert main([*words, "--data.layout", "HWC"]) == 0
+    assert main(["decompress", str(tmp_path / "a.npx"), "--model", str(run)]) == 0
+    assert (np.asarray(Image.open(tmp_path / "a" / "a.png")) == x).all()
+    assert main([*words, "--force", "--data.layout", "HHC"]) == 2
+
+
+def test_folders_of_arrays_are_compressed_and_pictures_come_first(tmp_path, capsys):
+    model = tiny_model("pixelcnn", (1, 6, 5), 300, features=4, blocks=1, head_features=4).float()
+    model.save(tmp_path / "deep")
+    arrays = {name: np.random.default_rng(len(name)).integers(300, size=(6, 5)) for name in ("a", "b/cc")}
+    for name, x in arrays.items():
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "d" / f"{name}.npy", x)
+    assert main(["compress", str(tmp_path / "deep"), str(tmp_path / "d"), "-o", str(tmp_path / "d.npx")]) == 0
+    out = str(tmp_path / "back")
+    assert main(["decompress", str(tmp_path / "d.npx"), "-o", out, "--model", str(tmp_path / "deep")]) == 0
+    assert all((np.load(tmp_path / "back" / f"{name}.npy")[0, 0] == x).all() for name, x in arrays.items())
+    Image.new("L", (5, 6)).save(tmp_path / "d" / "p.png")
+    with pytest.warns(Notice, match=r"2 of 3 files left out: 2 \.npy"):
+        assert find_images([str(tmp_path / "d")]) == [(str(tmp_path / "d" / "p.png"), "p")]
+
+
+def test_a_layout_of_pictures_is_refused(run, tmp_path, capsys):
+    for n in range(4):
+        Image.new("RGB", (5, 6), (n, 0, 0)).save(tmp_path / f"{n}.png")
+    with pytest.raises(InputError, match=r"--data\.layout NHWC names the dimensions of arrays, but .* holds pictures"):
+        load_source(str(tmp_path), DataSettings(source=str(tmp_path), layout="NHWC"))
+    words = ["compress", str(run), str(tmp_path), "-o", str(tmp_path / "a.npx"), "--data.layout", "HWC"]
+    assert main(words) == 2
+    assert "is for .npy arrays" in capsys.readouterr().err
+
+
+def test_previews_inside_jpeg_files_are_counted(tmp_path):
+    pages = [Image.fromarray(pixels) for pixels in frames(3, 6, 5, 3)]
+    for name in ("a", "b"):
+        pages[0].save(tmp_path / f"{name}.jpg", format="MPO", save_all=True, append_images=pages[1:])
+    with pytest.warns(Notice, match=r"4 further pictures inside JPEG files \(MPO previews\) left out"):
+        assert len(load_source(str(tmp_path), DataSettings())["all"].images) == 2

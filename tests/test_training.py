@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from nextpixel.likelihood_run import INITIAL_IMAGES, begin_with, build, train
 from nextpixel.machine import count_flops
 from nextpixel.models import MODELS
 from nextpixel.models.pixelcnn_pp import PixelCNNpp
+from nextpixel.models.start import start_head
 from nextpixel.recipes import KINDS, make_experiment, read_config, read_experiment, read_recipe, recipe_names
 from nextpixel.recipes.settings import TrainingSettings
 from nextpixel.reports.report import draw_curve, read_curve
@@ -279,7 +281,9 @@ def test_stages_train_one_by_one(ema, tmp_path):
     start = str(tmp_path / "first")
     second = train(in_stages(stage=1, start=start, ema=ema), tmp_path / "second", console=quiet(), report="short")
     torch.manual_seed(0)
-    fresh, one, two = untrained(in_stages()).state_dict(), weights_of(tmp_path / "first"), weights_of(tmp_path / "second")
+    begun = untrained(in_stages())
+    start_head(begun, load(in_stages().data).train.tensor())
+    fresh, one, two = begun.state_dict(), weights_of(tmp_path / "first"), weights_of(tmp_path / "second")
     assert fresh.keys() == one.keys() == two.keys() == of_stage(one, 0).keys() | of_stage(one, 1).keys()
     for key in of_stage(one, 0):
         assert not torch.equal(one[key], fresh[key])
@@ -685,3 +689,21 @@ def test_the_curve_is_drawn_from_the_metrics(tmp_path):
         draw_curve(metrics, picture)
     with pytest.raises(InputError, match=r"cannot read .*nowhere\.csv: No such file"):
         draw_curve(tmp_path / "nowhere.csv", picture)
+
+
+def test_a_run_from_scratch_starts_at_the_shares_of_symbols_and_one_that_goes_on_does_not(tmp_path):
+    experiment = make_experiment(read_recipe("digits"))
+    experiment.model |= {"features": 8, "blocks": 1, "head_features": 8}
+    experiment.training = replace(experiment.training, steps=1, lr=1e-9, warmup=0, ema=0.0)
+    train(experiment, tmp_path / "run", console=quiet(), report="none")
+    x = load(experiment.data).train.tensor()
+    shares = torch.bincount(x.flatten(), minlength=17) / x.numel()
+    bias = nextpixel.load(tmp_path / "run").head.last.bias
+    assert torch.allclose(bias.softmax(0), shares, atol=1e-4)
+    again = replace(experiment, training=replace(experiment.training, start=str(tmp_path / "run"), lr=1.0))
+    train(again, tmp_path / "again", console=quiet(), report="none")
+    final = nextpixel.load(tmp_path / "again").head.last.bias
+    assert (final - bias).abs().max() > 0.5
+    third = replace(experiment, training=replace(experiment.training, start=str(tmp_path / "again")))
+    train(third, tmp_path / "third", console=quiet(), report="none")
+    assert torch.allclose(nextpixel.load(tmp_path / "third").head.last.bias, final, atol=1e-5)

@@ -26,6 +26,7 @@ def add_compress(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("run", help="a run folder, a model folder, the name of a bundled model, or an id on the Hugging Face hub")
     parser.add_argument("images", nargs="+", help="pictures of 8 bits, grey or RGB, folders of them, or .npy files of integers")
     parser.add_argument("-o", "--out", required=True, help="the archive")
+    parser.add_argument("--data.layout", type=str, help="what the dimensions of the arrays are: HWC, NHWC, NCHW, NHW, ...")
     label = "class (its name or number) of all images, or of each, for a class-conditional model"
     parser.add_argument("--label", type=str, nargs="+", help=label)
     parser.add_argument("--tile", help="HxW: cut larger images into tiles, which is faster and a little larger")
@@ -61,7 +62,7 @@ def run_compress(args: Any) -> None:
     require_new(out, args.force, files)
     args.run = located(args.run)
     model = load(args.run)
-    names, found = _read(named, model)
+    names, found = _read(named, model, args.data.layout)
     settings = Settings(args.mode, args.lanes, tile, args.embed, not args.no_verify)
     writer = Writer(model, found, names, _cond(args.label, len(found), model, args.run), settings)
     journal = Journal(out, writer.work())
@@ -123,11 +124,15 @@ def images(number: int) -> str:
     return f"{number} image" if number == 1 else f"{number} images"
 
 
-def _read(files: list[tuple[str, str]], model: "AutoregressiveModel") -> tuple[list[str], list[Any]]:
+def _read(files: list[tuple[str, str]], model: "AutoregressiveModel", layout: str | None) -> tuple[list[str], list[Any]]:
     from nextpixel.coding.pictures import read_images
+    from nextpixel.data.settings import DataSettings
     from nextpixel.progress import track
 
-    found = [image for path, name in track(files, len(files), "reading") for image in read_images(path, model, name)]
+    DataSettings(layout=layout).check()
+    if layout is not None and not any(path.endswith(".npy") for path, _ in files):
+        raise InputError(f"--data.layout {layout} is for .npy arrays, but all {len(files)} files are pictures: leave it out")
+    found = [image for path, name in track(files, len(files), "reading") for image in read_images(path, model, name, layout)]
     return [name for name, _ in found], [x for _, x in found]
 
 

@@ -74,7 +74,9 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
         images = load_images(settings, network)[args.split]
     else:
         classes = settings.classes or numbered_classes(opened.model)
-        images = load_one(replace(settings, source=source, classes=classes), args.split)
+        # A run's own layout is that of its arrays: a folder of pictures has none.
+        layout = None if Path(source).expanduser().is_dir() else settings.layout
+        images = load_one(replace(settings, source=source, classes=classes, layout=layout), args.split)
         images = images if network is None else EmbeddedImages(images, network, settings.embedding_of)
     if model.codes:
         images.check_codes()

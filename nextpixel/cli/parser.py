@@ -32,6 +32,7 @@ VERBS = {
     "decompress": "an archive back to its images",
     "info": "what an archive holds and how it was made",
     "models": "list the trained models that are in the package",
+    "data": "what training would read of a folder or file: counts, sizes, classes, splits, duplicates",
     "recipes": "list the recipes",
     "bench": "measure speed on this machine: sampling and training beside what the arithmetic would allow",
 }
@@ -210,7 +211,9 @@ def output(
 
 
 def spell_out_data(argv: list[str]) -> list[str]:
-    """`--data D` is short for `--data.source D`, and `train --strict` for `--data.strict true`; sizes may be 28x32 or 28,32.
+    """What is short for something else, written out.
+
+    `--data D` is `--data.source D`, and `--strict` of train and data `--data.strict true`; sizes may be 28x32 or 28,32.
 
     Example:
         >>> spell_out_data(["--data.size", "28x32", "--data.crop=3,4"])
@@ -218,7 +221,7 @@ def spell_out_data(argv: list[str]) -> list[str]:
         >>> spell_out_data(["digits", "--data", "mine.npy", "--data.levels", "4"])
         ['digits', '--data.source', 'mine.npy', '--data.levels', '4']
     """
-    if argv[:1] == ["train"]:
+    if argv[:1] in (["train"], ["data"]):
         argv = ["--data.strict=true" if word == "--strict" else word for word in argv]
     words = ["--data.source" + word[len("--data") :] if word == "--data" or word.startswith("--data=") else word for word in argv]
     for n, word in enumerate(words):

@@ -18,7 +18,7 @@ from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError, Notice
 from nextpixel.identities.network import INSIDE, EmbeddingNetwork, kept_embedding
 from nextpixel.models import AutoregressiveModel
-from nextpixel.models.names import classes_of
+from nextpixel.models.names import captions, classes_of
 from nextpixel.models.storage import load
 from nextpixel.pictures.grid import save_grid
 from nextpixel.pictures.read import picture_symbols, read_picture
@@ -67,7 +67,7 @@ def write_images(x: torch.Tensor, out: Path, model: AutoregressiveModel, cond: A
         InputError: the file cannot be written.
     """
     if out.suffix == ".png":
-        save_grid(x, model.levels, out, columns, codes=model.codes)
+        save_grid(x, model.levels, out, columns, codes=model.codes, captions=captions(model, cond, len(x)))
     else:
         labels = None
         if cond is not None and model.condition.source == "label":

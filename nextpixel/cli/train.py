@@ -4,13 +4,14 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
 from nextpixel.cli.parser import add_settings, set_defaults
-from nextpixel.data.settings import DataSettings
+from nextpixel.data.settings import FORMS, DataSettings
 from nextpixel.errors import InputError
 from nextpixel.recipes import KINDS, Experiment, kind_of, of_before, read_config, read_recipe
 
@@ -24,6 +25,7 @@ REPORT = (
     "what follows training: nothing, likelihood and pictures, or also baselines and the sections of classes, portraits and "
     "reconstructions; `nextpixel report RUN` makes up for it"
 )
+PICTURES, OWN = "pictures", "your-pictures"  # the recipe that looks at the data first, and its source before it has any
 FROM_DATA = ("shape", "levels", "condition")
 
 
@@ -36,8 +38,12 @@ def add_train(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--out", help="the run folder (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
     parser.add_argument("--threads", type=int, help="processor threads (default: all cores)")
-    parser.add_argument("--report", type=Literal["none", "short", "full"], default="full", help=REPORT)
+    parser.add_argument(
+        "--minutes", type=float, help="of the recipe pictures: for all of the run (30); of others: --training.minutes"
+    )
     base = _base(argv)
+    detail = "short" if base.get("recipe") == PICTURES else "full"
+    parser.add_argument("--report", type=Literal["none", "short", "full"], default=detail, help=REPORT)
     if base:
         known = _add_model(parser, base)
         set_defaults(parser, "model", {k: v for k, v in base["model"].items() if k != "name"}, known, base["where"])
@@ -58,6 +64,8 @@ def run_train(args: Any) -> None:
         raise InputError(f"put the recipe {args.recipe} first: nextpixel train {args.recipe} ...")
     if args.threads is not None:
         set_threads(args.threads)
+    if args.data.source == OWN:
+        raise InputError(f"train {PICTURES} is for pictures of your own: name them with --data FOLDER ({FORMS})")
     kind = kind_of(base["model"]["name"])
     experiment = Experiment(
         recipe=base.get("recipe", "custom"),
@@ -66,6 +74,8 @@ def run_train(args: Any) -> None:
         data=DataSettings(**dict(args.data)),
         training=kind.load("settings")(**dict(args.training)),
     )
+    if args.minutes is not None and (args.resume or experiment.recipe != PICTURES):
+        experiment.training.minutes = args.minutes
     from rich.console import Console
 
     out = Path(args.out or Path("runs") / experiment.recipe)
@@ -103,7 +113,9 @@ def _base(argv: list[str]) -> dict[str, Any]:
         if out is None and recipe is None:
             raise InputError("--resume needs the run to go on with: --out RUN")
         return _resumed(Path(out or Path("runs") / str(recipe)), recipe)
-    if recipe:
+    if recipe == PICTURES:
+        base = {"where": f"recipe {recipe}", **own_pictures(argv)}
+    elif recipe:
         base = {"where": f"recipe {recipe}", **read_recipe(recipe)}
     elif config:
         base = {"where": config, **read_config(config)}
@@ -112,6 +124,42 @@ def _base(argv: list[str]) -> dict[str, Any]:
     if not isinstance(base.get("model"), dict) or "name" not in base["model"]:
         raise InputError(f"{base['where']} names no model: expected a section model with a name")
     return base
+
+
+def own_pictures(argv: list[str]) -> dict[str, Any]:
+    """What the recipe for one's own pictures chooses for the data that are given, once; without data the recipe as it stands."""
+    base = read_recipe(PICTURES)
+    source, minutes = _value(argv, "--data.source"), _value(argv, "--minutes")
+    if source is None or "--help" in argv or "-h" in argv:
+        return base
+    given = {}
+    for name in DataSettings.__dataclass_fields__:
+        if (text := _value(argv, f"--data.{name}")) is not None:
+            given[name] = text
+    return dict(_chosen(tuple(given.items()), minutes, _value(argv, "--threads")))
+
+
+@cache
+def _chosen(given: tuple[tuple[str, str], ...], minutes: str | None, threads: str | None) -> dict[str, Any]:
+    """Looks at the data, and prints what is chosen."""
+    from jsonargparse import Namespace
+
+    from nextpixel.cli.parser import Parser
+    from nextpixel.recipes.pictures import choose
+
+    parser = Parser()
+    add_settings(parser, "data", DataSettings)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--threads", type=int)
+    words = [f"--data.{name}={text}" for name, text in given]
+    words += [f"--minutes={minutes}"] * (minutes is not None) + [f"--threads={threads}"] * (threads is not None)
+    args: Namespace = parser.parse_args(words)
+    if args.threads is not None:
+        set_threads(args.threads)
+    choice = choose(DataSettings(**dict(args.data)), args.minutes)
+    for line in choice.lines:
+        print(line, file=sys.stderr)
+    return choice.values
 
 
 def _resumed(out: Path, recipe: str | None) -> dict[str, Any]:

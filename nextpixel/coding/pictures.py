@@ -20,14 +20,17 @@ from nextpixel.pictures.read import count_pages, page_of, read_pages
 from nextpixel.pictures.tree import PictureTree
 
 
-def read_images(path: str, model: AutoregressiveModel, stem: str | None = None) -> list[tuple[str, Tensor]]:
+def read_images(
+    path: str, model: AutoregressiveModel, stem: str | None = None, layout: str | None = None
+) -> list[tuple[str, Tensor]]:
     """The images of a file with their names: (C, H, W) symbols of this model.
 
     A picture (PNG, WebP, TIFF, PGM, PPM and what else Pillow reads, 8 bits, grey or RGB) is one image, turned by its EXIF data;
     of several pages or frames each is one, called NAME#1, NAME#2, ... FILE#2 is the second of FILE alone.
     Grey becomes RGB by repetition, RGB becomes grey only if it is grey already, and a palette becomes RGB: pixels keep their
     colours, the palette is not kept. A .npy array of integers is one image (H, W), or many, as in training: (N, H, W),
-    (N, C, H, W) or (N, H, W, C). `stem` is the name to give, by default the file's without its ending.
+    (N, C, H, W) or (N, H, W, C), or as `layout` names its dimensions. `stem` is the name to give, by default the file's without
+    its ending.
 
     Raises:
         InputError: unreadable, transparent, of more than 8 bits, or not of this model's channels and levels.
@@ -35,7 +38,7 @@ def read_images(path: str, model: AutoregressiveModel, stem: str | None = None) 
     file, page = page_of(path)
     stem = Path(file).stem if stem is None else stem
     if path.endswith(".npy"):
-        arrays = _read_array(path)
+        arrays = _read_array(path, layout)
         digits = len(str(len(arrays) - 1))
         names = [stem] if len(arrays) == 1 else [f"{stem}-{n:0{digits}d}" for n in range(len(arrays))]
         if arrays.shape[1] != model.shape[0]:
@@ -57,7 +60,7 @@ def read_images(path: str, model: AutoregressiveModel, stem: str | None = None) 
 
 
 def find_images(arguments: Sequence[str], strict: bool = False) -> list[tuple[str, str]]:
-    """The files that are meant and their names in an archive, for files and folders, whose pictures are found at any depth.
+    """The files that are meant and their names in an archive; of folders the pictures at any depth, or their .npy arrays.
 
     A name is a file's without its ending; where two would be the same, and below folders, with the folders below the one that
     all have in common. A `Notice` counts the files of a folder that are left out.
@@ -75,6 +78,8 @@ def find_images(arguments: Sequence[str], strict: bool = False) -> list[tuple[st
             files.append(argument)
             continue
         tree = PictureTree(Path(argument))
+        if not tree.files:  # what an archive of codes, or of more than 256 levels, was unpacked to
+            tree = PictureTree(Path(argument), arrays=True)
         if not tree.files:
             raise InputError(f"no pictures in {shown(argument)}{': ' if tree.left_out else ''}{tree.describe()}")
         tree.report(strict)
@@ -138,9 +143,10 @@ def is_picture(model: AutoregressiveModel) -> bool:
     return not model.codes and model.levels <= 256 and model.shape[0] in (1, 3)
 
 
-def _read_array(path: str) -> np.ndarray:
+def _read_array(path: str, layout: str | None) -> np.ndarray:
     array = read_npy(path)
-    return as_images(array[None] if array.ndim == 2 else array, path, DataSettings())
+    single = layout is None and array.ndim == 2
+    return as_images(array[None] if single else array, path, DataSettings(layout=layout))
 
 
 def _in_channels(x: np.ndarray, path: str, channels: int) -> np.ndarray:

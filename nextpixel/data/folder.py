@@ -13,8 +13,9 @@ from nextpixel.data.classes import in_order
 from nextpixel.data.raw import SPLITS, RawImages, allocate, split_name
 from nextpixel.data.settings import DataSettings
 from nextpixel.errors import InputError, Notice, shown
+from nextpixel.pictures.deep import read_deep
 from nextpixel.pictures.headers import SUFFIXES
-from nextpixel.pictures.read import read_pages, read_picture
+from nextpixel.pictures.read import PREVIEWS, read_pages, read_picture
 from nextpixel.pictures.tree import Page, PictureTree
 from nextpixel.progress import track
 
@@ -45,6 +46,9 @@ def load_folder(folder: Path, settings: DataSettings, progress: bool) -> dict[st
         if not files:
             raise no_pictures(where, tree)
         loaded[name] = _load_part(where, tree, files, depth, class_names, settings, progress, converted)
+    if previews := converted.pop(PREVIEWS, 0):
+        further = f"{previews} further pictures inside JPEG files (MPO previews) left out"
+        warnings.warn(f"{shown(folder)}: {further}", Notice, stacklevel=2)
     if converted:
         kinds = ", ".join(f"{number} {mode}" for mode, number in converted.most_common())
         warnings.warn(f"{shown(folder)}: {kinds} pictures converted to RGB", Notice, stacklevel=2)
@@ -123,7 +127,7 @@ def _load_part(
         raise InputError(f"{shown(folder)} has pictures ({loose[0].name}) beside class folders ({beside}): keep one form")
     if not loose:
         files = [file for name in class_names for file in files if file.parts[depth] == name]
-    pages = tree.pages(files)
+    pages = [Page(tree.root, file, None) for file in files] if is_deep(settings) else tree.pages(files)
     named = ((page, str(page)) for page in pages)
     images = stack_pictures(named, len(pages), settings, shown(folder), progress, converted)
     names = [page.name for page in pages]
@@ -142,18 +146,24 @@ def stack_pictures(
     progress: bool,
     converted: Counter[str] | None = None,
 ) -> np.ndarray:
-    """Decode `total` > 0 pictures, given with their names, straight into one array uint8 (total, C, H, W).
+    """Decode `total` > 0 pictures, given with their names, straight into one array (total, C, H, W).
+
+    It is uint8, or, where the settings give pictures more than 256 levels, uint16.
 
     `converted` counts what `read_picture` converts.
 
     Raises:
         InputError: a picture cannot be read or differs from the first in size or channels; the message names both.
     """
+    if settings.layout is not None:
+        raise InputError(
+            f"--data.layout {settings.layout} names the dimensions of arrays, but {what} holds pictures: leave it out"
+        )
     stacked: np.ndarray | None = None
     first_name = ""
     for n, (picture, name) in enumerate(track(_decoded(files, settings, converted), total, f"decoding {what}", progress)):
         if stacked is None:
-            stacked, first_name = allocate((total, *picture.shape)), name
+            stacked, first_name = allocate((total, *picture.shape), picture.dtype), name
         _compare(picture.shape, name, stacked.shape[1:], first_name)
         stacked[n] = picture
     if stacked is None:
@@ -165,7 +175,11 @@ def _decoded(
     files: Iterable[tuple[Page | Path | BinaryIO, str]], settings: DataSettings, converted: Counter[str] | None
 ) -> Iterator[tuple[np.ndarray, str]]:
     """Pictures with their names; pages of one file, which follow one another, are read while it is open once."""
-    prepared = {"grayscale": settings.grayscale, "crop": settings.crop, "size": settings.size, "converted": converted}
+    prepared = {"grayscale": settings.grayscale, "crop": settings.crop, "size": settings.size}
+    if is_deep(settings):
+        yield from ((read_deep(file.file if isinstance(file, Page) else file, name, **prepared), name) for file, name in files)
+        return
+    prepared["converted"] = converted
     for page, group in groupby(files, key=lambda named: named[0].path if isinstance(named[0], Page) else None):
         if page is None:
             yield from ((read_picture(file, name, **prepared), name) for file, name in group)
@@ -173,6 +187,11 @@ def _decoded(
             pages = list(group)
             pictures = read_pages(pages[0][0].file, [(name, page.page or 0) for page, name in pages], **prepared)
             yield from zip(pictures, (name for _, name in pages), strict=True)
+
+
+def is_deep(settings: DataSettings) -> bool:
+    """Whether pictures are those of more than 8 bits."""
+    return settings.source_levels is not None and settings.source_levels > 256
 
 
 def _compare(shape: tuple[int, ...], name: str, first: tuple[int, ...], first_name: str) -> None:

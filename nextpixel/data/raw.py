@@ -80,8 +80,8 @@ def split_name(name: str) -> str:
     return SPLIT_ALIASES.get(name.lower(), name.lower() if name.lower() in SPLITS else name)
 
 
-def allocate(shape: tuple[int, ...]) -> np.ndarray:
-    """Return an empty uint8 array of this shape; above `MEMORY_LIMIT` it lies in a temporary file.
+def allocate(shape: tuple[int, ...], dtype: np.dtype | type = np.uint8) -> np.ndarray:
+    """Return an empty array of this shape; above `MEMORY_LIMIT` it lies in a temporary file.
 
     The file has no name any more when this returns (on systems that allow it), so that it vanishes with the process, however
     that ends. TMPDIR chooses its disk, which is reserved here: a program that writes to a mapped page for which there is no room
@@ -90,9 +90,9 @@ def allocate(shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         InputError: the disk has no room for it.
     """
-    size = math.prod(shape)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= MEMORY_LIMIT:
-        return np.empty(shape, dtype=np.uint8)
+        return np.empty(shape, dtype=dtype)
     folder = "any temporary folder"
     try:
         folder = tempfile.gettempdir()
@@ -101,7 +101,7 @@ def allocate(shape: tuple[int, ...]) -> np.ndarray:
     except OSError as error:
         reason = f"cannot write {size / 2**30:.3g} GiB of decoded images to {folder}: {error.strerror or error}"
         raise InputError(f"{reason}; let TMPDIR name a folder on a larger disk") from error
-    return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+    return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
 
 
 def _reserve(file: IO[bytes], size: int) -> None:

@@ -23,8 +23,8 @@ class DataSettings:
             set id, a folder of images, a .npy or .npz file of integers, a .parquet or WebDataset .tar file or a glob of such
             files, or a folder of them, a folder that `datasets` saved, or a .csv file with a column of paths.
         levels: How many symbols the model sees: 0..levels-1, up to 8192, or 65536 with --model.likelihood logistic-mixture.
-        source_levels: How many levels the stored values have. Left out: 256 for pictures, 17 for digits, what a .npz has
-            under `levels`, and `levels` for other integer arrays, whose values are symbols already.
+        source_levels: How many levels the stored values have; 65536 reads pictures of 16 bits. Left out: 256 for pictures, 17 for
+            digits, what a .npz has under `levels`, and `levels` for other integer arrays, whose values are symbols already.
         binarize: How pixels become bits (levels must be 2). "fixed": drawn once per image with probability proportional to
             its value; "stochastic": drawn anew at every access in training; "threshold": 1 from half of the range upwards.
         size: Resize pictures to this height and width (Lanczos).

@@ -60,7 +60,16 @@ def load(settings: DataSettings, progress: bool = True) -> Splits:
         >>> len(splits.train), len(splits.validation), len(splits.test)
         (1437, 180, 180)
     """
-    parts = load_source(settings.source, settings, progress)
+    return carve(load_source(settings.source, settings, progress), settings)
+
+
+def carve(parts: dict[str, RawImages], settings: DataSettings) -> Splits:
+    """All three splits of a source's own parts, as `load` makes them.
+
+    Raises:
+        InputError: as `load`.
+    """
+    parts = dict(parts)
     compare(parts, settings.source)
     pool = take_pool(parts, settings.source)
     shares = {name: getattr(settings, name) for name in ("test", "validation") if name not in parts}
@@ -190,7 +199,8 @@ def _require_filled(carved: dict[str, np.ndarray], shares: dict[str, float], set
     if empty:
         asked = ", ".join(f"--data.{name} {share:g}" for name, share in shares.items()) or "no shares to carve out"
         count = sum(map(len, carved.values()))
-        raise InputError(f"{settings.source}: {count} training images leave none for {' and '.join(empty)} ({asked})")
+        leave = "1 training image leaves" if count == 1 else f"{count} training images leave"
+        raise InputError(f"{settings.source}: {leave} none for {' and '.join(empty)} ({asked})")
 
 
 def absolute(source: str) -> str:

@@ -273,6 +273,11 @@ class Head(nn.Module):
         self.hidden = MaskedConv2d(features, hidden, 1, "B", colours)
         self.out = MaskedConv2d(hidden, params, 1, "B", colours)
 
+    @property
+    def last(self) -> MaskedConv2d:
+        """The layer whose output are the params."""
+        return self.out
+
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.hidden(torch.relu(x)))
         if not self.precise:

@@ -316,6 +316,11 @@ class PlaceHead(nn.Module):
         self.own = MaskedConv2d(input_features, hidden, 1, "A", colours, bias=False) if colours > 1 else None
         self.out = MaskedConv2d(hidden, params, 1, "B", colours) if colours > 1 else None
 
+    @property
+    def last(self) -> MaskedConv2d | NetworkInNetwork:
+        """The layer whose output are the params."""
+        return self.maps if self.out is None else self.out
+
     def forward(self, x: Tensor, inputs: Tensor) -> Tensor:
         """Maps (B, F, H, W) and the encoded image (B, input_features, H, W) to params (B, P, H, W)."""
         if self.out is not None:

@@ -125,6 +125,14 @@ class Likelihood(ABC):
         """What draws the channels of a place one after the other: it computes once what they share."""
         return Place(self, params)
 
+    def start(self, x: Tensor) -> Tensor | None:
+        """The params (P,) of a place's distribution where nothing is known but the symbols x (N, C) of many places.
+
+        A model that is trained from scratch begins there (`nextpixel.models.start`). None, the default: there is no such start,
+        and the head begins as its layers do.
+        """
+        return None
+
     def draw_instruction(self, c: int, temperature: float = 1.0, guidance: float = 1.0) -> DrawInstruction | None:
         """How a row program draws channel c; None where no instruction does: then `draw` chooses between compiled steps."""
         return None

@@ -55,6 +55,16 @@ class Categorical(Likelihood):
             return F.logsigmoid(torch.cat([-logits, logits], dim=1))
         return logits.log_softmax(1)
 
+    def start(self, x: Tensor) -> Tensor:
+        r"""The logarithm of each symbol's share of x (N, C): of n places with k the symbol of n_k, :math:`\log (n_k + a)`.
+
+        The pseudo-count a is 1, or less where there are fewer places than 16 for each level: n / (16 levels) altogether.
+        """
+        counts = torch.stack([torch.bincount(channel, minlength=self.levels) for channel in x.t().long()]).double()
+        log = (counts + min(1.0, len(x) / (16 * self.levels))).log()
+        log = (log - log.logsumexp(1, keepdim=True)).float()
+        return log[:, 1] - log[:, 0] if self.levels == 2 else log.flatten()
+
     def draw(self, params: Tensor, known: Tensor, c: int, noise: Tensor, temperature: float = 1.0) -> Tensor:
         if self.levels > 2:
             return super().draw(params, known, c, noise, temperature)

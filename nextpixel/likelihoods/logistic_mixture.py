@@ -78,6 +78,22 @@ class DiscretizedLogisticMixture(Likelihood):
             joint = joint + _log_mass(mean, self._rate(log_scale), *(value[c] for value in bins))
             yield joint
 
+    def start(self, x: Tensor) -> Tensor:
+        r"""A component for each K-th part of the places, sorted by their mean intensity: its mean and deviation in each channel.
+
+        .. math:: \pi_k = 1 / K, \quad s_{kc} = \max(\sqrt 3 / \pi \cdot \mathrm{std}_{kc}, h / 2), \quad a_{kcd} = 0
+
+        (a logistic distribution of scale s has the standard deviation :math:`\pi s / \sqrt 3`; h is half a bin).
+        """
+        y = 2 * x.double() / (self.levels - 1) - 1
+        parts = y[y.mean(1).argsort(stable=True)].tensor_split(self.mixtures)
+        parts = [part if len(part) else y for part in parts]
+        means = torch.stack([part.mean(0) for part in parts], 1)
+        deviations = torch.stack([part.std(0, correction=0) for part in parts], 1)
+        log_scales = (deviations * (math.sqrt(3) / math.pi)).clamp(min=0.5 / (self.levels - 1)).log()
+        rest = self.params - self.mixtures * (1 + 2 * self.channels)
+        return torch.cat([y.new_zeros(self.mixtures), means.flatten(), log_scales.flatten(), y.new_zeros(rest)]).float()
+
     def log_pmf(self, params: Tensor, known: Tensor, c: int) -> Tensor:
         logits, mean, rate = self.at(params).given(known, c)
         bins = _bins(torch.arange(self.levels, device=params.device, dtype=mean.dtype), self.levels)[1:]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 
 from nextpixel.conditions import Labels
 from nextpixel.errors import InputError
@@ -65,3 +66,19 @@ def read_names(weights: Path, model: AutoregressiveModel) -> list[str] | None:
     if not fit:
         raise InputError(f"the names of classes in {weights}: expected {classes} different texts, as its model has classes")
     return names
+
+
+def captions(model: AutoregressiveModel, cond: Any, number: int) -> list[str] | None:
+    """The name of the class of each of so many images, for a sheet of them; None where classes have no names, or all have one.
+
+    Args:
+        model: that drew them.
+        cond: one for all images, or B of which each is for number / B images that follow one another.
+        number: of images.
+    """
+    if model.class_names is None or cond is None or model.condition is None or model.condition.source != "label":
+        return None
+    labels = torch.as_tensor(cond).reshape(-1).tolist()
+    if len(labels) < 2:
+        return None
+    return [model.class_names[label] for label in labels for _ in range(number // len(labels))]

@@ -5,11 +5,12 @@ What a symbol looks like in a picture: a brightness, or, where symbols are codes
 
 import colorsys
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from nextpixel.errors import InputError
 from nextpixel.files import write_aside
@@ -19,6 +20,7 @@ HIDDEN = (74, 105, 160)  # blue: no grey image holds it
 KNOWN = (255, 170, 40)  # orange, mixed into the known places
 KNOWN_SHARE = 0.35
 LINE = 2  # width of a separator, pixels of the file
+CAPTION = 13  # height of a line of text, pixels of the file
 VISIBLE = 64  # wanted size of one image's larger side, pixels of the file
 WIDEST = 2000  # wanted limit on the width of a picture, pixels of the file
 
@@ -37,6 +39,7 @@ def save_grid(
     scale: int | None = None,
     known: Array | None = None,
     codes: bool = False,
+    captions: Sequence[str] | None = None,
 ) -> None:
     """Write images as one PNG: a grid filled row by row, each image enlarged by an integer factor.
 
@@ -53,10 +56,11 @@ def save_grid(
             pass 2000 pixels.
         known: places to mark in orange, a mask broadcastable to `x`. A place of an RGB image is known if its three channels are.
         codes: whether the symbols are codes without order.
+        captions: a short text below each image, such as the name of its class.
 
     Raises:
         InputError: `x` is empty, not four-dimensional, not of integers or out of range; `known` does not fit `x`;
-            `columns` or `scale` is below 1.
+            `columns` or `scale` is below 1; or there is not one caption for each image.
 
     Example:
         >>> import tempfile
@@ -72,7 +76,9 @@ def save_grid(
     if columns is None:
         # About square: columns * width = rows * height, with rows = number / columns.
         columns = max(1, round(math.sqrt(len(tiles) * tiles.shape[1] / tiles.shape[2])))
-    _save(tiles, min(columns, len(tiles)), scale, path)
+    if captions is not None and len(captions) != len(tiles):
+        raise InputError(f"{len(captions)} captions for {len(tiles)} images: expected one for each")
+    _save(tiles, min(columns, len(tiles)), scale, path, captions)
 
 
 def save_completions(
@@ -171,8 +177,8 @@ def _side_by_side(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 2, 1, 3).reshape(number, height, channels * width)
 
 
-def _save(tiles: np.ndarray, columns: int, scale: int | None, path: str | Path) -> None:
-    """Write tiles (N, h, w, 3) as a grid with a line between and around them."""
+def _save(tiles: np.ndarray, columns: int, scale: int | None, path: str | Path, captions: Sequence[str] | None = None) -> None:
+    """Write tiles (N, h, w, 3) as a grid with a line between and around them, each above its caption."""
     number, height, width, _ = tiles.shape
     if columns < 1 or (scale is not None and scale < 1):
         raise InputError(f"columns and scale are at least 1, not {columns} and {scale}")
@@ -180,7 +186,10 @@ def _save(tiles: np.ndarray, columns: int, scale: int | None, path: str | Path) 
         room = (WIDEST - LINE) // columns - LINE
         scale = max(1, min(math.ceil(VISIBLE / max(height, width)), room // width))
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
-    height, width, rows = height * scale + LINE, width * scale + LINE, math.ceil(number / columns)
+    if captions is not None:
+        drawn = {text: _caption(text, tiles.shape[2]) for text in set(captions)}
+        tiles = np.concatenate([tiles, np.stack([drawn[text] for text in captions])], axis=1)
+    height, width, rows = tiles.shape[1] + LINE, tiles.shape[2] + LINE, math.ceil(number / columns)
     canvas = np.empty((rows * height + LINE, columns * width + LINE, 3), dtype=np.uint8)
     canvas[:] = SEPARATOR
     for n, tile in enumerate(tiles):
@@ -188,6 +197,20 @@ def _save(tiles: np.ndarray, columns: int, scale: int | None, path: str | Path) 
         canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     with write_aside(path) as aside:
         Image.fromarray(canvas).save(aside, format="PNG")
+
+
+def _caption(text: str, width: int) -> np.ndarray:
+    """A line of text on white, uint8 (CAPTION, width, 3); what is wider ends in two dots."""
+    strip = Image.new("RGB", (width, CAPTION), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default()
+    # Pillow's own font without FreeType has no other letters.
+    whole = text if isinstance(font, ImageFont.FreeTypeFont) else text.encode("latin-1", "replace").decode("latin-1")
+    cut = whole
+    while cut and draw.textlength(cut if cut == whole else f"{cut}..", font=font) > width:
+        cut = cut[:-1]
+    shown = cut if cut == whole else f"{cut}.."
+    draw.text((max(0, (width - draw.textlength(shown, font=font)) // 2), 0), shown, fill="black", font=font)
+    return np.asarray(strip)
 
 
 def brightness(levels: int) -> np.ndarray:

@@ -39,6 +39,8 @@ MODES = {
 }
 # Colour spaces that become RGB, but not exactly.
 INEXACT = ("CMYK", "YCbCr")
+# Further pictures that a camera adds to a JPEG (MPO), smaller or from another angle: no images of a data set.
+PREVIEWS = "previews"
 _PAGE = re.compile(r"(?s)(.+)#([1-9][0-9]{0,8})")
 
 
@@ -63,7 +65,7 @@ def read_picture(
         size: (H, W) that it is then resized to.
         page: which page or frame, from 0; without it a file must hold one.
         lossless: refuse colour spaces that become RGB by rounding (CMYK, YCbCr).
-        converted: counts these by their name; without it each gives a `Notice`.
+        converted: counts these by their name, and under `PREVIEWS` what is left out; without it each gives a `Notice`.
 
     Raises:
         InputError: damaged, of a kind that cannot be read, of several pages, more than 8 bits per channel, transparent, or in
@@ -116,6 +118,8 @@ def read_pages(
                         raise _too_deep(name, wrong[page])
                 if deep := _deep(opened):
                     raise _too_deep(name, deep)
+                if opened.format == "MPO" and not lossless and converted is not None and opened.n_frames > 1:
+                    converted[PREVIEWS] += opened.n_frames - 1
                 image = ImageOps.exif_transpose(opened)
             several = frames > 1 and opened.format == "GIF"
             yield _prepared(image, name, several, grayscale, crop, size, lossless, converted)
@@ -245,7 +249,8 @@ def _unusable_pages(image: Image.Image) -> list[str | None]:
 
 
 def _too_deep(name: str, what: str) -> InputError:
-    return InputError(f"{shown(name)} has {what}: convert it to 8 bits, grey or RGB, or give its integers as a .npy array")
+    training = "give --data.source_levels 65536 in training"
+    return InputError(f"{shown(name)} has {what}: convert it to 8 bits, or its integers to a .npy array, or {training}")
 
 
 def unsupported(name: str, kind: str) -> InputError:

@@ -43,8 +43,11 @@ class PictureTree:
 
     A symbolic link is followed if it leads to what is not found without it, once, and never to a folder that holds `root`.
 
-    Attributes:
+    Args:
         root: the folder.
+        arrays: whether .npy files count as pictures.
+
+    Attributes:
         files: their paths below it.
         left_out: how many files are no pictures, by their kind.
 
@@ -59,6 +62,7 @@ class PictureTree:
     """
 
     root: Path
+    arrays: bool = False
     files: list[PurePosixPath] = field(init=False, default_factory=list)
     left_out: Counter[str] = field(init=False, default_factory=Counter)
 
@@ -101,6 +105,8 @@ class PictureTree:
         suffix = file.suffix.lower()
         if not file.is_file():
             self.left_out["no regular file"] += 1
+        elif self.arrays and suffix == ".npy":
+            self.files.append(path)
         elif suffix not in SUFFIXES:
             self.left_out[shown(suffix)[:20] or "without ending"] += 1
         elif not has_decoder(suffix):

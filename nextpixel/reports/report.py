@@ -22,6 +22,7 @@ from nextpixel.errors import InputError
 from nextpixel.files import write_aside, write_text
 from nextpixel.machine import count_flops, machine_line, peak
 from nextpixel.models import AutoregressiveModel
+from nextpixel.models.names import captions
 from nextpixel.models.storage import load as load_model
 from nextpixel.models.storage import load_weights, save
 from nextpixel.pictures.grid import save_completions, save_grid
@@ -138,8 +139,10 @@ def finish(
 
 def draw_pictures(model: AutoregressiveModel, images: Images, out: Path, seed: int) -> None:
     """samples/samples.png, and samples/completions.png: test images from their upper half, or from masks where all are seen."""
-    x = model.sample(SAMPLES, cond=default_cond(model, SAMPLES, images), seed=seed)
-    save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes)
+    cond = default_cond(model, SAMPLES, images)
+    x = model.sample(SAMPLES, cond=cond, seed=seed)
+    names = captions(model, cond, SAMPLES)
+    save_grid(x, model.levels, out / "samples" / "samples.png", codes=model.codes, captions=names)
     original, labels = images.__getitems__(images.spread(COMPLETED))
     if sees_known(model.condition):
         kinds = [kind for kind in Masks(None, images.shape).kinds if kind != "nothing"]

@@ -187,7 +187,9 @@ def judge_classes(
     if strengths:
         draw_guidance(classes, out / PLOT)
         rows = torch.cat([line.samples[:COLUMNS] for line in strengths])
-        save_grid(rows, model.levels, out / GUIDED, columns=len(rows) // len(strengths))
+        columns = len(rows) // len(strengths)
+        row = [names[k % len(names)] for k in range(columns)]  # samples are of the classes in turn
+        save_grid(rows, model.levels, out / GUIDED, columns=columns, captions=row * len(strengths))
     return classes, classes_section(classes)
 
 
