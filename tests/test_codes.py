@@ -114,8 +114,7 @@ def test_completions_are_codes_again(run, tmp_path):
     assert main([*given, "--label", "0", "--out", str(tmp_path / "zero.npz")]) == 0
     zero = np.load(tmp_path / "zero.npz")
     assert zero["labels"].tolist() == [0] * 60
-    # 480 codes: their share has a deviation of 0.02 or more, as those of an image depend on each other.
-    assert follows(zero["codes"][..., 2:], zero["labels"]) > 0.68
+    assert follows(zero["codes"][..., 2:], zero["labels"]) > 0.75
     assert main([*given, "--out", str(tmp_path / "made.png")]) == 0
     assert Image.open(tmp_path / "made.png").size[0] > 5 * 64
 

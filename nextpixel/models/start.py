@@ -20,6 +20,8 @@ def start_head(model: AutoregressiveModel, x: Tensor) -> bool:
     Where the weights in front of it are normalised, or the likelihood is `precise`, they are multiplied with `QUIET` for that.
     A model of stages does so in each of them.
 
+    A model of codes begins as its layers do: codes are about equally frequent, and such a start made its first steps worse.
+
     Returns:
         Whether it did: a likelihood may declare no start, and an architecture of one's own may have another head.
 
@@ -30,6 +32,8 @@ def start_head(model: AutoregressiveModel, x: Tensor) -> bool:
         >>> start_head(model, x), [round(p, 2) for p in model.head.last.bias.softmax(0).tolist()]
         (True, [0.72, 0.25, 0.01, 0.01])
     """
+    if model.codes:
+        return False
     places = x.transpose(0, 1).flatten(1).t()
     step = -(-len(places) // MOST_PLACES)
     params = model.likelihood.start(places[::step])
