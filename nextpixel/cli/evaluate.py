@@ -1,6 +1,8 @@
 """`nextpixel evaluate RUN`: the exact likelihood of a data set, or the verification of its identities, beside the baselines."""
 
+import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,7 @@ def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--split", default="test", help="which split of the data")
     parser.add_argument("--csv", help="write index, file, label, nats and bits/dim of every image to this file")
     parser.add_argument("--known", help=KNOWN)
+    parser.add_argument("--json", help="write the figures to this file, or to the output with -")
     add_force(parser)
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     add_device(parser)
@@ -55,15 +58,16 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
     from nextpixel.cli.runs import notice_guidance, open_run
     from nextpixel.data.splits import load_one
     from nextpixel.data.trained import seen
-    from nextpixel.files import require_new
+    from nextpixel.files import require_new, write_text
     from nextpixel.identities.images import EmbeddedImages, embedding_network, load_images
     from nextpixel.models.names import numbered_classes
     from nextpixel.scoring.baselines import all_baselines, print_scores
     from nextpixel.scoring.evaluation import evaluate, what_it_means
 
-    if args.csv:
-        source = args["data"]["source"]
-        require_new(args.csv, args.force, [] if source is None else [source])
+    given = [] if args["data"]["source"] is None else [args["data"]["source"]]
+    for path in (args.csv, args.json):
+        if path not in (None, "-"):
+            require_new(path, args.force, given)
     device = find_device(args.device)
     opened = open_run(args.run)
     model, marginal = opened.model.to(device), opened.marginal
@@ -84,6 +88,12 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
     mask = None if args.known is None else _masks(args.known, model, images.shape)
     evaluation = evaluate(model, images, args.batch_size, guidance=args.guidance, known=mask)
     baselines = all_baselines(marginal, images, model.codes) if mask is None else []
+    if args.json is not None:
+        text = json.dumps(_as_json(args, evaluation, baselines, source or settings.source), indent=1) + "\n"
+        if args.json == "-":
+            sys.stdout.write(text)
+            return
+        write_text(Path(args.json), text)
     console.print(f"{source or settings.source}, {args.split}: {images.describe_binarisation()}", highlight=False)
     print_scores(args.split, evaluation, baselines, console)
     if mask is not None:
@@ -95,6 +105,25 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
         console.print(meaning, highlight=False)
     if args.csv:
         evaluation.write_csv(args.csv)
+
+
+def _as_json(args: Any, evaluation: Any, baselines: Any, source: str) -> dict[str, Any]:
+    """The figures as plain values; what cannot be measured is null."""
+    figures = {
+        "run": args.run,
+        "data": source,
+        "split": args.split,
+        "images": len(evaluation.nats),
+        "numbers_per_image": evaluation.dims,
+        "known": args.known,
+        "guidance": args.guidance,
+        "nats_per_image": evaluation.nats_per_image,
+        "nats_standard_error": evaluation.nats_standard_error,
+        "bits_per_dim": evaluation.bits_per_dim,
+        "bits_per_dim_standard_error": evaluation.bits_per_dim_standard_error,
+        "baselines_bits_per_dim": {line.name: line.bits_per_dim for line in baselines},
+    }
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in figures.items()}
 
 
 def _masks(spec: str, model: "AutoregressiveModel", shape: tuple[int, int, int]) -> "Callable[[Sequence[int]], Tensor]":

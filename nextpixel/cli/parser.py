@@ -24,6 +24,7 @@ VERBS = {
     "sample": "draw images",
     "complete": "draw the unknown part of images",
     "interpolate": "draw images that change from one condition to another",
+    "compare": "likelihoods of several models on the same images, with paired standard errors, curves, sizes and speed",
     "score": "how unusual images are, where, and how well that tells two sets apart",
     "classify": "which class explains each image best, by a class-conditional model",
     "information": "entropy rates of data sets in bits per pixel",

@@ -63,9 +63,9 @@ def run_score(args: Any) -> None:
     model = run.model.to(device)
     background = None if args.background is None else load(located(args.background)).to(device)
     measure = Measure(model, methods, background, args.batch_size)
-    sets = {"data": _images(run, args["data"]["source"], args.split)}
+    sets = {"data": images_of(run, args["data"]["source"], args.split)}
     if args.against is not None:
-        sets["against"] = _images(run, args.against, args.split)
+        sets["against"] = images_of(run, args.against, args.split)
     figures = {name: measure.images(images, args.most, f"scoring {name}") for name, images in sets.items()}
     reference = _reference(run, measure, needed=bool({"typicality", "combined"} & set(methods)))
     scores = {m: {name: score(m, found, reference) for name, found in figures.items()} for m in methods}
@@ -98,7 +98,7 @@ def _at_least_one(args: Any) -> None:
             raise InputError(f"--{name} is {args[name]}: expected at least 1")
 
 
-def _images(run: "Run", source: str | None, split: str) -> "Images":
+def images_of(run: "Run", source: str | None, split: str) -> "Images":
     """A split of other data, brought to the run's levels, or of its own."""
     from nextpixel.data.splits import load, load_one
     from nextpixel.models.names import numbered_classes
@@ -232,7 +232,7 @@ def run_classify(args: Any) -> None:
     model = run.model.to(device)
     if classes_of(model) is None or model.condition.source != "label":
         raise InputError(f"{args.run} is not class-conditional: expected a model that was trained with --model.condition labels")
-    images = _images(run, args["data"]["source"], args.split)
+    images = images_of(run, args["data"]["source"], args.split)
     prior = _prior(args.prior, run)
     found = classify(model, images, prior, args.most)
     classes = model.class_names or [str(k) for k in range(found.posterior.shape[1])]
@@ -316,7 +316,7 @@ def run_information(args: Any) -> None:
     model = run.model.to(device)
     rows = []
     for source in args["data"]["source"] or [None]:
-        images = _images(run, source, args.split)
+        images = images_of(run, source, args.split)
         found = evaluate(model, images, most=args.most)
         pixels = images.shape[1] * images.shape[2]
         bits = found.nats / pixels / 0.6931471805599453
