@@ -206,6 +206,10 @@ def _condition(name: str, experiment: Experiment, images: Images) -> Condition:
         return Encoded(CODE)
     if name == Known.name:
         return Known()
+    if name == Vector.name:
+        if images.vectors is None:
+            raise InputError("--model.condition vector needs numbers with each image: a .csv table and --data.vector a,b,c")
+        return Vector(images.vectors.shape[1])
     if name == CONDITION:
         if not isinstance(images, EmbeddedImages):
             raise InputError(f"--model.condition {CONDITION} needs images with vectors, but {experiment.data.source} has none")

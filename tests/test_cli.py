@@ -226,7 +226,7 @@ def test_recipes(capsys):
         ("sample runs/x --guidance much", "--guidance much: expected a number"),
         (
             "train digits --model.condition magic",
-            "--model.condition magic: expected labels, encoded, embedding, known or labels.known or settings",
+            "--model.condition magic: expected labels, encoded, embedding, vector, known or labels.known or settings",
         ),
         ("train digits-autoencoder --model.condition.features 0", "gated-pixelcnn: encoded needs features >= 1, not 0"),
         ("train digits-autoencoder --model.condition.maps x", "gated-pixelcnn: encoded needs maps >= 1, not 'x'"),

@@ -1,6 +1,7 @@
 """The parser of all verbs, the options that verbs share, and settings as options: each field of a class is `--group.name`."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -59,6 +60,7 @@ GUIDANCE = (
 
 DEVICE = "where to compute: auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU"
 PAIRS = ("--data.size", "--data.crop")
+LISTS = ("--data.vector", "--data.masks")
 
 
 class Parser(ArgumentParser):
@@ -221,6 +223,8 @@ def spell_out_data(argv: list[str]) -> list[str]:
         ['--data.size', '[28, 32]', '--data.crop=[3, 4]']
         >>> spell_out_data(["digits", "--data", "mine.npy", "--data.levels", "4"])
         ['digits', '--data.source', 'mine.npy', '--data.levels', '4']
+        >>> spell_out_data(["--data.vector", "age,height"])
+        ['--data.vector', '["age", "height"]']
     """
     if argv[:1] in (["train"], ["data"]):
         argv = ["--data.strict=true" if word == "--strict" else word for word in argv]
@@ -231,7 +235,16 @@ def spell_out_data(argv: list[str]) -> list[str]:
             words[n] = f"{option}={_as_list(value)}"
         elif n and words[n - 1] in PAIRS:
             words[n] = _as_list(word)
+        elif option in LISTS and equals:
+            words[n] = f"{option}={_of_words(value)}"
+        elif n and words[n - 1] in LISTS:
+            words[n] = _of_words(word)
     return words
+
+
+def _of_words(text: str) -> str:
+    """Words with commas as a list that the parser reads."""
+    return text if text.startswith("[") or text == "null" else json.dumps([word.strip() for word in text.split(",")])
 
 
 def _as_list(value: str) -> str:

@@ -17,9 +17,9 @@ from nextpixel.recipes import KINDS, Experiment, kind_of, of_before, read_config
 
 CONDITION = (
     "labels: images depend on their labels; encoded: on a code of themselves, an autoencoder's of 10 numbers; embedding: on the "
-    "vector of an image of their identity (--data.embedding RUN); known: on what is given of an image, at any places, so that "
-    "the rest is drawn given all of it (--data.masks); labels+known: on both; or a condition's config, whose entries are options "
-    "too: --model.condition.features 100"
+    "vector of an image of their identity (--data.embedding RUN); vector: on numbers of a table (--data.vector a,b,c); known: on "
+    "what is given of an image, at any places, so that the rest is drawn given all of it (--data.masks); labels+known: on both; "
+    "or a condition's config, whose entries are options too: --model.condition.features 100"
 )
 REPORT = (
     "what follows training: nothing, likelihood and pictures, or also baselines and the sections of classes, portraits and "
@@ -194,7 +194,7 @@ def _add_model(parser: ArgumentParser, base: dict[str, Any]) -> list[str]:
     own = [parameter for parameter in inspect.signature(networks[name]).parameters if parameter not in FROM_DATA]
     if not kind.conditioned:
         return own
-    words = Literal["labels", "encoded", "embedding", "known", "labels+known"]
+    words = Literal["labels", "encoded", "embedding", "vector", "known", "labels+known"]
     parser.add_argument("--model.condition", type=words | dict[str, Any] | None, help=CONDITION)
     return ["condition", *own]
 

@@ -60,6 +60,9 @@ class Images(Dataset):
         self.levels = settings.levels
         self.class_names = raw.class_names
         self.labels: Tensor | None = None
+        self.vectors: Tensor | None = None
+        if raw.vectors is not None:
+            self.vectors = torch.from_numpy(raw.vectors if indices is None else raw.vectors[indices])
         if raw.labels is not None:
             self.labels = torch.from_numpy(raw.labels if indices is None else raw.labels[indices])
 
@@ -86,9 +89,10 @@ class Images(Dataset):
         return x[0], torch.tensor(-1) if labels is None else labels[0]
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """Return a batch, int64 (B, C, H, W), and its labels, int64 (B,) or None."""
+        """Return a batch, int64 (B, C, H, W), and its labels, int64 (B,) or None; or its vectors, where images have such."""
         positions = np.asarray(indices, dtype=np.int64)
-        return self._symbols(positions), None if self.labels is None else self.labels[torch.from_numpy(positions)]
+        given = self.labels if self.vectors is None else self.vectors
+        return self._symbols(positions), None if given is None else given[torch.from_numpy(positions)]
 
     def tensor(self, indices: Sequence[int] | slice | None = None) -> Tensor:
         """Return the chosen images (all where left out) as one tensor, int64 (B, C, H, W), as `__getitems__` does."""

@@ -34,6 +34,7 @@ class RawImages:
         class_names: Name of each class, or None.
         levels: How many levels the stored values have.
         names: Path of each image's file within the source, or None where images have none.
+        vectors: Numbers that come with each image, float32 (N, D), or None.
     """
 
     images: np.ndarray
@@ -41,6 +42,7 @@ class RawImages:
     class_names: list[str] | None
     levels: int
     names: list[str] | None = None
+    vectors: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)

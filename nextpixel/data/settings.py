@@ -46,6 +46,7 @@ class DataSettings:
             share no identity.
         embedding_of: Whose vector comes with an image: that of the image "itself", or, from which a picture cannot be copied, of
             an "other" image of its identity.
+        vector: Columns of a .csv table whose numbers come with each image, for --model.condition vector.
         masks: Kinds of masks that training draws from, for --model.condition known: nothing, half, hole, window, strokes, points,
             grid, lines, and of colour images symbols and channels (`nextpixel.data.masks`). Left out: all of them.
         strict: Refuse a folder with files that would be left out (also: --strict).
@@ -72,6 +73,7 @@ class DataSettings:
     seed: int = 0
     embedding: str | None = None
     embedding_of: Literal["other", "itself"] = "other"
+    vector: list[str] | None = None
     masks: list[str] | None = None
     strict: bool = False
 

@@ -5,11 +5,12 @@ WebDataset: members of one name are one sample, 0000.png, 0000.cls and 0000.json
 
 import csv
 import json
+import math
 import tarfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -183,14 +184,45 @@ def load_csv(file: Path, settings: DataSettings, progress: bool) -> dict[str, Ra
         )
     label = next((names.index(name) for name in LABEL_NAMES if name in names and names.index(name) != path), None)
     split = next((names.index(name) for name in SPLIT_NAMES if name in names), None)
-    left = [shown(name) for n, name in enumerate(header) if n not in (path, label, split)]
+    vector = _numbers(names, settings.vector, file)
+    left = [shown(name) for n, name in enumerate(header) if n not in (path, label, split, *vector)]
     if left:
         more = f" and {len(left) - 6} more" if len(left) > 6 else ""
         warnings.warn(f"{file}: left alone: the columns {', '.join(left[:6])}{more}", Notice, stacklevel=2)
     parts: dict[str, list[list[str]]] = {}
     for row in rows:
         parts.setdefault("all" if split is None else split_name(row[split].strip()), []).append(row)
-    return {name: _load_rows(part, path, label, file, settings, progress) for name, part in parts.items()}
+    loaded = {name: _load_rows(part, path, label, file, settings, progress) for name, part in parts.items()}
+    if not vector:
+        return loaded
+    return {name: replace(raw, vectors=_vectors(parts[name], vector, header, file)) for name, raw in loaded.items()}
+
+
+def _numbers(names: list[str], wanted: list[str] | None, file: Path) -> list[int]:
+    """The positions of the columns that --data.vector names."""
+    missing = [name for name in wanted or [] if name.strip().lower() not in names]
+    if missing:
+        listed = ", ".join(shown(name) for name in names[:8])
+        raise InputError(f"--data.vector {shown(missing[0])}: {file} has no such column; it has {listed}")
+    return [names.index(name.strip().lower()) for name in wanted or []]
+
+
+def _vectors(rows: list[list[str]], columns: list[int], header: list[str], file: Path) -> np.ndarray:
+    """The numbers of some columns, float32 (N, D)."""
+    vectors = np.empty((len(rows), len(columns)), dtype=np.float32)
+    for n, row in enumerate(rows):
+        for d, column in enumerate(columns):
+            try:
+                vectors[n, d] = float(row[column])
+            except ValueError:
+                vectors[n, d] = math.nan
+            if not math.isfinite(vectors[n, d]):
+                where = f"{file} has {shown(row[column], 40)!r} in the column {shown(header[column])}"
+                raise InputError(f"{where}: --data.vector expects numbers")
+    if len(rows) > 1 and (wide := np.abs(vectors).max(0) > 100).any():
+        what = f"{file}: numbers of {shown(header[columns[int(wide.argmax())]])} are as large as {np.abs(vectors).max():g}"
+        warnings.warn(f"{what}: scale them to about 1", Notice, stacklevel=3)
+    return vectors
 
 
 def _column(names: list[str], known: tuple[str, ...], rows: list[list[str]]) -> int | None:
