@@ -344,9 +344,9 @@ def test_the_plot_shows_the_figures(finished, tmp_path, monkeypatch):
 def test_the_picture_has_a_row_per_strength(finished):
     result, out, _ = finished
     picture = np.asarray(Image.open(out / "samples" / "guidance-samples.png").convert("L"))
-    side = 64 + 2
-    assert picture.shape == (7 * side + 2, 20 * side + 2)
-    tiles = picture[2:, 2:].reshape(7, side, 20, side)[:, :64:8, :, :64:8].transpose(0, 2, 1, 3)
+    side, height = 64 + 2, 64 + 2 + 13  # with the name of its class below each image
+    assert picture.shape == (7 * height + 2, 20 * side + 2)
+    tiles = picture[2:, 2:].reshape(7, height, 20, side)[:, :64:8, :, :64:8].transpose(0, 2, 1, 3)
     for row, line in zip(tiles, result.classes.strengths, strict=True):
         assert (row == 255 * line.samples[:20, 0].numpy()).all()
 
