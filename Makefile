@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 READY := $(VENV)/.ready
 DEMO := runs/demo
 
-.PHONY: demo test lint slow bench clean
+.PHONY: demo test lint slow bench tables clean
 
 demo: $(READY)  ## train on 8x8 digits (about a minute on 2 cores) and show pictures and an honest number
 	rm -rf $(DEMO)
@@ -25,6 +25,9 @@ slow: $(READY)
 
 bench: $(READY)  ## sampling and training against what this machine's arithmetic would allow
 	$(BIN)/nextpixel bench
+
+tables: $(READY)  ## the tables of README and docs, from nextpixel/results
+	$(BIN)/python -m nextpixel.results.tables
 
 # torch first and alone: the plain wheel of this version is the CPU build, and nothing after it may exchange it.
 $(READY): pyproject.toml constraints.txt

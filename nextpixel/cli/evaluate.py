@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.parser import GUIDANCE, add_device, add_force, find_device
+from nextpixel.cli.parser import GUIDANCE, add_device, add_force, add_json, find_device
 from nextpixel.errors import InputError
 from nextpixel.recipes import LIKELIHOOD, read_experiment
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from nextpixel.cli.measured import Measured
+    from nextpixel.identities.verification import Verification
+    from nextpixel.results.measurement import Measurement
+    from nextpixel.scoring.baselines import Baseline
+    from nextpixel.scoring.evaluation import Evaluation
 
 
 def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
@@ -20,6 +26,7 @@ def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--data.source", help="other data (also: --data), brought to the run's levels by the run's settings")
     parser.add_argument("--split", default="test", help="which split of the data")
     parser.add_argument("--csv", help="write index, file, label, nats and bits/dim of every image to this file")
+    add_json(parser)
     add_force(parser)
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     add_device(parser)
@@ -28,14 +35,15 @@ def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run_evaluate(args: Any) -> None:
     """Print the figures."""
-    from rich.console import Console
+    from nextpixel.cli.measured import open_measured
 
+    measured, console = open_measured(args)
     config = Path(args.run) / "config.yaml"
     kind = read_experiment(config).kind if config.is_file() else LIKELIHOOD
-    kind.load("evaluate")(args, Console(soft_wrap=True))
+    kind.load("evaluate")(args, console, measured)
 
 
-def evaluate_likelihood(args: Any, console: "Console") -> None:
+def evaluate_likelihood(args: Any, console: "Console", measured: "Measured") -> None:
     """Print the likelihood of a split under a run's model, beside the baselines."""
     from nextpixel.cli.runs import notice_guidance, open_run
     from nextpixel.data.splits import load_one
@@ -74,9 +82,27 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
         console.print(meaning, highlight=False)
     if args.csv:
         evaluation.write_csv(args.csv)
+    measured.write(lambda **facts: likelihood(args, evaluation, baselines, source or settings.source, **facts))
 
 
-def evaluate_identities(args: Any, console: "Console") -> None:
+def likelihood(args: Any, evaluation: "Evaluation", baselines: "list[Baseline]", data: str, **facts: Any) -> "Measurement":
+    """The measurement: bits/dim, and beside it nats per image and the baselines."""
+    from nextpixel.results.measurement import Measurement, finite
+
+    also = {
+        "data": data,
+        "split": args.split,
+        "guidance": args.guidance,
+        "nats_per_image": evaluation.nats_per_image,
+        "nats_per_image_standard_error": finite(evaluation.nats_standard_error),
+        "baselines": {baseline.name: baseline.bits_per_dim for baseline in baselines},
+    }
+    error = finite(evaluation.bits_per_dim_standard_error)
+    name, images = Path(args.run).resolve().name, len(evaluation.nats)
+    return Measurement(name, evaluation.bits_per_dim, "bits/dim", error, images, also=also, **facts)
+
+
+def evaluate_identities(args: Any, console: "Console", measured: "Measured") -> None:
     """Print how well an embedding network separates the identities of a split."""
     from nextpixel.data.splits import load_one
     from nextpixel.identities.images import describe_single, load_by_identity
@@ -97,3 +123,21 @@ def evaluate_identities(args: Any, console: "Console") -> None:
     print_verifications(args.split, result, console)
     if single := describe_single(images):
         console.print(single, highlight=False)
+    measured.write(lambda **facts: verification(args, result, len(images), source or settings.source, **facts))
+
+
+def verification(args: Any, found: "list[Verification]", images: int, data: str, **facts: Any) -> "Measurement":
+    """The measurement: the area under the ROC curve of the embedding, and beside it the equal error rate and other scores."""
+    from nextpixel.results.measurement import Measurement, finite
+
+    embedding, *others = found
+    also: dict[str, Any] = {
+        "data": data,
+        "split": args.split,
+        "score": embedding.name,
+        "equal_error_rate": embedding.equal_error_rate,
+        "equal_error_rate_standard_error": finite(embedding.standard_errors[1]),
+        "others": {one.name: {"roc_auc": one.roc_auc, "equal_error_rate": one.equal_error_rate} for one in others},
+    }
+    error, name = finite(embedding.standard_errors[0]), Path(args.run).resolve().name
+    return Measurement(name, embedding.roc_auc, "area under the ROC curve", error, images, also=also, **facts)
