@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 READY := $(VENV)/.ready
 DEMO := runs/demo
 
-.PHONY: demo test lint slow bench models gallery clean
+.PHONY: demo test lint slow bench models gallery tables clean
 
 demo: $(READY)  ## train on 8x8 digits (about a minute on 2 cores) and show pictures and an honest number
 	rm -rf $(DEMO)
@@ -34,6 +34,9 @@ models/%: $(READY)  ## one of them
 
 gallery: $(READY)  ## docs/gallery.md: samples and completions of each bundled model
 	$(BIN)/python tools/gallery.py
+
+tables: $(READY)  ## the tables of README and docs, from nextpixel/results
+	$(BIN)/python -m nextpixel.results.tables
 
 # torch first and alone: the plain wheel of this version is the CPU build, and nothing after it may exchange it.
 $(READY): pyproject.toml constraints.txt

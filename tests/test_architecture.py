@@ -20,21 +20,9 @@ ROOT = Path(nextpixel.__file__).parent
 
 # The rooms from left to right: a room imports only rooms to its left.
 ORDER = (
-    *(
-        "errors",
-        "files",
-        "bundled",
-        "locks",
-        "progress",
-        "layers",
-        "likelihoods",
-        "conditions",
-        "scan",
-        "compiled",
-        "sampling",
-        "models",
-    ),
-    *("machine", "pictures", "inspection", "data", "coding", "scoring", "recipes", "training", "reports", "identities"),
+    *("errors", "files", "bundled", "locks", "progress", "layers", "likelihoods", "conditions", "scan", "compiled", "sampling"),
+    *("models", "machine", "results", "pictures", "inspection", "data", "coding", "scoring", "recipes", "training", "reports"),
+    *("identities",),
     *("likelihood_run", "bench", "cli"),
 )
 # Imports inside a function that may run against the order, each with its reason.

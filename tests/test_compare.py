@@ -61,16 +61,3 @@ def test_what_cannot_be_compared(runs, tmp_path, refuse):
     assert "nothing to compare" in refuse(["compare", runs / "a", tmp_path / "c"])
     assert "nowhere does not exist" in refuse(["compare", runs / "a", "nowhere"])
     assert "--most is 0" in refuse(["compare", runs / "a", runs / "b", "--most", 0])
-
-
-def test_an_evaluation_as_json(runs, tmp_path, capsys, refuse):
-    words = ["evaluate", str(runs / "a"), "--data", str(runs / "x.npz"), "--json"]
-    assert main([*words, "-"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["images"] == 30
-    assert main([*words, str(tmp_path / "x.json")]) == 0
-    assert json.loads((tmp_path / "x.json").read_text()) == found
-    out = " ".join(capsys.readouterr().out.split())
-    assert f"{found['bits_per_dim']:.4f} ± {found['bits_per_dim_standard_error']:.4f}" in out
-    assert found["baselines_bits_per_dim"]["uniform"] == pytest.approx(np.log2(nextpixel.load(runs / "a").levels))
-    assert "exists" in refuse([*words, str(tmp_path / "x.json")])

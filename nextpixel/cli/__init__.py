@@ -5,6 +5,7 @@ Of the rest, nothing is imported before signals are handled.
 """
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -59,7 +60,10 @@ def _main(argv: list[str]) -> int:
     if not argv:
         parser.print_help()
         return 2
-    run(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    if "json" in args[args.verb]:
+        args[args.verb].command = shlex.join(["nextpixel", *argv])  # a measurement names the command that makes it again
+    run(args)
     sys.stdout.flush()  # a full disk is reported here, not when the program has ended
     return 0
 

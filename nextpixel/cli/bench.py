@@ -1,12 +1,18 @@
 """`nextpixel bench`: how fast each architecture samples and trains here, beside what its arithmetic would allow."""
 
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from nextpixel.cli.parser import add_device, find_device, pair
+from nextpixel.cli.parser import add_device, add_force, add_json, find_device, pair
 from nextpixel.errors import InputError
+
+if TYPE_CHECKING:
+    from nextpixel.results.measurement import Measurement
 
 MOST = 2**14  # of anything that is counted
 
@@ -27,25 +33,28 @@ def add_bench(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--threads", type=int, help="processor threads (default: all cores)")
     parser.add_argument("--no_naive", action="store_true", help="leave out the naive sampler")
     add_device(parser)
+    add_json(parser)
+    add_force(parser)
     parser.add_argument("--out", default="bench", help="a folder for bench.json, bench.md and the plots")
 
 
 def run_bench(args: Any) -> None:
     """Measure, print, and write."""
     import torch
-    from rich.console import Console
 
     from nextpixel.bench import report, suite
+    from nextpixel.cli.measured import open_measured
     from nextpixel.files import require_writable
     from nextpixel.machine import peak
 
     _check(args)
+    measured, console = open_measured(args)
     require_writable(Path(args.out) / "bench.json")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = str(find_device(args.device))
     cases = suite.cases(args.models, args.preset, None if args.size is None else pair(args.size))
-    console, out = Console(soft_wrap=True), Path(args.out)
+    out = Path(args.out)
     peaks = {"float32": peak(torch.float32, device), "bf16": peak(torch.bfloat16, device)}
     console.print(report.describe_peaks(peaks), highlight=False)
     sampling, training, sizes = [], [], []
@@ -62,6 +71,23 @@ def run_bench(args: Any) -> None:
             console.print(_line(report.SIZES, report.size_rows(sizes[-1:])[0]), highlight=False)
     for path in _write(out, peaks, sampling, training, sizes):
         console.print(str(path), highlight=False)
+    measured.write(*(partial(one, **also) for one, also in _measurements(sampling, training, sizes)))
+
+
+def _measurements(sampling: list, training: list, sizes: list) -> Iterator[tuple[Callable[..., "Measurement"], dict[str, Any]]]:
+    """Each figure of each line, in medians of its rounds, as a measurement that lacks the facts that all share."""
+    from nextpixel.results.measurement import Measurement
+
+    for kind, lines in (("sampling", sampling), ("size", sizes)):
+        for times in lines:
+            name = f"bench-{kind}-{times.label}-{times.batch}-{times.shape[1]}x{times.shape[2]}"
+            also = {"batch": times.batch, "shape": list(times.shape), "parameters": times.parameters, "passes": times.passes}
+            also["forward_seconds"] = statistics.median(times.forward)
+            yield partial(Measurement, name, statistics.median(times.drawing), "seconds", seed=0), {"also": also}
+    for step in training:
+        also = {"batch": step.batch, "precision": step.precision, "flops_per_second": step.flops_per_second}
+        name = f"bench-training-{step.label}-{step.batch}"
+        yield partial(Measurement, name, step.milliseconds_per_image, "milliseconds per image", seed=0), {"also": also}
 
 
 def _check(args: Any) -> None:

@@ -1,8 +1,6 @@
 """`nextpixel evaluate RUN`: the exact likelihood of a data set, or the verification of its identities, beside the baselines."""
 
-import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser
 
 from nextpixel.bundled import located
-from nextpixel.cli.parser import GUIDANCE, add_device, add_force, find_device
+from nextpixel.cli.parser import GUIDANCE, add_device, add_force, add_json, find_device
 from nextpixel.errors import InputError
 from nextpixel.recipes import LIKELIHOOD, read_experiment
 
@@ -28,6 +26,12 @@ KNOWN = (
     "training, drawn for each image (half, hole, window, strokes, points, grid, lines)"
 )
 
+    from nextpixel.cli.measured import Measured
+    from nextpixel.identities.verification import Verification
+    from nextpixel.results.measurement import Measurement
+    from nextpixel.scoring.baselines import Baseline
+    from nextpixel.scoring.evaluation import Evaluation
+
 
 def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
     """The arguments."""
@@ -36,7 +40,7 @@ def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("--split", default="test", help="which split of the data")
     parser.add_argument("--csv", help="write index, file, label, nats and bits/dim of every image to this file")
     parser.add_argument("--known", help=KNOWN)
-    parser.add_argument("--json", help="write the figures to this file, or to the output with -")
+    add_json(parser)
     add_force(parser)
     parser.add_argument("--guidance", type=float, default=1.0, help=GUIDANCE)
     add_device(parser)
@@ -45,29 +49,28 @@ def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run_evaluate(args: Any) -> None:
     """Print the figures."""
-    from rich.console import Console
+    from nextpixel.cli.measured import open_measured
 
+    measured, console = open_measured(args)
     args.run = located(args.run)
     config = Path(args.run) / "config.yaml"
     kind = read_experiment(config).kind if config.is_file() else LIKELIHOOD
-    kind.load("evaluate")(args, Console(soft_wrap=True))
+    kind.load("evaluate")(args, console, measured)
 
 
-def evaluate_likelihood(args: Any, console: "Console") -> None:
+def evaluate_likelihood(args: Any, console: "Console", measured: "Measured") -> None:
     """Print the likelihood of a split under a run's model, beside the baselines."""
     from nextpixel.cli.runs import notice_guidance, open_run
     from nextpixel.data.splits import load_one
     from nextpixel.data.trained import seen
-    from nextpixel.files import require_new, write_text
+    from nextpixel.files import require_new
     from nextpixel.identities.images import EmbeddedImages, embedding_network, load_images
     from nextpixel.models.names import numbered_classes
     from nextpixel.scoring.baselines import all_baselines, print_scores
     from nextpixel.scoring.evaluation import evaluate, what_it_means
 
-    given = [] if args["data"]["source"] is None else [args["data"]["source"]]
-    for path in (args.csv, args.json):
-        if path not in (None, "-"):
-            require_new(path, args.force, given)
+    if args.csv:
+        require_new(args.csv, args.force, [] if args["data"]["source"] is None else [args["data"]["source"]])
     device = find_device(args.device)
     opened = open_run(args.run)
     model, marginal = opened.model.to(device), opened.marginal
@@ -88,12 +91,6 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
     mask = None if args.known is None else _masks(args.known, model, images.shape)
     evaluation = evaluate(model, images, args.batch_size, guidance=args.guidance, known=mask)
     baselines = all_baselines(marginal, images, model.codes) if mask is None else []
-    if args.json is not None:
-        text = json.dumps(_as_json(args, evaluation, baselines, source or settings.source), indent=1) + "\n"
-        if args.json == "-":
-            sys.stdout.write(text)
-            return
-        write_text(Path(args.json), text)
     console.print(f"{source or settings.source}, {args.split}: {images.describe_binarisation()}", highlight=False)
     print_scores(args.split, evaluation, baselines, console)
     if mask is not None:
@@ -105,25 +102,7 @@ def evaluate_likelihood(args: Any, console: "Console") -> None:
         console.print(meaning, highlight=False)
     if args.csv:
         evaluation.write_csv(args.csv)
-
-
-def _as_json(args: Any, evaluation: Any, baselines: Any, source: str) -> dict[str, Any]:
-    """The figures as plain values; what cannot be measured is null."""
-    figures = {
-        "run": args.run,
-        "data": source,
-        "split": args.split,
-        "images": len(evaluation.nats),
-        "numbers_per_image": evaluation.dims,
-        "known": args.known,
-        "guidance": args.guidance,
-        "nats_per_image": evaluation.nats_per_image,
-        "nats_standard_error": evaluation.nats_standard_error,
-        "bits_per_dim": evaluation.bits_per_dim,
-        "bits_per_dim_standard_error": evaluation.bits_per_dim_standard_error,
-        "baselines_bits_per_dim": {line.name: line.bits_per_dim for line in baselines},
-    }
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in figures.items()}
+    measured.write(lambda **facts: likelihood(args, evaluation, baselines, source or settings.source, **facts))
 
 
 def _masks(spec: str, model: "AutoregressiveModel", shape: tuple[int, int, int]) -> "Callable[[Sequence[int]], Tensor]":
@@ -140,7 +119,26 @@ def _masks(spec: str, model: "AutoregressiveModel", shape: tuple[int, int, int])
     return lambda positions: known
 
 
-def evaluate_identities(args: Any, console: "Console") -> None:
+def likelihood(args: Any, evaluation: "Evaluation", baselines: "list[Baseline]", data: str, **facts: Any) -> "Measurement":
+    """The measurement: bits/dim, and beside it nats per image and the baselines."""
+    from nextpixel.results.measurement import Measurement, finite
+
+    also = {
+        "data": data,
+        "split": args.split,
+        "guidance": args.guidance,
+        "known": args.known,
+        "numbers_per_image": evaluation.dims,
+        "nats_per_image": evaluation.nats_per_image,
+        "nats_per_image_standard_error": finite(evaluation.nats_standard_error),
+        "baselines": {baseline.name: baseline.bits_per_dim for baseline in baselines},
+    }
+    error = finite(evaluation.bits_per_dim_standard_error)
+    name, images = Path(args.run).resolve().name, len(evaluation.nats)
+    return Measurement(name, evaluation.bits_per_dim, "bits/dim", error, images, also=also, **facts)
+
+
+def evaluate_identities(args: Any, console: "Console", measured: "Measured") -> None:
     """Print how well an embedding network separates the identities of a split."""
     from nextpixel.data.splits import load_one
     from nextpixel.identities.images import describe_single, load_by_identity
@@ -161,3 +159,21 @@ def evaluate_identities(args: Any, console: "Console") -> None:
     print_verifications(args.split, result, console)
     if single := describe_single(images):
         console.print(single, highlight=False)
+    measured.write(lambda **facts: verification(args, result, len(images), source or settings.source, **facts))
+
+
+def verification(args: Any, found: "list[Verification]", images: int, data: str, **facts: Any) -> "Measurement":
+    """The measurement: the area under the ROC curve of the embedding, and beside it the equal error rate and other scores."""
+    from nextpixel.results.measurement import Measurement, finite
+
+    embedding, *others = found
+    also: dict[str, Any] = {
+        "data": data,
+        "split": args.split,
+        "score": embedding.name,
+        "equal_error_rate": embedding.equal_error_rate,
+        "equal_error_rate_standard_error": finite(embedding.standard_errors[1]),
+        "others": {one.name: {"roc_auc": one.roc_auc, "equal_error_rate": one.equal_error_rate} for one in others},
+    }
+    error, name = finite(embedding.standard_errors[0]), Path(args.run).resolve().name
+    return Measurement(name, embedding.roc_auc, "area under the ROC curve", error, images, also=also, **facts)

@@ -191,6 +191,11 @@ def add_force(parser: ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace a file that exists already, but never one that is read")
 
 
+def add_json(parser: ArgumentParser) -> None:
+    """The option of each verb that measures, which `cli.measured` reads."""
+    parser.add_argument("--json", help="write what was measured, and how, to this file; - is stdout, and the rest goes to stderr")
+
+
 def output(
     text: str,
     endings: tuple[str, ...] = (".png", ".npy", ".npz"),
