@@ -18,19 +18,18 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
+    from nextpixel.cli.measured import Measured
+    from nextpixel.identities.verification import Verification
     from nextpixel.models import AutoregressiveModel
+    from nextpixel.results.measurement import Measurement
+    from nextpixel.scoring.baselines import Baseline
+    from nextpixel.scoring.evaluation import Evaluation
 
 
 KNOWN = (
     "score only what is unknown, given the rest: top:0.5, left:0.3, ..., random:0.1, a mask picture, or a kind of masks of "
     "training, drawn for each image (half, hole, window, strokes, points, grid, lines)"
 )
-
-    from nextpixel.cli.measured import Measured
-    from nextpixel.identities.verification import Verification
-    from nextpixel.results.measurement import Measurement
-    from nextpixel.scoring.baselines import Baseline
-    from nextpixel.scoring.evaluation import Evaluation
 
 
 def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
