@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,6 @@ def add_compare(parser: ArgumentParser, argv: list[str]) -> None:
 
 def run_compare(args: Any) -> None:
     """Measure, print the table, and write what is asked for."""
-    import sys
-
     from nextpixel.files import require_new, write_text
 
     if len(args.runs) < 2:
@@ -153,7 +152,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
         figure = f"{row['bits_per_dim']:.4f}{error}"
         rate = f"{row['images_per_second']:.0f}"
         table.add_row(row["name"], row["architecture"], f"{row['parameters']:,}", size, figure, difference, rate)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 130).print(table)
     print(f"{rows[0]['images']} images; differences are to {rows[0]['name']}, with standard errors of pairs")
 
 

@@ -51,5 +51,5 @@ def run_models(args: Any) -> None:
         stopped = "" if one.steps >= one.of else f" ({one.steps:,} of {one.of:,} steps)"
         size = f"{one.bytes / 1e6:.2f}"
         table.add_row(one.name, one.draws, one.architecture, f"{one.parameters:,}", size, figure, f"{one.minutes:.0f}{stopped}")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 130).print(table)
     print(f"\nnextpixel sample {names[0]} draws from one. Each has a card: {HOME / names[0] / 'model' / 'README.md'}")
