@@ -261,6 +261,21 @@ def test_score_by_a_background_model(run, tmp_path):
     assert {float(row["ratio"]) for row in table(out / "scores.csv")} == {0.0}
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_a_background_is_trained_on_mutated_images(share):
+    from nextpixel.data.settings import DataSettings
+    from nextpixel.data.splits import load
+
+    splits = load(DataSettings(source="digits", levels=17, mutate=share))
+    plain = load(DataSettings(source="digits", levels=17))
+    torch.manual_seed(0)
+    first, second = splits.train.tensor(), splits.train.tensor()
+    changed = (first != plain.train.tensor()).double().mean().item()
+    assert changed == pytest.approx(share * 16 / 17, abs=0.005)
+    assert torch.equal(first, second) == (share == 0)
+    assert torch.equal(splits.validation.tensor(), plain.validation.tensor())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -140,6 +140,8 @@ class Images(Dataset):
         if self.training and self.settings.flip:
             flipped = torch.rand(len(x)) < 0.5
             x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
+        if self.training and self.settings.mutate:
+            x = torch.where(torch.rand(x.shape) < self.settings.mutate, torch.randint(self.levels, x.shape), x)
         return x
 
     def _levels(self, x: Tensor, positions: np.ndarray) -> Tensor:

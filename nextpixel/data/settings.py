@@ -33,6 +33,8 @@ class DataSettings:
         layout: What the dimensions of an array are, where its shape leaves a doubt: NHW, NCHW, NHWC, HWC, NTHWC, ... of N images,
             T frames or slices (each is an image), C channels, H rows and W columns.
         flip: Flip training images left to right with probability 1/2.
+        mutate: Share of the symbols of training images that are drawn anew, uniformly, at every access: for a background model,
+            which the score `ratio` compares with (Ren et al. 2019, arXiv:1906.02845).
         validation: Share of the training images kept for validation where the source brings no such split.
         test: Share of the images kept for testing where the source brings no such split.
         limit: Train on at most so many images, a random choice by the seed; validation and test stay whole.
@@ -65,6 +67,7 @@ class DataSettings:
     grayscale: bool = False
     layout: str | None = None
     flip: bool = False
+    mutate: float = 0.0
     validation: float = 0.1
     test: float = 0.1
     limit: int | None = None
@@ -108,7 +111,7 @@ class DataSettings:
             set("HW") <= set(self.layout) <= set("NTCHW") and len(set(self.layout)) == len(self.layout)
         ):
             raise InputError(f"--data.layout is {self.layout[:40]!r}: expected H and W, and N, C or T, each once, as NHWC")
-        for name in ("validation", "test"):
+        for name in ("validation", "test", "mutate"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise InputError(f"--data.{name} is {value}: expected a share from 0 up to (not including) 1")
