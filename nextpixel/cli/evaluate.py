@@ -1,6 +1,7 @@
 """`nextpixel evaluate RUN`: the exact likelihood of a data set, or the verification of its identities, beside the baselines."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from nextpixel.cli.measured import Measured
     from nextpixel.identities.verification import Verification
     from nextpixel.results.measurement import Measurement
-    from nextpixel.scoring.baselines import Baseline
-    from nextpixel.scoring.evaluation import Evaluation
 
 
 def add_evaluate(parser: ArgumentParser, argv: list[str]) -> None:
@@ -53,6 +52,7 @@ def evaluate_likelihood(args: Any, console: "Console", measured: "Measured") -> 
     from nextpixel.models.names import numbered_classes
     from nextpixel.scoring.baselines import all_baselines, print_scores
     from nextpixel.scoring.evaluation import evaluate, what_it_means
+    from nextpixel.scoring.measured import likelihood
 
     if args.csv:
         source = args["data"]["source"]
@@ -82,24 +82,9 @@ def evaluate_likelihood(args: Any, console: "Console", measured: "Measured") -> 
         console.print(meaning, highlight=False)
     if args.csv:
         evaluation.write_csv(args.csv)
-    measured.write(lambda **facts: likelihood(args, evaluation, baselines, source or settings.source, **facts))
-
-
-def likelihood(args: Any, evaluation: "Evaluation", baselines: "list[Baseline]", data: str, **facts: Any) -> "Measurement":
-    """The measurement: bits/dim, and beside it nats per image and the baselines."""
-    from nextpixel.results.measurement import Measurement, finite
-
-    also = {
-        "data": data,
-        "split": args.split,
-        "guidance": args.guidance,
-        "nats_per_image": evaluation.nats_per_image,
-        "nats_per_image_standard_error": finite(evaluation.nats_standard_error),
-        "baselines": {baseline.name: baseline.bits_per_dim for baseline in baselines},
-    }
-    error = finite(evaluation.bits_per_dim_standard_error)
-    name, images = Path(args.run).resolve().name, len(evaluation.nats)
-    return Measurement(name, evaluation.bits_per_dim, "bits/dim", error, images, also=also, **facts)
+    measured.write(
+        partial(likelihood, run_name(args.run), evaluation, baselines, source or settings.source, args.split, args.guidance)
+    )
 
 
 def evaluate_identities(args: Any, console: "Console", measured: "Measured") -> None:
@@ -126,6 +111,11 @@ def evaluate_identities(args: Any, console: "Console", measured: "Measured") -> 
     measured.write(lambda **facts: verification(args, result, len(images), source or settings.source, **facts))
 
 
+def run_name(run: str) -> str:
+    """What measurements of a run are called by."""
+    return Path(run).resolve().name
+
+
 def verification(args: Any, found: "list[Verification]", images: int, data: str, **facts: Any) -> "Measurement":
     """The measurement: the area under the ROC curve of the embedding, and beside it the equal error rate and other scores."""
     from nextpixel.results.measurement import Measurement, finite
@@ -139,5 +129,5 @@ def verification(args: Any, found: "list[Verification]", images: int, data: str,
         "equal_error_rate_standard_error": finite(embedding.standard_errors[1]),
         "others": {one.name: {"roc_auc": one.roc_auc, "equal_error_rate": one.equal_error_rate} for one in others},
     }
-    error, name = finite(embedding.standard_errors[0]), Path(args.run).resolve().name
-    return Measurement(name, embedding.roc_auc, "area under the ROC curve", error, images, also=also, **facts)
+    error = finite(embedding.standard_errors[0])
+    return Measurement(run_name(args.run), embedding.roc_auc, "area under the ROC curve", error, images, also=also, **facts)

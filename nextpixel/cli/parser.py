@@ -28,6 +28,7 @@ VERBS = {
     "compress": "images to a lossless archive, by the model's likelihood",
     "decompress": "an archive back to its images",
     "info": "what an archive holds and how it was made",
+    "push": "put a run's model, its card and its figures into a repository of the Hugging Face hub",
     "recipes": "list the recipes",
     "bench": "measure speed on this machine: sampling and training beside what the arithmetic would allow",
 }

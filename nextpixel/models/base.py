@@ -13,7 +13,6 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,6 +24,7 @@ from nextpixel.conditions.base import as_tensor
 from nextpixel.errors import InputError
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
+from nextpixel.models.pretrained import Pretrained
 from nextpixel.progress import Progress
 from nextpixel.sampling import draw, interpolate
 from nextpixel.sampling.draw import Method, guided_log_prob
@@ -34,7 +34,7 @@ Inputs = Literal["intensity", "embedding"]
 LARGEST_SIZE = 2**14  # of anything that a constructor counts
 
 
-class AutoregressiveModel(nn.Module, ABC):
+class AutoregressiveModel(nn.Module, Pretrained, ABC):
     r"""An image model with an exact likelihood, :math:`p(x) = \prod_{i,j,c} p(x_{ijc} \mid x_{\text{earlier}})`.
 
     This is what users hold. A class that lacks `network` or `parts` cannot be constructed. Most architectures are a
@@ -279,12 +279,6 @@ class AutoregressiveModel(nn.Module, ABC):
             InputError: as `log_prob`.
         """
         self.check_images(x)
-
-    def save(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors and a model card to a folder that `nextpixel.load` reads."""
-        from nextpixel.models.storage import save
-
-        save(self, folder)
 
     # --- shared parts ------------------------------------------------------------------------------------------------
 
