@@ -20,14 +20,13 @@ ROOT = Path(nextpixel.__file__).parent
 
 # The rooms from left to right: a room imports only rooms to its left.
 ORDER = (
-    *("errors", "files", "bundled", "locks", "progress", "layers", "likelihoods", "conditions", "scan", "compiled", "sampling"),
-    *("models", "machine", "results", "pictures", "inspection", "data", "coding", "scoring", "recipes", "training", "reports"),
-    *("identities",),
-    *("likelihood_run", "bench", "cli"),
+    *("errors", "files", "bundled", "locks", "progress", "hub", "layers", "likelihoods", "conditions", "scan", "compiled"),
+    *("sampling", "models", "machine", "results", "pictures", "inspection", "data", "coding", "scoring", "recipes", "training"),
+    *("reports", "identities", "likelihood_run", "bench", "cli"),
 )
 # Imports inside a function that may run against the order, each with its reason.
 LAZY = {
-    ("nextpixel.models.base", "nextpixel.models.storage"): "model.save(folder), as users expect it",
+    ("nextpixel.models.pretrained", "nextpixel.models.storage"): "model.save(folder), as users expect it",
     ("nextpixel.models.storage", "nextpixel.models"): "load finds the class in the registry, which is made of all models",
     (
         "nextpixel.models.multiscale",

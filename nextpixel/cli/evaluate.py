@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from nextpixel.identities.verification import Verification
     from nextpixel.models import AutoregressiveModel
     from nextpixel.results.measurement import Measurement
-    from nextpixel.scoring.baselines import Baseline
-    from nextpixel.scoring.evaluation import Evaluation
 
 
 KNOWN = (
@@ -67,6 +66,7 @@ def evaluate_likelihood(args: Any, console: "Console", measured: "Measured") -> 
     from nextpixel.models.names import numbered_classes
     from nextpixel.scoring.baselines import all_baselines, print_scores
     from nextpixel.scoring.evaluation import evaluate, what_it_means
+    from nextpixel.scoring.measured import likelihood
 
     if args.csv:
         require_new(args.csv, args.force, [] if args["data"]["source"] is None else [args["data"]["source"]])
@@ -101,7 +101,18 @@ def evaluate_likelihood(args: Any, console: "Console", measured: "Measured") -> 
         console.print(meaning, highlight=False)
     if args.csv:
         evaluation.write_csv(args.csv)
-    measured.write(lambda **facts: likelihood(args, evaluation, baselines, source or settings.source, **facts))
+    measured.write(
+        partial(
+            likelihood,
+            run_name(args.run),
+            evaluation,
+            baselines,
+            source or settings.source,
+            args.split,
+            args.guidance,
+            args.known,
+        )
+    )
 
 
 def _masks(spec: str, model: "AutoregressiveModel", shape: tuple[int, int, int]) -> "Callable[[Sequence[int]], Tensor]":
@@ -116,25 +127,6 @@ def _masks(spec: str, model: "AutoregressiveModel", shape: tuple[int, int, int])
     known = load_mask(spec, *shape[1:])
     notice_later(model, known, (1, *shape))
     return lambda positions: known
-
-
-def likelihood(args: Any, evaluation: "Evaluation", baselines: "list[Baseline]", data: str, **facts: Any) -> "Measurement":
-    """The measurement: bits/dim, and beside it nats per image and the baselines."""
-    from nextpixel.results.measurement import Measurement, finite
-
-    also = {
-        "data": data,
-        "split": args.split,
-        "guidance": args.guidance,
-        "known": args.known,
-        "numbers_per_image": evaluation.dims,
-        "nats_per_image": evaluation.nats_per_image,
-        "nats_per_image_standard_error": finite(evaluation.nats_standard_error),
-        "baselines": {baseline.name: baseline.bits_per_dim for baseline in baselines},
-    }
-    error = finite(evaluation.bits_per_dim_standard_error)
-    name, images = Path(args.run).resolve().name, len(evaluation.nats)
-    return Measurement(name, evaluation.bits_per_dim, "bits/dim", error, images, also=also, **facts)
 
 
 def evaluate_identities(args: Any, console: "Console", measured: "Measured") -> None:
@@ -161,6 +153,11 @@ def evaluate_identities(args: Any, console: "Console", measured: "Measured") -> 
     measured.write(lambda **facts: verification(args, result, len(images), source or settings.source, **facts))
 
 
+def run_name(run: str) -> str:
+    """What measurements of a run are called by."""
+    return Path(run).resolve().name
+
+
 def verification(args: Any, found: "list[Verification]", images: int, data: str, **facts: Any) -> "Measurement":
     """The measurement: the area under the ROC curve of the embedding, and beside it the equal error rate and other scores."""
     from nextpixel.results.measurement import Measurement, finite
@@ -174,5 +171,5 @@ def verification(args: Any, found: "list[Verification]", images: int, data: str,
         "equal_error_rate_standard_error": finite(embedding.standard_errors[1]),
         "others": {one.name: {"roc_auc": one.roc_auc, "equal_error_rate": one.equal_error_rate} for one in others},
     }
-    error, name = finite(embedding.standard_errors[0]), Path(args.run).resolve().name
-    return Measurement(name, embedding.roc_auc, "area under the ROC curve", error, images, also=also, **facts)
+    error = finite(embedding.standard_errors[0])
+    return Measurement(run_name(args.run), embedding.roc_auc, "area under the ROC curve", error, images, also=also, **facts)

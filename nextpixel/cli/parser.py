@@ -35,6 +35,7 @@ VERBS = {
     "info": "what an archive holds and how it was made",
     "models": "list the trained models that are in the package",
     "data": "what training would read of a folder or file: counts, sizes, classes, splits, duplicates",
+    "push": "put a run's model, its card and its figures into a repository of the Hugging Face hub",
     "recipes": "list the recipes",
     "bench": "measure speed on this machine: sampling and training beside what the arithmetic would allow",
 }

@@ -13,7 +13,6 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,6 +24,7 @@ from nextpixel.conditions.base import as_tensor
 from nextpixel.errors import InputError, require_positive
 from nextpixel.layers.pointwise import EmbeddingInput, IntensityInput
 from nextpixel.likelihoods import Likelihood, make_likelihood
+from nextpixel.models.pretrained import Pretrained
 from nextpixel.progress import Progress
 from nextpixel.sampling import draw, interpolate
 from nextpixel.sampling import particles as monte_carlo
@@ -34,7 +34,7 @@ from nextpixel.scan.protocols import ModelScanner, Scanner
 Inputs = Literal["intensity", "embedding"]
 
 
-class AutoregressiveModel(nn.Module, ABC):
+class AutoregressiveModel(nn.Module, Pretrained, ABC):
     r"""An image model with an exact likelihood, :math:`p(x) = \prod_{i,j,c} p(x_{ijc} \mid x_{\text{earlier}})`.
 
     This is what users hold. A class that lacks `network` or `parts` cannot be constructed. Most architectures are a
@@ -302,12 +302,6 @@ class AutoregressiveModel(nn.Module, ABC):
             InputError: as `log_prob`.
         """
         self.check_images(x)
-
-    def save(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors and a model card to a folder that `nextpixel.load` reads."""
-        from nextpixel.models.storage import save
-
-        save(self, folder)
 
     # --- shared parts ------------------------------------------------------------------------------------------------
 

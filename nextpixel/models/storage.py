@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from nextpixel import bundled
 from nextpixel.errors import InputError, Notice, fits, spelled
 from nextpixel.files import current, open_regular, read_text, replace_folder
+from nextpixel.hub import CARD, CONFIG, WEIGHTS, fetch, is_id
 from nextpixel.models.base import AutoregressiveModel
 from nextpixel.models.names import header, listed, read_names
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 PROGRESS = "progress.json"  # of a run: {"finished": bool, "best": "epoch 3 of 20", ...}
 LONGEST = 2**18  # bytes of a configuration
 LONGEST_SIDE = 2**16  # of the images that a stored model is for
@@ -112,15 +112,21 @@ def config_and_weights(model: Storable) -> tuple[dict[str, Any], dict[str, torch
     return {"model": model.name, **model.config}, {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 
-def load(folder_or_hub_id: str | Path) -> AutoregressiveModel:
+def load(folder_or_hub_id: str | Path, revision: str | None = None, **hub: Any) -> AutoregressiveModel:
     """A saved model in eval mode, from a folder (that of the model, or of a whole run), by the name of one in the package
     (`nextpixel.list_models`), or from the Hugging Face hub.
 
     Of a run that is still training, or was stopped, these are the best weights so far; a `UserWarning` names their epoch.
     Nothing of a folder is trusted: memory and time are bounded by the size of its weights, and no code of it runs.
 
+    Args:
+        folder_or_hub_id: a folder, or owner/name; a folder of that name wins.
+        revision: a branch, a tag or a commit of the hub.
+        hub: further arguments of `nextpixel.hub.fetch`.
+
     Raises:
-        InputError: there is no such folder or name, or it holds no model that this version can read.
+        InputError: there is no such folder, name or repository, it holds no model that this version can read, or a folder is given
+            a revision.
 
     Example:
         >>> import nextpixel, tempfile
@@ -131,16 +137,16 @@ def load(folder_or_hub_id: str | Path) -> AutoregressiveModel:
     """
     from nextpixel.models import MODELS
 
-    return read_folder(folder_or_hub_id, MODELS)
+    return read_folder(folder_or_hub_id, MODELS, revision, **hub)
 
 
-def read_folder(folder_or_hub_id: str | Path, models: dict[str, type[Stored]]) -> Stored:
+def read_folder(folder_or_hub_id: str | Path, models: dict[str, type[Stored]], revision: str | None = None, **hub: Any) -> Stored:
     """What `write_folder` wrote, in eval mode, as one of these classes by their names.
 
     Raises:
         InputError: as `load`.
     """
-    folder, run = _find(folder_or_hub_id)
+    folder, run = _find(folder_or_hub_id, revision, hub)
     model = build(*_read(folder), models, folder / CONFIG, folder / WEIGHTS)
     if isinstance(model, AutoregressiveModel) and model.condition is not None:
         model.class_names = read_names(folder / WEIGHTS, model)
@@ -272,7 +278,7 @@ def _short(what: object) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _find(folder_or_hub_id: str | Path) -> tuple[Path, Path | None]:
+def _find(folder_or_hub_id: str | Path, revision: str | None, hub: dict[str, Any]) -> tuple[Path, Path | None]:
     """The folder of a model, and that of the run whose model it is."""
     if not isinstance(folder_or_hub_id, str | os.PathLike):
         raise InputError(f"expected a model's folder, a run's folder or a hub id, not {_short(repr(folder_or_hub_id))}")
@@ -280,22 +286,17 @@ def _find(folder_or_hub_id: str | Path) -> tuple[Path, Path | None]:
     inside = folder / "model"
     for candidate, run in ((folder, folder.parent if folder.name == "model" else None), (inside, folder)):
         if os.path.isfile(current(candidate) / CONFIG):
+            if revision is not None:
+                raise InputError(f"revision {_short(revision)} is one of the hub, but {_short(text)} is a folder here")
             return current(candidate), run
     if os.path.isfile(folder / "config.yaml"):
         raise InputError(f"{folder} has no model yet: finish it with nextpixel train --out {folder} --resume")
     if os.path.lexists(folder):
         raise InputError(f"{folder} holds no model: expected {CONFIG} in it, or in {inside}")
-    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+    if not is_id(text):
         expected = "a model's folder, a run's folder, a hub id owner/name or a bundled model"
         raise InputError(f"{_short(text)} does not exist: expected {expected}{bundled.nearest(text)}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(text, allow_patterns=[CONFIG, WEIGHTS, CARD])), None
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or ["no answer"])[0]
-        raise InputError(f"{text} is no folder here and could not be fetched from the hub: {reason}") from error
+    return fetch(text, revision, **hub), None
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

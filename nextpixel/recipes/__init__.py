@@ -27,7 +27,7 @@ class Kind:
         networks: what it trains, a dictionary from names to classes, whose constructors' arguments are options of `train`.
         train: (experiment, out, resume, console, report, own_process) -> result, trains and reports.
         report: (out, console, report, own_process) -> result, reports on a run that has been trained.
-        evaluate: (args, console, measured) -> None, prints the figures of a split for `nextpixel evaluate`, writes --json.
+        evaluate: (args, console, measured) -> None, the figures of a split for `nextpixel evaluate` and its --json.
         conditioned: whether `--model.condition` is an option of its networks.
     """
 

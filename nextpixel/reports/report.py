@@ -1,6 +1,7 @@
 """The end of a run: its best weights as a model folder, its pictures and curve, and report.md with its result and baselines."""
 
 import csv
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,10 +37,13 @@ from nextpixel.reports.sections import (
     reconstruct,
     reconstruction_section,
 )
+from nextpixel.results.measurement import commit, write
 from nextpixel.scoring.baselines import Baseline, PixelMarginal, all_baselines, print_scores
 from nextpixel.scoring.evaluation import Evaluation, evaluate, what_it_means
+from nextpixel.scoring.measured import likelihood
 from nextpixel.training.checkpoint import BEST, Progress, read_best
 
+RESULT = "result.json"  # the measurement of the test likelihood
 TRAIN, VALIDATION = "train/bits_per_dim", "val/bits_per_dim"
 SAMPLES, COMPLETED, COMPLETIONS = 64, 8, 5
 COUNTED = 2  # images whose arithmetic is counted
@@ -106,7 +110,9 @@ def finish(
         unaveraged = evaluate(model, splits.test)
     load_weights(model, best["weights"], out / BEST)
     model.eval()
+    begin = time.perf_counter()
     test = evaluate(model, splits.test)
+    seconds = round(time.perf_counter() - begin, 3)
     baselines = all_baselines(marginal, splits.test, model.codes) if full else []
     draw_pictures(model, splits.test, out, experiment.training.seed)
     draw_curve(out / "metrics.csv", out / "samples" / "curve.png")
@@ -132,6 +138,9 @@ def finish(
     write_text(out / "report.md", _report(experiment, model, splits, done, best["words"], shown, sections, speed))
     notes = f"## Result\n\n{figures}\n\nThe weights of {best['words']}. Data: {data_line(experiment, splits)}"
     save(model.cpu(), out / "model", notes=notes)
+    facts = {"command": f"nextpixel report {out}", "commit": commit(), "machine": machine_line(), "seconds": seconds}
+    source = experiment.data.source
+    write(likelihood(out.resolve().name, test, baselines, source, "test", seed=experiment.training.seed, **facts), out / RESULT)
     _print_result(result, model, sections, console)
     console.print(speed, highlight=False, soft_wrap=True)
     return result
