@@ -125,8 +125,8 @@ def load(folder_or_hub_id: str | Path, revision: str | None = None, **hub: Any) 
         hub: further arguments of `nextpixel.hub.fetch`.
 
     Raises:
-        InputError: there is no such folder, name or repository, it holds no model that this version can read, or a folder is given
-            a revision.
+        InputError: there is no such folder, name or repository, it holds no model that this version can read, or a folder is
+            given a revision.
 
     Example:
         >>> import nextpixel, tempfile
